@@ -1,0 +1,141 @@
+"""Reading and writing talking clips with their sound.
+
+Shape suffixes: F frames, H height, W width, 3 rgb, T audio samples.
+"""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import decord
+import numpy as np
+
+from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.media.errors import MediaError
+
+FPS = 25
+MAX_SECONDS = 60.0
+MAX_SIDE = 768
+"""Larger pictures are scaled down while decoding: 250 frames of 1920 x 1080 would take 1.5 GB."""
+
+
+def read_video(
+    path: str | Path, fps: float = FPS, max_seconds: float = MAX_SECONDS, max_side: int = MAX_SIDE
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read pictures and sound, the pictures moved to a constant frame rate.
+
+    Args:
+        path: any file that FFmpeg reads.
+        fps: frame rate of the result; each output frame is the source frame shown at that moment.
+        max_seconds: longer files are refused, because all frames are held in memory.
+        max_side: the longer side of the result in pixels at most.
+
+    Returns:
+        frames_FHW3: uint8 RGB.
+        wav_T: 16 kHz mono float32, or None for a silent film.
+
+    Raises:
+        MediaError: unreadable, no_video, too_long, or what `read_audio` raises.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size == 0:
+        raise MediaError("unreadable", f"{path.name}: no such file, or it is empty; check the path.")
+    try:
+        with av.open(str(path)) as container:
+            has_video, has_audio = bool(container.streams.video), bool(container.streams.audio)
+            size = _scaled_size(container.streams.video[0], max_side) if has_video else (0, 0)
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(
+            "unreadable", f"{path.name} is not a readable video ({error}); export it again."
+        ) from error
+    if not has_video:
+        raise MediaError("no_video", f"{path.name} has no pictures, only sound; give a video file.")
+    try:
+        # decord prints nothing and seeks exactly; one thread keeps the other core free
+        reader = decord.VideoReader(str(path), width=size[0], height=size[1], num_threads=1)
+        start = reader.get_frame_timestamp(0)[0]
+        ends = reader.get_frame_timestamp(np.arange(len(reader)))[:, 1] - start
+        if ends[-1] > max_seconds:
+            raise MediaError(
+                "too_long", f"{path.name} lasts {ends[-1]:.1f} s, the limit is {max_seconds:g} s; cut it."
+            )
+        # half a frame into each output interval: robust against rounded time stamps
+        moments = (np.arange(max(round(ends[-1] * fps), 1)) + 0.5) / fps
+        shown = np.minimum(np.searchsorted(ends, moments), len(ends) - 1)
+        frames_FHW3 = reader.get_batch(shown).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise MediaError(
+            "unreadable",
+            f"the pictures of {path.name} cannot be decoded; the file is truncated. Export it again.",
+        ) from error
+    wav_T = read_audio(path, max_seconds=max_seconds + 1.0) if has_audio else None
+    return frames_FHW3, wav_T
+
+
+def _scaled_size(stream: av.VideoStream, max_side: int) -> tuple[int, int]:
+    """Width and height to decode to, even."""
+    scale = min(1.0, max_side / max(stream.width, stream.height))
+    return round(stream.width * scale / 2) * 2, round(stream.height * scale / 2) * 2
+
+
+def write_video(path: str | Path, frames_FHW3: np.ndarray, fps: float, wav_T: np.ndarray | None) -> Path:
+    """Write an mp4 (H.264 + AAC) that browsers play; complete or absent, never half-written.
+
+    Args:
+        path: where the finished file goes (".mp4").
+        frames_FHW3: uint8 RGB, even height and width.
+        fps: frame rate.
+        wav_T: 16 kHz mono sound track, cut or padded with silence to the pictures' length; None for none.
+
+    Returns:
+        The path written.
+    """
+    if (
+        frames_FHW3.dtype != np.uint8
+        or frames_FHW3.ndim != 4
+        or frames_FHW3.shape[-1] != 3
+        or not len(frames_FHW3)
+    ):
+        raise ValueError(f"frames must be uint8 [F, H, W, 3], got {frames_FHW3.dtype} {frames_FHW3.shape}.")
+    if frames_FHW3.shape[1] % 2 or frames_FHW3.shape[2] % 2:
+        raise ValueError(
+            f"H.264 needs an even height and width, got {frames_FHW3.shape[1:3]}; crop one pixel."
+        )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            video = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+            video.height, video.width = frames_FHW3.shape[1:3]
+            video.pix_fmt = "yuv420p"
+            video.options = {"crf": "17", "preset": "veryfast", "threads": "1"}
+            audio = None
+            if wav_T is not None:
+                audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+                audio.bit_rate = 96_000
+            for frame_HW3 in frames_FHW3:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
+                container.mux(video.encode(picture))
+            container.mux(video.encode(None))
+            if audio is not None:
+                _mux_sound(container, audio, _fit(wav_T, round(len(frames_FHW3) / fps * SAMPLE_RATE)))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _fit(wav_T: np.ndarray, samples: int) -> np.ndarray:
+    fitted_T = np.zeros(samples, np.float32)
+    fitted_T[: min(samples, wav_T.size)] = wav_T[:samples]
+    return fitted_T
+
+
+def _mux_sound(container: av.container.OutputContainer, stream: av.AudioStream, wav_T: np.ndarray) -> None:
+    frame = av.AudioFrame.from_ndarray(wav_T.reshape(1, -1), format="fltp", layout="mono")
+    frame.sample_rate = SAMPLE_RATE
+    frame.pts = 0
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
