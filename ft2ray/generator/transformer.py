@@ -145,7 +145,7 @@ class AudioWanTransformer(WanTransformer3DModel):
         )
 
     def timestep_embedding(self, timestep_B: torch.Tensor) -> torch.Tensor:
-        """tau of the gate: Wan's timestep embedding before the block projections, [B] (1000 * t) -> [B, D]."""
+        """tau of the gate: Wan's timestep embedding before the block projections, [B] = 1000 t -> [B, D]."""
         embedder = self.condition_embedder
         frequencies = embedder.timesteps_proj(timestep_B)
         return embedder.time_embedder(frequencies.to(next(embedder.time_embedder.parameters()).dtype))

@@ -99,11 +99,10 @@ def test_attention_equals_the_per_frame_reference(stride, frames, tokens, per_fr
         for frame, (start, end) in enumerate(ranges):
             first, last = max(start, 0), min(end, tokens - 1)
             heard = audio_BLA[sample, first : last + 1]
-            if place_WA is not None:
-                heard = heard + place_WA[first - start : last - start + 1]
+            placed = heard if place_WA is None else heard + place_WA[first - start : last - start + 1]
             key, value = (
-                p(heard).detach().numpy().reshape(-1, heads, width // heads)
-                for p in (layer.k_proj, layer.v_proj)
+                x.detach().numpy().reshape(-1, heads, width // heads)
+                for x in (layer.k_proj(placed), layer.v_proj(heard))
             )
             own = query[sample].unflatten(0, (len(ranges), per_frame))[frame : frame + 1].numpy()
             expected = reference_attention(own, key, value, [(0, last - first)])[0].reshape(per_frame, width)

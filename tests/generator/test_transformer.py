@@ -63,7 +63,7 @@ def test_zero_initialised_audio_is_plain_wan_to_the_bit(config):
 
 
 def test_audio_scale_per_sample():
-    """Scale 0 is the pass without audio; scales of one batch do not touch each other; the output is scaled."""
+    """Scale 0 is the pass without audio, and the scales of one batch do not touch each other."""
     model = toy(trained_audio=True)
     values = inputs(model)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_timestep_embedding_is_the_one_the_blocks_see():
 
 
 def test_places_tell_early_from_late():
-    """Without places a window is a bag of tokens: swapping two of them inside every window changes nothing."""
+    """Without places a window is a bag of tokens: swapping two of them changes nothing there."""
     for places in (None, 3):
         model = toy(trained_audio=True, audio_stride=1, audio_margin=0, audio_places=places)
         if places:
