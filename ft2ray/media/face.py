@@ -105,7 +105,7 @@ def eye_opening(mesh: np.ndarray) -> np.ndarray:
 
 
 class FaceMesher:
-    """mediapipe's face mesh. Build one per process; the same frames give the same meshes, bitwise."""
+    """mediapipe's face mesh. Build one per process; equal frames give the same meshes, bitwise."""
 
     def __init__(self) -> None:
         with _without_known_noise():
