@@ -39,7 +39,7 @@ class ProcessorConfig:
     hop_samples: int = 160
     padded_seconds: int = 30
     position_id_per_seconds: int = 25
-    seconds_per_chunk: float = 2.0
+    seconds_per_chunk: int = 2
     fps: float = 25.0
 
 

@@ -21,7 +21,18 @@ IMAGE, AUDIO, VIDEO = "<|IMAGE|>", "<|AUDIO|>", "<|VIDEO|>"
 VISION_BOS, VISION_EOS = "<|vision_bos|>", "<|vision_eos|>"
 AUDIO_BOS, AUDIO_EOS = "<|audio_bos|>", "<|audio_eos|>"
 END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-SPECIAL_TOKENS = [END, TURN_START, TURN_END, AUDIO, AUDIO_BOS, AUDIO_EOS, VISION_BOS, VISION_EOS, IMAGE, VIDEO]
+SPECIAL_TOKENS = [
+    END,
+    TURN_START,
+    TURN_END,
+    AUDIO,
+    AUDIO_BOS,
+    AUDIO_EOS,
+    VISION_BOS,
+    VISION_EOS,
+    IMAGE,
+    VIDEO,
+]
 
 
 def prefix_text(images: int) -> str:

@@ -1,0 +1,258 @@
+"""The Talking-Critic's network: the Qwen2.5-Omni thinker, asked K questions about one prefix.
+
+The prompt is [still crops, video with its sound] + [question]. The first part is the same for
+every question, so it runs through the towers and the language model once; its key-value cache
+then answers all questions. Training and scoring share this one path.
+
+Shapes: B clips (one layout each batch), S patches, E values in a patch, M mel bins, J mel
+frames, L prefix tokens, N tokens of one modality, D width, K questions, Q question tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AttentionInterface,
+    DynamicCache,
+    PreTrainedTokenizerFast,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
+
+from ft2ray.critic.processor import ProcessorConfig, audio_token_count, sounding_video
+from ft2ray.critic.questions import AUDIO, AUDIO_BOS, IMAGE, VIDEO, VISION_BOS, prefix_text, question_text
+
+Thinker = Qwen2_5OmniThinkerForConditionalGeneration
+_PACKED = "packed_flash_sdpa"  # "flash" in the name makes the towers hand over all segments in one call
+
+
+def packed_sdpa(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **_):
+    """Attention inside each of many packed segments, one batched call for each segment length.
+
+    The library's own fallback loops over segments in Python: 38 of them for a three-second clip.
+
+    Args:
+        query, key, value: [1, heads, tokens, head width].
+        cu_seq_lens_q: where segments begin and end [segments + 1].
+
+    Returns:
+        [1, tokens, heads, head width] and None, as the attention interface wants.
+    """
+    lengths = cu_seq_lens_q.diff()
+    out = torch.empty_like(query)
+    for length in lengths.unique().tolist():
+        index = cu_seq_lens_q[:-1][lengths == length].long()[:, None] + torch.arange(
+            length, device=query.device
+        )
+        segments = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))
+        answer = F.scaled_dot_product_attention(*segments, scale=scaling)
+        out = out.index_copy(2, index.flatten(), answer.transpose(0, 1).flatten(1, 2)[None])
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(_PACKED, packed_sdpa)
+
+
+def toy_config(
+    tokenizer: PreTrainedTokenizerFast, processor: ProcessorConfig, width: int = 128
+) -> Qwen2_5OmniThinkerConfig:
+    """Qwen2.5-Omni's thinker at about 1.3 M parameters, for one CPU core."""
+    token = tokenizer.convert_tokens_to_ids
+    heads = 4
+    third = width // heads // 2 // 3
+    return Qwen2_5OmniThinkerConfig(
+        audio_config={
+            "num_mel_bins": processor.mel_bins,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 288,
+            "d_model": 96,
+            "output_dim": width,
+            "n_window": 150,  # one chunk of three seconds: a whole window of the view
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 4,
+            "out_hidden_size": width,
+            "fullatt_block_indexes": [0, 1],
+            "patch_size": processor.patch_size,
+            "temporal_patch_size": processor.temporal_patch_size,
+            "spatial_merge_size": processor.merge_size,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": 4,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [width // heads // 2 - 2 * third, third, third],
+            },
+        },
+        image_token_id=token(IMAGE),
+        video_token_id=token(VIDEO),
+        audio_token_id=token(AUDIO),
+        vision_start_token_id=token(VISION_BOS),
+        audio_start_token_id=token(AUDIO_BOS),
+        audio_end_token_id=tokenizer.audio_eos_token_id,
+        position_id_per_seconds=processor.position_id_per_seconds,
+        seconds_per_chunk=processor.seconds_per_chunk,
+        tie_word_embeddings=False,
+    )
+
+
+def build_model(config: Qwen2_5OmniThinkerConfig) -> Thinker:
+    """A new thinker whose towers use packed attention; float32, training mode."""
+    model = Thinker(config)
+    for tower in (model.model.visual, model.model.audio_tower):
+        tower.config._attn_implementation = _PACKED
+    return model
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """B clips of one layout.
+
+    video_BSE, stills_BSE: normalised patches; mel_BMJ: log-mel without padding.
+    video_grid: [t, h, w] of each clip; still_grids: [k][1, h, w].
+    """
+
+    video_BSE: torch.Tensor
+    video_grid: tuple[int, int, int]
+    stills_BSE: torch.Tensor
+    still_grids: tuple[tuple[int, int, int], ...]
+    mel_BMJ: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.video_BSE)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies in the prefix of a batch: the same for all of its clips."""
+
+    ids_L: torch.Tensor
+    position_3L: torch.Tensor
+
+    @property
+    def next_position(self) -> int:
+        return int(self.position_3L.max()) + 1
+
+
+def prefix_layout(
+    model: Thinker, tokenizer: PreTrainedTokenizerFast, processor: ProcessorConfig, batch: ClipBatch
+) -> Layout:
+    """Token ids and three-axis rotary positions of the prefix of `batch`."""
+    frames = batch.mel_BMJ.shape[2]
+    parts = prefix_text(len(batch.still_grids)).split(IMAGE)
+    for index, grid in enumerate(batch.still_grids):
+        parts[index + 1] = IMAGE * (grid[1] * grid[2] // processor.merge_size**2) + parts[index + 1]
+    video = sounding_video(batch.video_grid, audio_token_count(frames), processor)
+    ids = torch.tensor([tokenizer.encode("".join(parts).replace(VIDEO, video), add_special_tokens=False)])
+    position, _ = model.model.get_rope_index(
+        ids,
+        image_grid_thw=torch.tensor(batch.still_grids) if batch.still_grids else None,
+        video_grid_thw=torch.tensor([batch.video_grid]),
+        attention_mask=torch.ones_like(ids),
+        use_audio_in_video=True,
+        audio_seqlens=torch.tensor([frames]),
+        second_per_grids=torch.tensor([processor.temporal_patch_size / processor.fps]),
+    )
+    return Layout(ids[0], position[:, 0])
+
+
+def video_tokens(model: Thinker, batch: ClipBatch) -> torch.Tensor:
+    """Vision tower on the videos: [B, N, D], time-major."""
+    grid = torch.tensor([batch.video_grid] * len(batch))
+    return model.model.visual(batch.video_BSE.flatten(0, 1), grid_thw=grid).pooler_output.unflatten(
+        0, (len(batch), -1)
+    )
+
+
+def still_tokens(model: Thinker, batch: ClipBatch) -> torch.Tensor:
+    """Vision tower on the still crops: [B, N, D]; N is 0 without stills."""
+    if not batch.still_grids:
+        return batch.mel_BMJ.new_zeros(len(batch), 0, model.config.text_config.hidden_size)
+    grid = torch.tensor(batch.still_grids).repeat(len(batch), 1)
+    return model.model.visual(batch.stills_BSE.flatten(0, 1), grid_thw=grid).pooler_output.unflatten(
+        0, (len(batch), -1)
+    )
+
+
+def audio_tokens(model: Thinker, mel_BMJ: torch.Tensor) -> torch.Tensor:
+    """Audio tower on the sounds: [B, N, D] at 25 tokens a second."""
+    lengths = torch.full((len(mel_BMJ),), mel_BMJ.shape[2])
+    packed = mel_BMJ.transpose(0, 1).flatten(1)
+    return model.model.audio_tower(packed, feature_lens=lengths).last_hidden_state.unflatten(
+        0, (len(mel_BMJ), -1)
+    )
+
+
+def read_prefix(
+    model: Thinker, layout: Layout, video_BND: torch.Tensor, stills_BND: torch.Tensor, audio_BND: torch.Tensor
+) -> tuple[torch.Tensor, DynamicCache]:
+    """Run the shared prefix through the language model once.
+
+    Returns:
+        Its last hidden states [B, L, D] and the key-value cache that answers the questions.
+    """
+    config = model.config
+    embeds = model.get_input_embeddings()(layout.ids_L).repeat(len(video_BND), 1, 1)
+    for token, features in (
+        (config.video_token_id, video_BND),
+        (config.image_token_id, stills_BND),
+        (config.audio_token_id, audio_BND),
+    ):
+        where = torch.where(layout.ids_L == token)[0]
+        assert len(where) == features.shape[1], (token, len(where), features.shape)
+        embeds = embeds.index_copy(1, where, features)
+    cache = DynamicCache(config=config.text_config)
+    out = model.model.language_model(
+        inputs_embeds=embeds,
+        position_ids=layout.position_3L[:, None].expand(-1, len(embeds), -1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return out.last_hidden_state, cache
+
+
+def answer_logits(
+    model: Thinker,
+    layout: Layout,
+    cache: DynamicCache,
+    question_ids: Sequence[Sequence[int]],
+    answer_ids: tuple[int, int],
+) -> torch.Tensor:
+    """Logits of Yes and No after each question: [B, K, 2]. The cache is used up.
+
+    Questions are padded on the right, where causal attention cannot see the padding.
+    """
+    longest, count = max(map(len, question_ids)), len(question_ids)
+    clips = cache.layers[0].keys.shape[0]
+    ids_KQ = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in question_ids])
+    cache.batch_repeat_interleave(count)
+    position_Q = layout.next_position + torch.arange(longest)
+    hidden = model.model.language_model(
+        inputs_embeds=model.get_input_embeddings()(ids_KQ).repeat(clips, 1, 1),
+        position_ids=position_Q.expand(3, clips * count, -1),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state.unflatten(0, (clips, count))
+    last = torch.tensor([len(ids) - 1 for ids in question_ids])
+    hidden_BKD = hidden[:, torch.arange(count), last]
+    return F.linear(hidden_BKD, model.lm_head.weight[list(answer_ids)])
+
+
+def question_token_ids(tokenizer: PreTrainedTokenizerFast, questions: dict[str, str]) -> list[list[int]]:
+    """Token ids of what follows the prefix, one list for each question."""
+    return [tokenizer.encode(question_text(text), add_special_tokens=False) for text in questions.values()]
