@@ -1,0 +1,1 @@
+"""Timestep-layer adaptive preference optimisation: LoRA experts, their gate, losses and training steps."""

@@ -1,0 +1,138 @@
+"""Which two candidates of one prompt group form a preference pair: pure functions of its scores.
+
+The rule of Talking-NSQ (FantasyTalking2): per dimension, two candidates of one prompt whose answers differ
+form a pair in that dimension's own store. A margin on the score is asked on top, and best against worst is
+preferred. A missing score is NaN and never becomes a pair.
+
+Shapes: N candidates, K dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LOGIT_CLIP = 1e-6  # P(Yes) is kept this far from 0 and 1 before its logit, so that no margin is infinite
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Indices of two candidates of one group; `margin` > 0 in the unit of the rule (P(Yes) or logit)."""
+
+    winner: int
+    loser: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class PairRule:
+    """When two candidates form a pair.
+
+    `kind`: "best_worst" keeps the pair with the largest margin, "all" every admissible pair, largest margin
+    first, at most `max_pairs` of them (None: no cap).
+    `answers_differ`: the winner's answer is Yes (P > 0.5) and the loser's is No, as in the paper.
+    `margin`: least difference of the score.
+    `margin_space`: "p" measures it on P(Yes); "logit" on log(P / (1 - P)), in nats. Logits are for a
+    saturated critic: where it puts nearly every candidate at 0.01 or at 0.99 its order still says something
+    that differences of P no longer show. There, take answers_differ=False and a margin of about 1.
+    """
+
+    kind: str = "best_worst"
+    answers_differ: bool = True
+    margin: float = 0.3
+    margin_space: str = "p"
+    max_pairs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("best_worst", "all"):
+            raise ValueError(f"pair rule: kind {self.kind!r} is unknown; take best_worst or all")
+        if self.margin_space not in ("p", "logit"):
+            raise ValueError(f"pair rule: margin_space {self.margin_space!r} is unknown; take p or logit")
+        if not self.margin >= 0:
+            raise ValueError(f"pair rule: margin {self.margin} is negative; a winner scores above its loser")
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise ValueError(f"pair rule: max_pairs is {self.max_pairs}; at least 1, or None for no cap")
+
+    def scale(self, p: np.ndarray) -> np.ndarray:
+        """Scores in the space in which this rule measures margins; same shape, NaN stays NaN."""
+        if self.margin_space == "p":
+            return p
+        inside = np.clip(p, LOGIT_CLIP, 1 - LOGIT_CLIP)
+        return np.log(inside) - np.log1p(-inside)
+
+
+def column_pairs(p_N: np.ndarray, rule: PairRule) -> list[Pair]:
+    """Pairs of one dimension from its scores alone, largest margin first."""
+    p_N = np.asarray(p_N, dtype=np.float64)
+    gap_NN = _gaps(rule.scale(p_N))
+    allowed_NN = (gap_NN > 0) & (gap_NN >= rule.margin)
+    if rule.answers_differ:
+        allowed_NN &= (p_N[:, None] > 0.5) & (p_N[None, :] <= 0.5)
+    return _ranked(allowed_NN, gap_NN, rule)
+
+
+def pairs(p_NK: np.ndarray, dimensions: Sequence[str], rule: PairRule) -> dict[str, list[Pair]]:
+    """Pairs of every dimension; those of one dimension depend on its own column only.
+
+    One pair of videos may enter several dimensions, with opposite winners.
+    """
+    p_NK = _checked(p_NK)
+    if p_NK.shape[1] != len(dimensions):
+        raise ValueError(f"scores have {p_NK.shape[1]} columns for {len(dimensions)} dimensions {dimensions}")
+    return {name: column_pairs(p_NK[:, k], rule) for k, name in enumerate(dimensions)}
+
+
+def full_dimension_pairs(
+    p_NK: np.ndarray, rule: PairRule, strict: bool = False, tolerance: float = 0.0
+) -> list[Pair]:
+    """Pairs whose winner is preferred in every dimension: the data of stage 2.
+
+    Weak: nowhere worse by more than `tolerance`, and better by the rule's margin in one dimension at least.
+    Strict: better by the rule's margin in all of them. `tolerance` is in the rule's space and not above its
+    margin, so that a pair never holds both ways round. Whether answers differ is not asked: a winner that is
+    Yes in all three against a loser that is No in all three hardly ever occurs. `Pair.margin` is the sum of
+    the K gaps.
+    """
+    p_NK = _checked(p_NK)
+    if not 0 <= tolerance <= rule.margin:
+        raise ValueError(f"full-dimension pairs: tolerance {tolerance} must be in 0..{rule.margin}")
+    gap_NNK = _gaps(rule.scale(p_NK))
+    better_NNK = (gap_NNK > 0) & (gap_NNK >= rule.margin)
+    weak_NN = (gap_NNK >= -tolerance).all(-1) & better_NNK.any(-1)
+    allowed_NN = better_NNK.all(-1) if strict else weak_NN
+    total_NN = gap_NNK.sum(-1)
+    return _ranked(allowed_NN & (total_NN > 0), total_NN, rule)
+
+
+def summed_pairs(p_NK: np.ndarray, rule: PairRule) -> list[Pair]:
+    """Pairs of the plain-DPO baseline: one score per candidate, the sum of its K scores.
+
+    The margin is asked of the sum. A sum has no Yes or No, so answers are not compared.
+    """
+    p_NK = _checked(p_NK)
+    gap_NN = _gaps(rule.scale(p_NK).sum(-1))
+    return _ranked((gap_NN > 0) & (gap_NN >= rule.margin), gap_NN, rule)
+
+
+def _checked(p_NK: np.ndarray) -> np.ndarray:
+    p_NK = np.asarray(p_NK, dtype=np.float64)
+    if p_NK.ndim != 2:
+        raise ValueError(f"scores must be [candidates, dimensions], got shape {p_NK.shape}")
+    known = p_NK[~np.isnan(p_NK)]
+    if ((known < 0) | (known > 1)).any():
+        raise ValueError("scores must be probabilities in [0, 1], with NaN for a missing one")
+    return p_NK
+
+
+def _gaps(score: np.ndarray) -> np.ndarray:
+    """gap[w, l] = score[w] - score[l]; NaN where one is missing, which no comparison admits."""
+    return score[:, None] - score[None, :]
+
+
+def _ranked(allowed_NN: np.ndarray, gap_NN: np.ndarray, rule: PairRule) -> list[Pair]:
+    """Admissible pairs by falling margin, ties by index, so that the best-worst pair is always the first."""
+    found = [Pair(int(w), int(lo), float(gap_NN[w, lo])) for w, lo in np.argwhere(allowed_NN)]
+    found.sort(key=lambda pair: (-pair.margin, pair.winner, pair.loser))
+    return found[: 1 if rule.kind == "best_worst" else rule.max_pairs]

@@ -1,0 +1,206 @@
+"""Experts: one LoRA adapter per preference dimension, all on one frozen transformer.
+
+    experts = Experts(transformer, ("mn", "ls", "vq"), ExpertConfig(rank=16))
+    with experts.reference(): ...             # adapters off: exactly the base
+    with experts.train_expert("ls"): ...      # base + LS, and only LS learns
+    with experts.fused(("mn", "ls", "vq"), gate): ...   # the weighted sum, all adapters frozen
+
+Adapters are plain peft adapters named after their dimension (FantasyTalking2, method figure, part 1).
+Run the backward pass inside the same context as the forward: leaving it changes what requires gradients, and
+gradient checkpointing recomputes the forward during the backward.
+
+Shapes: B batch, D timestep embedding, N layers, K experts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from ft2ray.tlpo.stacked_lora import StackedLora, install_stacked_forward
+
+# Q, K, V of the self-attention and both linears of the FFN: 351 M per expert on Wan-14B at rank 128.
+TARGETS = r"blocks\.\d+\.(attn1\.to_[qkv]|ffn\.net\.(0\.proj|2))"
+TIMESTEPS = 1000.0  # the transformer is given 1000 t
+
+# (tau_BD, t_B) -> w_BNK; a TimestepLayerGate is one. A plain tensor [N or 1, K] stands for constant weights.
+WeightSource = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """`rank` and `alpha` of the LoRA (the update is alpha / rank * B A); `targets`: a regular expression over
+    module names; `seed` draws every A, each expert apart: it starts the same whoever is beside it."""
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: str = TARGETS
+    seed: int = 0
+
+    def lora(self) -> LoraConfig:
+        return LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, lora_dropout=0.0)  # type: ignore[arg-type]
+
+
+class Experts:
+    """The adapters of one transformer and which of them are at work: none, until it is told otherwise."""
+
+    def __init__(self, transformer: nn.Module, names: Sequence[str], config: ExpertConfig | None = None):
+        """Freezes `transformer` and adds one zero-effect adapter per name (B = 0)."""
+        config = config or ExpertConfig()
+        existing = set(getattr(transformer, "peft_config", {}))
+        if existing:
+            raise ValueError(f"the transformer already carries {sorted(existing)}; call detach_experts first")
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f"experts need distinct names, got {list(names)}")
+        transformer.requires_grad_(False)
+        for name in names:
+            transformer.add_adapter(config.lora(), adapter_name=name)  # type: ignore[operator]
+        self._adopt(transformer, names)
+        for name in names:
+            self._initialise(name, config.seed)
+
+    @classmethod
+    def from_states(
+        cls, transformer: nn.Module, states: dict[str, tuple[LoraConfig, dict[str, Tensor]]]
+    ) -> Experts:
+        """Adapters with the given configuration and peft state dict, under their names."""
+        experts = cls.__new__(cls)
+        detach_experts(transformer)
+        transformer.requires_grad_(False)
+        for name, (config, _) in states.items():
+            transformer.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+        experts._adopt(transformer, list(states))
+        for name, (_, tensors) in states.items():
+            experts.load_state(name, tensors)
+        return experts
+
+    def _adopt(self, transformer: nn.Module, names: Sequence[str]) -> None:
+        self.transformer, self.names = transformer, tuple(names)
+        self.routing, self.layers = install_stacked_forward(transformer)
+        self._source: WeightSource | None = None
+        embedder = transformer.condition_embedder
+        assert isinstance(embedder, nn.Module)
+        self.routing.hook = embedder.register_forward_hook(self._route)
+        self._use((), None, learn=False)
+
+    def _route(self, _module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Runs inside every forward of the transformer, as soon as its timestep embedding is known."""
+        if self._source is not None:
+            self.routing.weights_BNK = self._source(output[0], args[0] / TIMESTEPS)
+
+    def _initialise(self, name: str, seed: int) -> None:
+        for layer_name, layer in self.transformer.named_modules():
+            if isinstance(layer, StackedLora):
+                a, b = layer.factors(name)
+                digest = hashlib.sha256(f"{seed}/{name}/{layer_name}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+                bound = a.shape[1] ** -0.5  # peft's own: Kaiming uniform with a = sqrt(5)
+                with torch.no_grad():
+                    a.copy_((torch.rand(a.shape, generator=generator) * 2 - 1) * bound)
+                    b.zero_()
+
+    # -- which adapters are at work ----------------------------------------------------------------------
+
+    def _use(self, names: tuple[str, ...], weights: WeightSource | Tensor | None, learn: bool) -> None:
+        for layer in self.layers:
+            if names:
+                layer._disable_adapters = False
+                layer.set_adapter(list(names), inference_mode=not learn)
+            else:
+                layer.enable_adapters(False)
+        self.routing.weights_BNK = weights[None] if isinstance(weights, Tensor) else None
+        self._source = None if isinstance(weights, Tensor) else weights
+        self._state = (names, weights, learn)
+
+    def use(self, names: Sequence[str] = (), weights: WeightSource | Tensor | None = None) -> None:
+        """From now on, the base plus the (weighted) sum of `names`, nothing learning; no names: the base.
+
+        `weights`: a gate, or a constant tensor [K] or [N, K] in the order of `names`; None adds in full.
+        """
+        names = tuple(names)
+        unknown = [name for name in names if name not in self.names]
+        if unknown:
+            raise ValueError(f"no expert named {', '.join(unknown)}; there are {', '.join(self.names)}")
+        if isinstance(weights, Tensor):
+            weights = weights.reshape(-1, weights.shape[-1])
+            if weights.shape[-1] != len(names):
+                raise ValueError(f"{weights.shape[-1]} weights for {len(names)} experts {names}")
+        self._use(names, weights, learn=False)
+
+    @contextmanager
+    def _within(self, names: tuple[str, ...], weights: Any, learn: bool) -> Iterator[None]:
+        before = self._state
+        self.use(names, weights)
+        if learn:
+            self._use(names, weights, learn=True)
+        try:
+            yield
+        finally:
+            self._use(*before)
+
+    def reference(self) -> Any:
+        """Context: adapters off, bitwise the base. The reference of DPO; wants torch.no_grad() beside it."""
+        return self._within((), None, learn=False)
+
+    def train_expert(self, name: str) -> Any:
+        """Context: base + expert `name` in full; its parameters, and no others, require gradients."""
+        return self._within((name,), None, learn=True)
+
+    def fused(self, names: Sequence[str], weights: WeightSource | Tensor | None) -> Any:
+        """Context: base + weighted sum of `names`, all of them frozen; a gate in `weights` may learn."""
+        return self._within(tuple(names), weights, learn=False)
+
+    # -- parameters and state ----------------------------------------------------------------------------
+
+    def named_parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The parameters of expert `name` by full module name, in a fixed order."""
+        marks = (f".lora_A.{name}.", f".lora_B.{name}.")
+        return {n: p for n, p in self.transformer.named_parameters() if any(mark in n for mark in marks)}
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        return list(self.named_parameters(name).values())
+
+    def config(self, name: str) -> LoraConfig:
+        return self.transformer.peft_config[name]  # type: ignore[index,return-value]
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """Copy of the adapter's tensors in peft's layout (`blocks.0.attn1.to_q.lora_A.weight`, ...)."""
+        state = get_peft_model_state_dict(self.transformer, adapter_name=name)
+        return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
+
+    def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Set the adapter's tensors; ValueError where they are not exactly those of this transformer."""
+        wanted = {key: tuple(tensor.shape) for key, tensor in self.state(name).items()}
+        given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        if wanted != given:
+            odd = sorted(set(wanted.items()) ^ set(given.items()))[0]
+            raise ValueError(
+                f"adapter {name!r} does not fit this transformer (for one: {odd[0]}, shape {odd[1]})"
+            )
+        set_peft_model_state_dict(self.transformer, tensors, adapter_name=name)
+
+
+def detach_experts(transformer: nn.Module) -> None:
+    """Take every adapter off, leaving the plain base; harmless where there is none."""
+    for module in transformer.modules():
+        if isinstance(module, StackedLora) and module.routing.hook is not None:
+            module.routing.hook.remove()
+            module.routing.hook = None
+    if getattr(transformer, "peft_config", None):
+        transformer.delete_adapters(list(transformer.peft_config))  # type: ignore[operator,arg-type]
+        transformer.unload_lora()  # type: ignore[operator]
+
+
+def timestep_embedding(transformer: nn.Module, t_B: Tensor) -> Tensor:
+    """tau_BD of flow-matching times t in [0, 1]: what the gate is given inside the forward."""
+    embedder: Any = transformer.condition_embedder
+    frequencies = embedder.timesteps_proj(t_B * TIMESTEPS)
+    return embedder.time_embedder(frequencies.to(next(embedder.time_embedder.parameters()).dtype))

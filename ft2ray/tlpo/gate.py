@@ -1,0 +1,116 @@
+"""The gate: how much of each expert is added at timestep t in layer l.
+
+FantasyTalking2's method figure, part 2: timestep embedding -> projection -> softmax -> + bias -> one weight
+per expert, per DiT layer; the same weights serve Q, K, V and FFN of that layer:
+
+    w_l(t) = softmax(P_l tau(t)) + b_l,    h' = W x + sum_k w_lk(t) (alpha / r) B_k A_k x
+
+The bias comes after the softmax, so weights need not sum to one and may pass zero. P = 0 and b = 0 at the
+start: the uniform average. An own P per layer makes N (K D + K) parameters: 614,520 on Wan-14B.
+
+Shapes: B batch, D width of the timestep embedding, N layers, K experts, S timesteps of a heat map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+MODES = ("full", "timestep", "layer", "uniform", "segments")
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """`mode`:
+    "full"      w = softmax(P_l tau) + b_l                (`shared`: one P for all layers, own b_l)
+    "timestep"  w = softmax(P tau) + b, the same in every layer
+    "layer"     w = 1/K + b_l, the same at every timestep
+    "uniform"   w = 1/K, nothing to train
+    "segments"  one expert at a time, hard-switched by t (AlignHuman): expert `order[i]` works on
+                [boundaries[i-1], boundaries[i]), from t = 0 (clean) up to t = 1 (noise); nothing to train
+    """
+
+    mode: str = "full"
+    shared: bool = False
+    boundaries: tuple[float, ...] = ()
+    order: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"gate: mode {self.mode!r} is unknown; take one of {', '.join(MODES)}")
+
+
+class TimestepLayerGate(nn.Module):
+    """Callable (tau_BD, t_B) -> weights w_BNK in float32; N is 1 where all layers share their weights."""
+
+    def __init__(self, layers: int, experts: int, width: int, config: GateConfig | None = None):
+        super().__init__()
+        self.config = config = config or GateConfig()
+        self.layers, self.experts, self.width = layers, experts, width
+        projections = {"full": 1 if config.shared else layers, "timestep": 1}.get(config.mode, 0)
+        biases = {"full": layers, "timestep": 1, "layer": layers}.get(config.mode, 0)
+        self.projection_NKD = nn.Parameter(torch.zeros(projections, experts, width)) if projections else None
+        self.bias_NK = nn.Parameter(torch.zeros(biases, experts)) if biases else None
+        if config.mode == "segments":
+            self._segment_bounds, self._segment_order = _segments(config, experts)
+
+    def forward(self, tau_BD: Tensor, t_B: Tensor) -> Tensor:
+        if self.config.mode == "segments":
+            segment_B = torch.bucketize(t_B.float(), self._segment_bounds.to(t_B.device), right=True)
+            chosen_B = self._segment_order.to(t_B.device)[segment_B]
+            return nn.functional.one_hot(chosen_B, self.experts).float()[:, None, :]
+        if self.projection_NKD is None:
+            weights_BNK = torch.full((1, 1, self.experts), 1 / self.experts, device=tau_BD.device)
+        else:
+            logits_BNK = torch.einsum("bd,nkd->bnk", tau_BD.float(), self.projection_NKD)
+            weights_BNK = logits_BNK.softmax(-1)
+        return weights_BNK if self.bias_NK is None else weights_BNK + self.bias_NK
+
+
+class UserWeights:
+    """A gate under the user's hand at inference: one number per expert, in the order of the experts.
+
+    "multiply": w_lk(t) * user_k; 1 leaves the gate's weight, 0 takes the expert out, 2 doubles it.
+    "replace": user_k at every timestep and layer, whatever the gate says.
+    """
+
+    def __init__(self, gate: TimestepLayerGate, user: Mapping[str, float], names: Sequence[str], how: str):
+        unknown = [name for name in user if name not in names]
+        if unknown:
+            raise ValueError(
+                f"user weights: no expert named {', '.join(unknown)}; there are {', '.join(names)}"
+            )
+        if how not in ("multiply", "replace"):
+            raise ValueError(f"user weights: {how!r} is unknown; take multiply or replace")
+        if how == "replace" and len(user) < len(names):
+            missing = [name for name in names if name not in user]
+            raise ValueError(
+                f"user weights: replace needs a weight for every expert; missing {', '.join(missing)}"
+            )
+        self.gate, self.how = gate, how
+        self.user_K = torch.tensor([float(user.get(name, 1.0)) for name in names])
+
+    def __call__(self, tau_BD: Tensor, t_B: Tensor) -> Tensor:
+        user_K = self.user_K.to(tau_BD.device)
+        return user_K[None, None] if self.how == "replace" else self.gate(tau_BD, t_B) * user_K
+
+
+def _segments(config: GateConfig, experts: int) -> tuple[Tensor, Tensor]:
+    order = config.order or tuple(range(experts))
+    bounds = config.boundaries or tuple((i + 1) / len(order) for i in range(len(order) - 1))
+    if len(order) != len(bounds) + 1 or any(not 0 <= k < experts for k in order):
+        raise ValueError(
+            f"gate: {len(bounds)} boundaries need {len(bounds) + 1} of the {experts} experts, got {order}"
+        )
+    if any(not 0 < b < 1 for b in bounds) or list(bounds) != sorted(set(bounds)):
+        raise ValueError(f"gate: boundaries must rise strictly within (0, 1), got {bounds}")
+    return torch.tensor(bounds), torch.tensor(order)
+
+
+@torch.no_grad()
+def weights_over_time(gate: TimestepLayerGate, tau_SD: Tensor, t_S: Tensor) -> Tensor:
+    """Weights w_SNK over timesteps x layers, shared axes written out: the heat map of the report."""
+    return gate(tau_SD, t_S).expand(len(t_S), gate.layers, gate.experts).cpu()

@@ -1,0 +1,134 @@
+"""Preference losses on velocity errors: pure functions -> (loss, metrics).
+
+Flow matching as in Wan: x_t = (1 - t) x_0 + t eps, target v = eps - x_0. The error of a model on a sample is
+l(x) = mean over elements of (v - v_model(x_t, t))^2; the mean is what beta is stated for (100 to 2000; a sum
+over elements would want beta smaller by their number). With winner w, loser l, reference = adapters off:
+
+    h = -1/2 [(l(w) - l_ref(w)) - (l(l) - l_ref(l))]          implicit reward margin / beta
+    DPO    -log sigmoid(beta h)                               ln 2 at step 0 (paper.md 3.2)
+    IPO    (beta h - 1/2)^2                                   Azar et al.: (h - 1/(2 beta))^2, times beta^2
+                                                              so that its gradient has the size of DPO's
+    SimPO  -log sigmoid(-beta/2 (l(w) - l(l)) - gamma)        no reference; the mean normalises the length
+
+Shapes: B pairs, C latent channels, F latent frames, H W latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """`kind`: dpo, ipo or simpo. `beta` is for mean-reduced errors. `gamma`: SimPO's target margin.
+    `safeguard_mu`: None is off; 0.9 is the default of Diffusion-SDPO (see `safe_loser_scale`).
+    `masked`: the dimensions whose error counts the lip region only."""
+
+    kind: str = "dpo"
+    beta: float = 500.0
+    gamma: float = 0.0
+    safeguard_mu: float | None = None
+    masked: tuple[str, ...] = ("ls",)
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("dpo", "ipo", "simpo"):
+            raise ValueError(f"loss: kind {self.kind!r} is unknown; take dpo, ipo or simpo")
+        if not self.beta > 0:
+            raise ValueError(f"loss: beta {self.beta} must be above 0")
+        if self.safeguard_mu is not None and not 0 < self.safeguard_mu <= 1:
+            raise ValueError(f"loss: safeguard_mu {self.safeguard_mu} must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class PairErrors:
+    """Velocity errors [B] of winner and loser; `ref_*` are the reference's, None where a loss needs none."""
+
+    winner_B: Tensor
+    loser_B: Tensor
+    ref_winner_B: Tensor | None = None
+    ref_loser_B: Tensor | None = None
+
+
+def velocity_error(v_BCFHW: Tensor, target_BCFHW: Tensor, mask_BCFHW: Tensor | None = None) -> Tensor:
+    """Mean squared velocity error per sample [B].
+
+    With a mask (0..1, broadcastable) l = (N / ||M||_1) mean((M (v - target))^2): area-normalised, so that a
+    small mouth counts as much as a large one. A mask that is 0 everywhere gives NaN; PairBatch refuses it.
+    """
+    error = (v_BCFHW.float() - target_BCFHW.float()).flatten(1)
+    if mask_BCFHW is None:
+        return error.square().mean(1)
+    mask = mask_BCFHW.expand(v_BCFHW.shape).float().flatten(1)
+    return (mask * error).square().sum(1) / mask.sum(1)
+
+
+def flow_dpo(errors: PairErrors, beta: float) -> tuple[Tensor, Metrics]:
+    """-log sigmoid of the reward margin beta h; ln 2 where policy and reference agree."""
+    margin_B = beta * _half_gap(errors)
+    return -F.logsigmoid(margin_B).mean(), _metrics(margin_B, errors)
+
+
+def ipo(errors: PairErrors, beta: float) -> tuple[Tensor, Metrics]:
+    """Squared distance of the margin from 1/2: stops pushing once the pair is told apart; 1/4 at step 0."""
+    margin_B = beta * _half_gap(errors)
+    return (margin_B - 0.5).square().mean(), _metrics(margin_B, errors)
+
+
+def simpo(errors: PairErrors, beta: float, gamma: float = 0.0) -> tuple[Tensor, Metrics]:
+    """Reference-free: the winner's error itself must be the smaller, by gamma in units of the margin."""
+    margin_B = -0.5 * beta * (errors.winner_B - errors.loser_B) - gamma
+    return -F.logsigmoid(margin_B).mean(), _metrics(margin_B, errors)
+
+
+def preference_loss(errors: PairErrors, config: LossConfig) -> tuple[Tensor, Metrics]:
+    """The loss named by `config.kind`."""
+    if config.kind == "simpo":
+        return simpo(errors, config.beta, config.gamma)
+    return {"dpo": flow_dpo, "ipo": ipo}[config.kind](errors, config.beta)
+
+
+def safe_loser_scale(winner_grad: Sequence[Tensor], loser_grad: Sequence[Tensor], mu: float) -> Tensor:
+    """Factor in (0, 1] on the loser's gradient that keeps the winner's error from rising (Diffusion-SDPO).
+
+    A preference loss moves the parameters along -(g_w - lambda g_l), where g_w and g_l are the gradients of
+    the pair-weighted errors of the winners and of the losers. To first order the winners' error then changes
+    by -(|g_w|^2 - lambda <g_w, g_l>) times the step, which does not rise exactly while
+    lambda <g_w, g_l> <= |g_w|^2. So lambda = min(1, mu |g_w|^2 / <g_w, g_l>) where the inner product is
+    positive, 1 where it is not; mu = 1 is the bound itself, a smaller one leaves a reserve.
+    The gradients are those of the parameters, so the bound is exact for a plain gradient step; an adaptive
+    optimiser rescales coordinates and keeps it approximately.
+    """
+    norm = sum((g.square().sum() for g in winner_grad), torch.zeros(()))
+    inner = sum((w * lo).sum() for w, lo in zip(winner_grad, loser_grad, strict=True))
+    assert isinstance(norm, Tensor) and isinstance(inner, Tensor)
+    return torch.where(inner > 0, (mu * norm / inner.clamp_min(1e-30)).clamp(max=1.0), torch.ones_like(norm))
+
+
+def _half_gap(errors: PairErrors) -> Tensor:
+    """h [B]: half of how much more the policy improved on the winner than on the loser."""
+    assert errors.ref_winner_B is not None and errors.ref_loser_B is not None, "this loss needs a reference"
+    winner_gap = errors.winner_B - errors.ref_winner_B
+    return -0.5 * (winner_gap - (errors.loser_B - errors.ref_loser_B))
+
+
+def _metrics(margin_B: Tensor, errors: PairErrors) -> Metrics:
+    """margin; share of pairs told apart (a tie counts half); error minus reference error of either side."""
+    with torch.no_grad():
+        margin = margin_B.detach()
+        metrics = {
+            "margin": margin.mean().item(),
+            "accuracy": ((margin > 0).float() + 0.5 * (margin == 0).float()).mean().item(),
+            "winner_error": errors.winner_B.mean().item(),
+            "loser_error": errors.loser_B.mean().item(),
+        }
+        if errors.ref_winner_B is not None and errors.ref_loser_B is not None:
+            metrics["winner_gap"] = (errors.winner_B - errors.ref_winner_B).mean().item()
+            metrics["loser_gap"] = (errors.loser_B - errors.ref_loser_B).mean().item()
+    return metrics

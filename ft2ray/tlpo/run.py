@@ -1,0 +1,166 @@
+"""The whole of TLPO as one resumable loop in plain PyTorch: stage 1 (experts), then stage 2 (gate).
+
+    run = TlpoRun(generator, groups, pools, settings, rank, workers)
+    run.train(save)             # save(run) is called every `checkpoint_every` steps and at the end
+    run.policy()                # the experts and the gate as they are now
+
+One step of stage 1 updates every expert once, each on a batch of its own dimension, and the baseline `sum`
+(plain DPO on the summed score) as often as all experts together. Dimensions without a single pair are left
+untrained, which `untrained` names.
+
+Shapes: C latent channels, F latent frames, H W latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ft2ray.generator.generator import Conditions, Generator
+from ft2ray.preference.draws import DrawConfig, PairPool, draws
+from ft2ray.records import PromptGroup
+from ft2ray.tlpo.experts import ExpertConfig, Experts
+from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.losses import LossConfig, Metrics
+from ft2ray.tlpo.policy import SUM, Policy, policy_of
+from ft2ray.tlpo.step import PairBatch, average_gradients, expert_step, gate_step, pair_batch
+from ft2ray.tlpo.training_state import load_training_state, save_training_state
+
+FULL = "full"  # the pool of stage 2: pairs preferred in every dimension
+GATE = "gate"
+
+
+@dataclass(frozen=True)
+class TlpoSettings:
+    """`batch` pairs a step over all workers; learning rates of AdamW without weight decay."""
+
+    dimensions: tuple[str, ...]
+    expert: ExpertConfig
+    loss: LossConfig
+    gate: GateConfig
+    draw: DrawConfig
+    batch: int
+    steps: int
+    learning_rate: float
+    gate_steps: int
+    gate_learning_rate: float
+    checkpoint_every: int
+    max_norm: float = 1.0
+
+
+class TlpoRun:
+    """State: `step` (of steps + gate_steps), experts, gate, optimisers and one draw cursor per pool."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        groups: list[PromptGroup],
+        pools: dict[str, PairPool],
+        settings: TlpoSettings,
+        rank: int = 0,
+        workers: int = 1,
+    ):
+        self.generator, self.pools, self.settings = generator, pools, settings
+        self.rank, self.workers = rank, workers
+        self.groups = {group.group_id: group for group in groups}
+        self.adapters = (*settings.dimensions, SUM)
+        self.untrained = [name for name in (*self.adapters, FULL) if len(pools[name]) == 0]
+        if all(name in self.untrained for name in settings.dimensions):
+            raise ValueError(
+                "no dimension has a single preference pair; lower preference.margin, set "
+                "preference.answers_differ=false, or curate more candidates"
+            )
+        self.experts = Experts(generator.transformer, self.adapters, settings.expert)
+        config = generator.transformer.config
+        width = config.num_attention_heads * config.attention_head_dim
+        self.gate = TimestepLayerGate(config.num_layers, len(settings.dimensions), width, settings.gate)
+        self.optimizers = {
+            name: torch.optim.AdamW(self.experts.parameters(name), settings.learning_rate, weight_decay=0.0)
+            for name in self.adapters
+        }
+        self.gate_learns = any(True for _ in self.gate.parameters())
+        if self.gate_learns:
+            self.optimizers[GATE] = torch.optim.AdamW(
+                self.gate.parameters(), settings.gate_learning_rate, weight_decay=0.0
+            )
+        self.cursors = dict.fromkeys(pools, 0)
+        self.step = 0
+        self.curves: list[dict[str, float | int | str]] = []
+
+    def train(self, save: Callable[[TlpoRun], None]) -> None:
+        settings = self.settings
+        last = settings.steps + (settings.gate_steps if self.gate_learns else 0)
+        while self.step < last:
+            if self.step < settings.steps:
+                for name in settings.dimensions:
+                    self._update_expert(name)
+                for _ in settings.dimensions:
+                    self._update_expert(SUM)
+            else:
+                self._update_gate()
+            self.step += 1
+            if self.step % settings.checkpoint_every == 0 or self.step in (settings.steps, last):
+                save(self)
+
+    def policy(self) -> Policy:
+        return policy_of(self.experts, self.settings.dimensions, self.generator.fingerprint, self.gate)
+
+    def save(self, folder: str | Path) -> None:
+        save_training_state(
+            folder, self.experts, self.gate, self.optimizers, {"step": self.step, **self.cursors}
+        )
+
+    def restore(self, folder: str | Path) -> None:
+        counters = load_training_state(folder, self.experts, self.gate, self.optimizers)
+        self.step = counters.pop("step")
+        self.cursors = counters
+
+    def _update_expert(self, name: str) -> None:
+        if name not in self.untrained:
+            metrics = expert_step(
+                self.generator.velocity, self.experts, name, self._batch(name), self.settings.loss
+            )
+            self._apply(name, self.experts.parameters(name), metrics)
+
+    def _update_gate(self) -> None:
+        if FULL not in self.untrained:
+            metrics = gate_step(
+                self.generator.velocity,
+                self.experts,
+                self.gate,
+                self.settings.dimensions,
+                self._batch(FULL),
+                self.settings.loss,
+            )
+            self._apply(GATE, list(self.gate.parameters()), metrics)
+
+    def _apply(self, name: str, parameters: list[torch.nn.Parameter], metrics: Metrics) -> None:
+        average_gradients(parameters)
+        metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_norm).item()
+        self.optimizers[name].step()
+        self.optimizers[name].zero_grad(set_to_none=True)
+        self.curves.append({"step": self.step, "name": name, **metrics})
+
+    def _batch(self, name: str) -> PairBatch:
+        """This worker's share of the next batch of a pool; all workers move the same cursor."""
+        size, cursor = self.settings.batch, self.cursors[name]
+        self.cursors[name] = cursor + size
+        chosen = draws(self.settings.draw, name, cursor, size, self.pools[name])[self.rank :: self.workers]
+        return pair_batch(chosen, self._latents, self._conditions, self._lip_mask)
+
+    def _latents(self, group_id: str, candidate: int) -> torch.Tensor:
+        return torch.from_numpy(self.groups[group_id].candidates[candidate].latents_CFHW)
+
+    def _lip_mask(self, group_id: str, candidate: int) -> torch.Tensor:
+        return torch.from_numpy(self.groups[group_id].candidates[candidate].lip_mask)
+
+    def _conditions(self, group_id: str) -> Conditions:
+        group = self.groups[group_id]
+        return Conditions(
+            text_LD=None if group.text_LD is None else torch.from_numpy(group.text_LD),
+            audio_LD=torch.from_numpy(group.audio_LD),
+            frames=group.frames,
+        )

@@ -1,0 +1,204 @@
+"""One training step: forward, loss and backward for a batch of pairs; gradients are left in `.grad`.
+
+    metrics = expert_step(velocity, experts, "ls", batch, LossConfig())                         # stage 1
+    metrics = gate_step(velocity, experts, gate, ("mn", "ls", "vq"), batch, LossConfig())       # stage 2
+    update(optimizer)
+
+`velocity(x_BCFHW, t_B, conditions)` is the generator: any callable that runs the transformer on which the
+experts sit, `conditions` being a list with one entry per sample. Both functions run the backward themselves,
+since it has to happen while the adapters are in the state of the forward (see experts.py).
+
+With several workers the gradients are averaged over them here, before the safeguard looks at them. That
+takes the place of DDP's wrapper, which would wait for the experts that a batch of dimension d leaves alone.
+
+Shapes: B pairs, C latent channels, F latent frames, H W latent grid, T samples of both sides (2 B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ft2ray.preference.draws import PairDraw
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.gate import TimestepLayerGate
+from ft2ray.tlpo.losses import (
+    LossConfig,
+    Metrics,
+    PairErrors,
+    preference_loss,
+    safe_loser_scale,
+    velocity_error,
+)
+
+Velocity = Callable[[Tensor, Tensor, list[Any]], Tensor]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs, each of one prompt: winner and loser share the conditions, the noise and the time."""
+
+    x_w_BCFHW: Tensor
+    x_l_BCFHW: Tensor
+    mask_w_BCFHW: Tensor | None  # lip masks, 1 on the lips; None where the codec has none
+    mask_l_BCFHW: Tensor | None
+    conditions: list[Any]
+    eps_BCFHW: Tensor
+    t_B: Tensor
+
+    def __post_init__(self) -> None:
+        shape = self.x_w_BCFHW.shape
+        if not shape == self.x_l_BCFHW.shape == self.eps_BCFHW.shape:
+            raise ValueError(f"pair batch: winner {tuple(shape)}, loser and noise must have one shape")
+        counts = (shape[0], len(self.conditions), len(self.t_B))
+        if len(set(counts)) > 1:
+            raise ValueError("pair batch: {} pairs, {} conditions, {} times".format(*counts))
+        for mask in (self.mask_w_BCFHW, self.mask_l_BCFHW):
+            if mask is not None and not (mask.flatten(1).sum(1) > 0).all():
+                raise ValueError("pair batch: a lip mask is empty; drop that pair from the masked dimension")
+
+
+def pair_batch(
+    draws: Sequence[PairDraw],
+    latents: Callable[[str, int], Tensor],
+    conditions: Callable[[str], Any],
+    lip_mask: Callable[[str, int], Tensor] | None = None,
+    device: torch.device | str = "cpu",
+) -> PairBatch:
+    """Look the draws up and stack them.
+
+    `latents(group_id, candidate)` and `lip_mask(group_id, candidate)` return x_CFHW of one candidate,
+    `conditions(group_id)` what `velocity` takes for one sample. Noise is drawn on the CPU from each draw's
+    own seed, so it is the same on every device and in every batch.
+    """
+
+    def stack(of: Callable[[str, int], Tensor], winner: bool) -> Tensor:
+        samples = [of(d.group_id, d.pair.winner if winner else d.pair.loser) for d in draws]
+        shapes = sorted({tuple(sample.shape) for sample in samples})
+        if len(shapes) > 1:
+            raise ValueError(f"pair batch: samples of one batch must have one shape, got {shapes}")
+        return torch.stack(samples).to(device, torch.float32)
+
+    def noise(draw: PairDraw) -> Tensor:
+        generator = torch.Generator().manual_seed(draw.noise_seed)
+        return torch.randn(latents(draw.group_id, draw.pair.winner).shape, generator=generator)
+
+    return PairBatch(
+        x_w_BCFHW=stack(latents, True),
+        x_l_BCFHW=stack(latents, False),
+        mask_w_BCFHW=stack(lip_mask, True) if lip_mask else None,
+        mask_l_BCFHW=stack(lip_mask, False) if lip_mask else None,
+        conditions=[conditions(d.group_id) for d in draws],
+        eps_BCFHW=torch.stack([noise(d) for d in draws]).to(device),
+        t_B=torch.tensor([d.t for d in draws], device=device),
+    )
+
+
+def velocity_errors(velocity: Velocity, batch: PairBatch, masked: bool) -> tuple[Tensor, Tensor]:
+    """Errors [B] of winners and losers, from one forward of 2 B samples with shared noise and time."""
+    x0_TCFHW = torch.cat([batch.x_w_BCFHW, batch.x_l_BCFHW])
+    eps_TCFHW = torch.cat([batch.eps_BCFHW, batch.eps_BCFHW])
+    t_T = torch.cat([batch.t_B, batch.t_B])
+    mask_TCFHW = None
+    if masked:
+        if batch.mask_w_BCFHW is None or batch.mask_l_BCFHW is None:
+            raise ValueError(
+                "this dimension's loss is masked but the batch has no lip masks (LossConfig.masked)"
+            )
+        mask_TCFHW = torch.cat([batch.mask_w_BCFHW, batch.mask_l_BCFHW])
+    t = t_T.view(-1, *[1] * (x0_TCFHW.dim() - 1))
+    v_TCFHW = velocity((1 - t) * x0_TCFHW + t * eps_TCFHW, t_T, batch.conditions * 2)
+    error_T = velocity_error(v_TCFHW, eps_TCFHW - x0_TCFHW, mask_TCFHW)
+    winner_B, loser_B = error_T.chunk(2)
+    return winner_B, loser_B
+
+
+def expert_step(
+    velocity: Velocity, experts: Experts, dimension: str, batch: PairBatch, config: LossConfig
+) -> Metrics:
+    """Stage 1: gradients of the loss of `dimension`'s pairs for the expert of that name, and no other."""
+    masked = dimension in config.masked
+    reference = _reference_errors(velocity, experts, batch, masked, config)
+    with experts.train_expert(dimension):
+        errors = PairErrors(*velocity_errors(velocity, batch, masked), *reference)
+        return _backward(errors, experts.parameters(dimension), config)
+
+
+def gate_step(
+    velocity: Velocity,
+    experts: Experts,
+    gate: TimestepLayerGate,
+    names: Sequence[str],
+    batch: PairBatch,
+    config: LossConfig,
+) -> Metrics:
+    """Stage 2: gradients for the gate alone, from full-dimension pairs, whole frame; all else frozen."""
+    if not list(gate.parameters()):
+        raise ValueError(f"a {gate.config.mode} gate has nothing to train; skip stage 2")
+    reference = _reference_errors(velocity, experts, batch, False, config)
+    with experts.fused(names, gate):
+        errors = PairErrors(*velocity_errors(velocity, batch, False), *reference)
+        return _backward(errors, list(gate.parameters()), config)
+
+
+@torch.no_grad()
+def pair_metrics(
+    velocity: Velocity, experts: Experts, batch: PairBatch, config: LossConfig, masked: bool = False
+) -> Metrics:
+    """Loss and metrics of the experts as they are set right now (`experts.use`); no gradients."""
+    reference = _reference_errors(velocity, experts, batch, masked, config)
+    loss, metrics = preference_loss(PairErrors(*velocity_errors(velocity, batch, masked), *reference), config)
+    return {"loss": loss.item(), **metrics}
+
+
+def update(optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> float:
+    """Clip the gradients to `max_norm` in all, step, clear them; returns their norm before clipping."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm.item()
+
+
+def average_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Mean of each tensor over all workers, in one message; unchanged without a process group."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _reference_errors(
+    velocity: Velocity, experts: Experts, batch: PairBatch, masked: bool, config: LossConfig
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    if config.kind == "simpo":
+        return None, None
+    with torch.no_grad(), experts.reference():
+        return velocity_errors(velocity, batch, masked)
+
+
+def _backward(errors: PairErrors, parameters: list[nn.Parameter], config: LossConfig) -> Metrics:
+    loss, metrics = preference_loss(errors, config)
+    if config.safeguard_mu is None:
+        grads = average_over_workers(torch.autograd.grad(loss, parameters))
+    else:
+        # What every pair weighs in the loss: d loss / d error, positive for winners, negative for losers.
+        sides = (errors.winner_B, errors.loser_B)
+        weight_w_B, weight_l_B = torch.autograd.grad(loss, sides, retain_graph=True)
+        winner_grads = torch.autograd.grad(errors.winner_B, parameters, weight_w_B, retain_graph=True)
+        loser_grads = torch.autograd.grad(errors.loser_B, parameters, -weight_l_B)
+        winner, loser = average_over_workers(winner_grads), average_over_workers(loser_grads)
+        scale = safe_loser_scale(winner, loser, config.safeguard_mu)
+        metrics["loser_scale"] = scale.item()
+        grads = [w - scale * lo for w, lo in zip(winner, loser, strict=True)]
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
+    return {"loss": loss.item(), **metrics}

@@ -1,0 +1,89 @@
+"""Everything a training run needs to go on bitwise where it stopped: safetensors and JSON, no pickle.
+
+state.json            counters (cursors, steps), optimiser settings
+state.safetensors     adapters, gate, optimiser moments
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.gate import TimestepLayerGate
+from ft2ray.tlpo.policy import whole_directory
+
+
+def save_training_state(
+    directory: str | Path,
+    experts: Experts,
+    gate: TimestepLayerGate | None,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    counters: Mapping[str, int],
+) -> None:
+    """Write the state as folder `directory`, which must not exist; it appears whole or not at all.
+
+    `counters` are any integers: the draw cursor of every dimension, the number of steps.
+    """
+    if Path(directory).exists():
+        raise ValueError(f"training state: {directory} exists already; every save takes a new folder")
+    tensors: dict[str, Tensor] = {}
+    for name in experts.names:
+        tensors |= {f"expert/{name}/{key}": tensor for key, tensor in experts.state(name).items()}
+    if gate is not None:
+        tensors |= {f"gate/{key}": tensor.detach().cpu() for key, tensor in gate.state_dict().items()}
+    settings: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        settings[name] = state["param_groups"]
+        for index, moments in state["state"].items():
+            for key, tensor in moments.items():
+                tensors[f"optimizer/{name}/{index}/{key}"] = tensor.detach().cpu().contiguous()
+    with whole_directory(directory) as folder:
+        save_file(tensors, folder / "state.safetensors")
+        description = {"counters": dict(counters), "optimizers": settings}
+        (folder / "state.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_training_state(
+    directory: str | Path,
+    experts: Experts,
+    gate: TimestepLayerGate | None,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> dict[str, int]:
+    """Put a saved state back into experts, gate and optimisers; returns the counters."""
+    directory = Path(directory)
+    if not (directory / "state.json").is_file():
+        raise ValueError(f"training state: no state.json in {directory}")
+    description = json.loads((directory / "state.json").read_text())
+    tensors = load_file(directory / "state.safetensors")
+    saved, given = set(description["optimizers"]), set(optimizers)
+    if saved != given:
+        raise ValueError(
+            f"training state: {directory} holds {sorted(saved)}, this run trains {sorted(given)}"
+        )
+    for name in experts.names:
+        experts.load_state(name, _below(tensors, f"expert/{name}/"))
+    if gate is not None:
+        gate.load_state_dict(_below(tensors, "gate/"))
+    for name, optimizer in optimizers.items():
+        moments: dict[int, dict[str, Tensor]] = {}
+        for path, tensor in _below(tensors, f"optimizer/{name}/").items():
+            index, key = path.split("/")
+            moments.setdefault(int(index), {})[key] = tensor
+        groups = [
+            {k: tuple(v) if k == "betas" else v for k, v in group.items()}
+            for group in description["optimizers"][name]
+        ]
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return description["counters"]
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
