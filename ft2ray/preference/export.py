@@ -64,8 +64,8 @@ def export_pairs(
 ) -> dict[str, int]:
     """Write the pairs of `groups` to the Parquet file `path` and return how many each dimension has.
 
-    `questions`: the critic's question per dimension, for the column of that name. The file appears complete or
-    not at all; groups are taken one by one, so the store may be larger than the memory.
+    `questions`: the critic's question per dimension, for the column of that name. The file appears complete
+    or not at all; groups are taken one by one, so the store may be larger than the memory.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from ft2ray.tlpo.experts import ExpertConfig, Experts
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
 from ft2ray.tlpo.losses import LossConfig, Metrics
 from ft2ray.tlpo.policy import SUM, Policy, policy_of
-from ft2ray.tlpo.step import PairBatch, average_gradients, expert_step, gate_step, pair_batch
+from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, pair_batch, update
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
 
 FULL = "full"  # the pool of stage 2: pairs preferred in every dimension
@@ -123,7 +123,7 @@ class TlpoRun:
             metrics = expert_step(
                 self.generator.velocity, self.experts, name, self._batch(name), self.settings.loss
             )
-            self._apply(name, self.experts.parameters(name), metrics)
+            self._apply(name, metrics)
 
     def _update_gate(self) -> None:
         if FULL not in self.untrained:
@@ -135,13 +135,10 @@ class TlpoRun:
                 self._batch(FULL),
                 self.settings.loss,
             )
-            self._apply(GATE, list(self.gate.parameters()), metrics)
+            self._apply(GATE, metrics)
 
-    def _apply(self, name: str, parameters: list[torch.nn.Parameter], metrics: Metrics) -> None:
-        average_gradients(parameters)
-        metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_norm).item()
-        self.optimizers[name].step()
-        self.optimizers[name].zero_grad(set_to_none=True)
+    def _apply(self, name: str, metrics: Metrics) -> None:
+        metrics["grad_norm"] = update(self.optimizers[name], self.settings.max_norm)
         self.curves.append({"step": self.step, "name": name, **metrics})
 
     def _batch(self, name: str) -> PairBatch:
