@@ -73,6 +73,7 @@ class TlpoConfig:
     alpha: float = 16.0
     loss: str = "dpo"  # dpo | ipo | simpo
     beta: float = 500.0  # with the mean over elements as reduction
+    masked: tuple[str, ...] = ("ls",)  # dimensions whose error counts the lip region only
     sdpo_mu: float | None = None  # winner safeguard of Diffusion-SDPO; None is off
     learning_rate: float = 2e-4
     batch: int = 8  # pairs a step

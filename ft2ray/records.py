@@ -44,7 +44,7 @@ GROUP = pa.schema(
         ("generator", pa.string()),
         ("critic", pa.string()),
         ("dimensions", pa.list_(pa.string())),
-        ("text", TENSOR),  # text_LD
+        ("text", TENSOR),  # text_LD, null for a generator without text
         ("audio", TENSOR),  # audio_LD
         ("frames", pa.int32()),
         ("candidates", pa.list_(CANDIDATE)),
@@ -109,7 +109,7 @@ class PromptGroup:
     generator: str
     critic: str | None
     dimensions: tuple[str, ...]
-    text_LD: np.ndarray
+    text_LD: np.ndarray | None
     audio_LD: np.ndarray
     frames: int
     candidates: list[Candidate] = field(default_factory=list)
@@ -126,7 +126,8 @@ class PromptGroup:
             name: getattr(self, name) for name in GROUP.names if name not in ("text", "audio", "candidates")
         }
         row["dimensions"] = list(self.dimensions)
-        row["text"], row["audio"] = _pack(self.text_LD), _pack(self.audio_LD)
+        row["text"] = None if self.text_LD is None else _pack(self.text_LD)
+        row["audio"] = _pack(self.audio_LD)
         row["candidates"] = [
             {
                 "candidate_id": c.candidate_id,
@@ -149,7 +150,7 @@ class PromptGroup:
         return PromptGroup(
             **plain,
             dimensions=tuple(row["dimensions"]),
-            text_LD=_unpack(row["text"]),
+            text_LD=None if row["text"] is None else _unpack(row["text"]),
             audio_LD=_unpack(row["audio"]),
             candidates=[
                 Candidate(

@@ -74,8 +74,8 @@ class GenerateGroup:
         if policy_dir is not None:
             from ft2ray.tlpo.policy import apply_system, load_policy
 
-            policy = load_policy(self.generator, policy_dir)
-            apply_system(policy, "tlpo")
+            policy = load_policy(policy_dir, self.generator.fingerprint)
+            apply_system(self.generator.transformer, policy, "tlpo")
             self.policy = policy.fingerprint
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,9 @@ class GenerateGroup:
             return {
                 "group": None,
                 "views": None,
-                "quarantine": json.dumps([prompt.prompt_id, error.reason, str(error)]),
+                "quarantine": json.dumps(
+                    [f"{prompt.portrait} with {prompt.speech}", error.reason, str(error)]
+                ),
             }
         conditions = self.generator.encode_prompt(portrait, wav_T)
         candidates, views = [], []
@@ -128,7 +130,7 @@ class GenerateGroup:
             generator=fingerprint,
             critic=None,
             dimensions=self.config.tlpo.dimensions,
-            text_LD=conditions.text_LD.numpy(),
+            text_LD=None if conditions.text_LD is None else conditions.text_LD.numpy(),
             audio_LD=conditions.audio_LD.numpy(),
             frames=conditions.frames,
             candidates=candidates,

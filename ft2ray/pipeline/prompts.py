@@ -16,6 +16,7 @@ import numpy as np
 from ft2ray.config import PromptsConfig
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.errors import MediaError
+from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.records import Prompt, content_id
 
@@ -50,9 +51,10 @@ def plan_prompts(config: PromptsConfig) -> Plan:
     quarantined: list[Quarantined] = []
     portraits: dict[str, str] = {}  # portrait_id -> path: the same photo twice counts once
     recordings: dict[str, _Recording] = {}
+    mesher = FaceMesher()
     for path in _files(config.portraits, "portraits"):
         try:
-            portrait = load_portrait(path, size=config.size)
+            portrait = load_portrait(path, size=config.size, mesher=mesher)
             portraits.setdefault(portrait.portrait_id, str(path))
         except MediaError as error:
             quarantined.append(Quarantined(str(path), error.reason, str(error)))
@@ -84,7 +86,9 @@ def read_clip(prompt: Prompt) -> np.ndarray:
 
 def _files(folder: str, embedded: str) -> list[Path]:
     root = (
-        Path(str(resources.files("ft2ray"))) / "assets" / embedded if folder == "embedded" else Path(folder)
+        Path(str(resources.files("ft2ray"))) / "assets" / embedded
+        if folder == "embedded"
+        else Path(folder).absolute()
     )
     if not root.is_dir():
         raise ValueError(f"prompts: no folder {root}; give a folder of {embedded} or 'embedded'")

@@ -1,0 +1,159 @@
+"""The command line: `ft2ray align | generate | score | report | export-pairs`.
+
+User mistakes (ValueError) end as one sentence and exit code 2; anything else keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ft2ray.config import load_config, to_yaml
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    # One thread per process, before torch or OpenMP load: Ray runs several processes side by side.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run_command(arguments)
+    except ValueError as error:
+        print(f"ft2ray: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ft2ray", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    align = commands.add_parser(
+        "align", help="the whole method: curate, train experts and gate, evaluate, report"
+    )
+    align.add_argument(
+        "settings", nargs="*", metavar="CONFIG.yaml | a.b=c", help="one YAML file, then overrides"
+    )
+    align.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    align.set_defaults(run_command=_align)
+
+    generate = commands.add_parser("generate", help="animate a portrait with a recording")
+    generate.add_argument("--portrait", required=True)
+    generate.add_argument("--audio", required=True)
+    generate.add_argument("--out", required=True, help="the mp4 to write")
+    generate.add_argument("--run", help="a run folder: use its aligned policy; without it the base generator")
+    generate.add_argument(
+        "--system", default="tlpo", help="which system of the run: tlpo, uniform, expert_ls, ..."
+    )
+    generate.add_argument(
+        "--weights",
+        metavar="mn=1,ls=1,vq=1",
+        help="your own weight of each dimension, in place of the gate's",
+    )
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument(
+        "settings", nargs="*", metavar="a.b=c", help="overrides, such as generator.audio_scale=3"
+    )
+    generate.set_defaults(run_command=_generate)
+
+    score = commands.add_parser("score", help="what Talking-Critic says of a video with sound")
+    score.add_argument("clips", nargs="+", metavar="CLIP.mp4")
+    score.add_argument("--critic", default="embedded", help="folder of a critic's weights")
+    score.set_defaults(run_command=_score)
+
+    report = commands.add_parser("report", help="write report.html and report.json of a run folder again")
+    report.add_argument("run", metavar="RUN_DIR")
+    report.set_defaults(run_command=_report)
+
+    export = commands.add_parser("export-pairs", help="a run's preference pairs as a Parquet dataset")
+    export.add_argument("run", metavar="RUN_DIR")
+    export.add_argument("out", metavar="OUT_DIR")
+    export.set_defaults(run_command=_export_pairs)
+    return parser
+
+
+def _align(arguments: argparse.Namespace) -> None:
+    files = [s for s in arguments.settings if "=" not in s]
+    if len(files) > 1:
+        raise ValueError(
+            f"give one YAML file and overrides of the form a.b=c, got the files {', '.join(files)}"
+        )
+    config = load_config(files[0] if files else None, [s for s in arguments.settings if "=" in s])
+    if arguments.dry_run:
+        print(to_yaml(config), end="")
+        return
+    from ft2ray.pipeline.align import align
+
+    align(config)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from ft2ray.animate import animate
+    from ft2ray.pipeline.run_folder import policy_dir
+
+    frames = animate(
+        load_config(None, arguments.settings),
+        arguments.portrait,
+        arguments.audio,
+        arguments.out,
+        seed=arguments.seed,
+        policy_dir=policy_dir(arguments.run) if arguments.run else None,
+        system=arguments.system,
+        weights=_weights(arguments.weights),
+    )
+    print(f"{arguments.out}: {frames} frames")
+
+
+def _weights(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    try:
+        return {name.strip(): float(value) for name, value in (item.split("=") for item in text.split(","))}
+    except ValueError as error:
+        raise ValueError(f"--weights {text!r} is not of the form mn=1,ls=0.5,vq=1") from error
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from ft2ray.critic.critic import TalkingCritic
+    from ft2ray.critic.view import clip_view
+    from ft2ray.media.face import FaceMesher
+    from ft2ray.media.video import read_video
+
+    torch.set_num_threads(1)
+    critic, mesher = TalkingCritic.load(arguments.critic), FaceMesher()
+    failed = []
+    for clip in arguments.clips:
+        try:
+            frames_FHW3, wav_T = read_video(clip, fps=critic.fps)
+            if wav_T is None:
+                raise ValueError(f"{clip} has no sound track: nothing can be said of its lip-sync")
+            (p_K,) = critic.score([clip_view(frames_FHW3, wav_T, critic.fps, mesher)])
+        except ValueError as error:
+            failed.append(str(error))
+            continue
+        scores = dict(zip(critic.dimensions, map(float, p_K), strict=True))
+        print(json.dumps({"clip": clip, "p_yes": scores, "critic": critic.fingerprint}), flush=True)
+    if failed:
+        raise ValueError("; ".join(failed))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from ft2ray.pipeline.reporting import write_run_report
+
+    print(write_run_report(Path(arguments.run)))
+
+
+def _export_pairs(arguments: argparse.Namespace) -> None:
+    from ft2ray.pipeline.reporting import export_run_pairs
+
+    print(export_run_pairs(Path(arguments.run), Path(arguments.out)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
