@@ -1,0 +1,83 @@
+"""Export: a file that pandas reads, with the right pairs in it, and nothing half-written."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ft2ray.preference.export import FULL, export_pairs
+from ft2ray.preference.rules import PairRule
+from ft2ray.records import Candidate, PromptGroup
+
+DIMS = ("mn", "ls", "vq")
+
+
+def make_group(name: str, scores: list[list[float] | None]) -> PromptGroup:
+    rng = np.random.default_rng(len(name))
+    candidates = [
+        Candidate(
+            candidate_id=f"{name}-{i}",
+            policy="base",
+            seed=i,
+            sampler={"steps": 4, "audio_scale": 2.0},
+            latents_CFHW=rng.standard_normal((2, 3, 1, 1)).astype(np.float32),
+            lip_mask=np.ones((2, 1, 1, 1), np.float32),
+            scores=row,
+            error=None if row else "critic timed out",
+        )
+        for i, row in enumerate(scores)
+    ]
+    return PromptGroup(
+        name, "prompt", "a.jpg", "pid", "b.wav", 0.0, 3.0, "gen", "critic", DIMS,
+        np.zeros((1, 2), np.float32), np.zeros((4, 2), np.float32), 3, candidates,
+    )  # fmt: skip
+
+
+GROUPS = [
+    make_group("g1", [[0.9, 0.1, 0.2], [0.1, 0.8, 0.9], None]),
+    make_group("g2", [[0.9, 0.9, 0.9], [0.1, 0.2, 0.3]]),
+    make_group("g3", [[0.6, 0.6, 0.6], [0.6, 0.6, 0.6]]),
+]
+
+
+def test_pandas_reads_the_pairs_as_they_are(tmp_path):
+    path = tmp_path / "pairs.parquet"
+    counts = export_pairs(iter(GROUPS), PairRule(), path, {"ls": "Is the lip synchronized?"})
+    assert counts == {"mn": 2, "ls": 2, "vq": 2, FULL: 1}
+    table = pd.read_parquet(path)
+    assert len(table) == 7
+    ls = table[(table.dimension == "ls") & (table.group_id == "g1")].iloc[0]
+    assert (ls.winner_id, ls.loser_id) == ("g1-1", "g1-0")
+    assert (ls.winner_answer, ls.loser_answer, ls.question) == ("Yes.", "No.", "Is the lip synchronized?")
+    assert ls.margin == pytest.approx(0.7) and list(ls.winner_scores) == [0.1, 0.8, 0.9]
+    latents = np.reshape(ls.winner_latents, ls.latents_shape)
+    np.testing.assert_array_equal(latents, GROUPS[0].candidates[1].latents_CFHW)
+    full = table[table.dimension == FULL].iloc[0]
+    assert (full.group_id, full.winner_id) == ("g2", "g2-0") and pd.isna(full.winner_answer)
+
+
+def test_latents_can_stay_out(tmp_path):
+    export_pairs(GROUPS, PairRule(), tmp_path / "p.parquet", latents=False)
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    assert table.winner_latents.isna().all() and table.latents_shape.isna().all()
+
+
+def test_no_pair_at_all_is_an_empty_table_with_the_same_columns(tmp_path):
+    assert export_pairs(GROUPS[2:], PairRule(), tmp_path / "none.parquet") == {}
+    export_pairs(GROUPS, PairRule(), tmp_path / "some.parquet")
+    none, some = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("none", "some"))
+    assert len(none) == 0 and list(none.columns) == list(some.columns)
+
+
+def test_an_error_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "pairs.parquet"
+    export_pairs(GROUPS[:1], PairRule(), path)
+    before = path.read_bytes()
+
+    def broken():
+        yield GROUPS[1]
+        raise OSError("store went away")
+
+    with pytest.raises(OSError, match="went away"):
+        export_pairs(broken(), PairRule(), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.parquet"]

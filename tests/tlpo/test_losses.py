@@ -1,0 +1,107 @@
+"""Losses: values known in closed form, invariances, and the winner's safeguard."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ft2ray.tlpo.losses import (
+    LossConfig,
+    PairErrors,
+    flow_dpo,
+    ipo,
+    preference_loss,
+    safe_loser_scale,
+    simpo,
+    velocity_error,
+)
+
+error = st.floats(0, 4)
+quadruple = st.tuples(error, error, error, error)
+
+
+def errors(w, lo, ref_w, ref_l):
+    return PairErrors(*(torch.tensor([value], dtype=torch.float64) for value in (w, lo, ref_w, ref_l)))
+
+
+def test_where_policy_and_reference_agree_dpo_is_ln_2_and_every_margin_0():
+    e = torch.rand(5)
+    loss, metrics = flow_dpo(PairErrors(e, e.flip(0), e, e.flip(0)), beta=500)
+    assert loss.item() == torch.tensor(math.log(2)).item()
+    assert metrics["margin"] == metrics["winner_gap"] == metrics["loser_gap"] == 0
+    assert metrics["accuracy"] == 0.5
+    assert ipo(PairErrors(e, e, e, e), beta=500)[0].item() == 0.25
+
+
+@given(quadruple, st.floats(0.1, 50))
+def test_dpo_equals_its_formula_and_swapping_the_sides_mirrors_it(q, beta):
+    w, lo, rw, rl = q
+    margin = -beta / 2 * ((w - rw) - (lo - rl))
+    loss, metrics = flow_dpo(errors(w, lo, rw, rl), beta)
+    assert metrics["margin"] == pytest.approx(margin)
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-abs(margin))) + max(-margin, 0))
+    swapped, swapped_metrics = flow_dpo(errors(lo, w, rl, rw), beta)
+    assert swapped_metrics["margin"] == pytest.approx(-margin)
+    assert swapped.item() - loss.item() == pytest.approx(margin, abs=1e-9)
+
+
+@given(quadruple, st.floats(0.01, 1))
+def test_a_better_winner_or_a_worse_loser_lowers_the_loss(q, step):
+    w, lo, rw, rl = q
+    for config in (LossConfig("dpo", beta=2), LossConfig("simpo", beta=2)):
+        here = preference_loss(errors(w, lo, rw, rl), config)[0]
+        assert preference_loss(errors(w - step, lo, rw, rl), config)[0] < here
+        assert preference_loss(errors(w, lo + step, rw, rl), config)[0] < here
+
+
+@given(quadruple, st.floats(0.1, 10))
+def test_ipo_is_least_where_the_half_gap_is_one_over_two_beta(q, beta):
+    w, lo, rw, rl = q
+    best = 2 * (1 / (2 * beta)) + (w - rw) + rl  # the loser's error that makes h = 1 / (2 beta)
+    assert ipo(errors(w, best, rw, rl), beta)[0].item() == pytest.approx(0, abs=1e-12)
+    assert ipo(errors(w, lo, rw, rl), beta)[0].item() >= 0
+
+
+def test_simpo_needs_no_reference():
+    loss, metrics = simpo(PairErrors(torch.tensor([0.2]), torch.tensor([0.5])), beta=10, gamma=0.5)
+    assert metrics["margin"] == pytest.approx(1.0) and loss.item() == pytest.approx(math.log1p(math.exp(-1)))
+    assert "winner_gap" not in metrics
+
+
+@given(st.integers(0, 10**6), st.floats(0.05, 1))
+def test_a_masked_error_does_not_depend_on_the_area_or_on_what_lies_outside(seed, share):
+    g = torch.Generator().manual_seed(seed)
+    v, target = torch.zeros(2, 3, 8, 4, 4), torch.ones(2, 3, 8, 4, 4)
+    mask = (torch.rand(2, 1, 8, 4, 4, generator=g) < share).float()
+    assume((mask.flatten(1).sum(1) > 0).all())
+    torch.testing.assert_close(velocity_error(v, target, mask), torch.ones(2))  # an error of 1 everywhere
+    torch.testing.assert_close(velocity_error(v + 7 * (1 - mask), target, mask), torch.ones(2))
+
+
+def test_a_full_mask_is_no_mask_and_the_error_is_the_mean_square():
+    v, target = torch.randn(2, 3, 4, 1, 1), torch.randn(2, 3, 4, 1, 1)
+    plain = velocity_error(v, target)
+    torch.testing.assert_close(plain, torch.stack([(a - b).square().mean() for a, b in zip(v, target, strict=True)]))
+    torch.testing.assert_close(velocity_error(v, target, torch.ones(2, 1, 1, 1, 1)), plain)
+
+
+vector = st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4)
+
+
+@given(vector, vector, st.floats(0.05, 1))
+def test_the_safeguarded_step_never_raises_the_winners_error_to_first_order(w, lo, mu):
+    winner, loser = torch.tensor(w, dtype=torch.float64), torch.tensor(lo, dtype=torch.float64)
+    scale = safe_loser_scale([winner[:1], winner[1:]], [loser[:1], loser[1:]], mu)
+    assert 0 <= scale <= 1
+    change = -torch.dot(winner, winner - scale * loser)  # d winner error along the step -(g_w - scale g_l)
+    assert change <= -(1 - mu) * winner.square().sum() + 1e-9
+    if torch.dot(winner, loser) <= mu * winner.square().sum():
+        assert scale == 1  # the loser is held back only where it has to be
+
+
+@pytest.mark.parametrize("bad", [{"kind": "kto"}, {"beta": 0}, {"safeguard_mu": 0}, {"safeguard_mu": 1.5}])
+def test_mistakes_are_named(bad):
+    with pytest.raises(ValueError, match="loss"):
+        LossConfig(**bad)
