@@ -18,12 +18,13 @@ from ft2ray.media.face import LIPS_INNER, LIPS_INNER_LOWER, LIPS_INNER_UPPER, fa
 LAYER_WIDTH, LAYER_HEIGHT = 0.40, 0.26
 """Size of a painted layer in face heights; the layer's centre is the middle of the closed lips."""
 
-_SAMPLES = 640  # pixels per face height in which layers are painted
-_INCISAL_EDGE = 0.010  # upper teeth end this far below the line of the closed lips
-_LOWER_EDGE = 0.004
+_FINE = 800  # pixels per face height in which layers are painted, before scaling down
+_INCISAL_EDGE = 0.004  # upper teeth end this far below the line of the closed lips
+_LOWER_EDGE = 0.006
 # Widths of the upper teeth from the middle outwards, in face heights, as seen from the front.
 _UPPER_WIDTHS = (0.044, 0.034, 0.035, 0.026, 0.020, 0.014)
 _LOWER_WIDTHS = (0.027, 0.029, 0.031, 0.025, 0.020, 0.014)
+SHUT_PIXELS, PARTED_PIXELS = 0.5, 2.0  # the mouth's inside fades in between these openings
 _SHOWN_GAP = 0.02  # from this opening on, the photo shows what is between the lips
 
 
@@ -39,10 +40,11 @@ class MouthLayers:
     cavity_3: np.ndarray
     photo_HW4: np.ndarray | None
 
-    @staticmethod
-    def layer_to_face() -> np.ndarray:
+    def layer_to_face(self) -> np.ndarray:
         """Affine [2, 3] from layer pixels to face heights around the middle of the closed lips."""
-        return np.array([[1 / _SAMPLES, 0, -LAYER_WIDTH / 2], [0, 1 / _SAMPLES, -LAYER_HEIGHT / 2]])
+        height, width = self.jaw_HW4.shape[:2]
+        step_x, step_y = LAYER_WIDTH / width, LAYER_HEIGHT / height
+        return np.array([[step_x, 0, (step_x - LAYER_WIDTH) / 2], [0, step_y, (step_y - LAYER_HEIGHT) / 2]])
 
 
 def paint_mouth(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> MouthLayers:
@@ -54,9 +56,13 @@ def paint_mouth(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> MouthLayers:
         grey = rgb_3 @ [0.299, 0.587, 0.114]
         return np.clip(grey + colourful * (rgb_3 - grey), 0.0, 1.0)
 
-    enamel, tongue, cavity = tinted(0.86, 0.82, 0.74), tinted(0.52, 0.24, 0.24), tinted(0.13, 0.05, 0.05)
+    enamel, tongue, cavity = tinted(0.80, 0.76, 0.68), tinted(0.48, 0.22, 0.22), tinted(0.11, 0.045, 0.045)
     skull = _teeth(_UPPER_WIDTHS, _INCISAL_EDGE, 0.056, enamel, downwards=True)
-    jaw = _over(_teeth(_LOWER_WIDTHS, _LOWER_EDGE, 0.05, enamel * 0.82, downwards=False), _tongue(tongue))
+    jaw = _over(_teeth(_LOWER_WIDTHS, _LOWER_EDGE, 0.05, enamel * 0.7, downwards=False), _tongue(tongue))
+    # about as fine as the photo: finer layers would alias when they are moved
+    scale = 1.15 * float(face_height(mesh_P3)) / _FINE
+    if scale < 1.0:
+        skull, jaw = (cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for layer in (skull, jaw))
     return MouthLayers(skull, jaw, cavity.astype(np.float32), _photo_layer(image_HW3, mesh_P3))
 
 
@@ -72,8 +78,8 @@ def _light(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> tuple[float, float]:
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    x = (np.arange(round(LAYER_WIDTH * _SAMPLES)) + 0.5) / _SAMPLES - LAYER_WIDTH / 2
-    y = (np.arange(round(LAYER_HEIGHT * _SAMPLES)) + 0.5) / _SAMPLES - LAYER_HEIGHT / 2
+    x = (np.arange(round(LAYER_WIDTH * _FINE)) + 0.5) / _FINE - LAYER_WIDTH / 2
+    y = (np.arange(round(LAYER_HEIGHT * _FINE)) + 0.5) / _FINE - LAYER_HEIGHT / 2
     return np.meshgrid(x, y)
 
 
@@ -101,7 +107,7 @@ def _teeth(
 
 def _tongue(rgb_3: np.ndarray) -> np.ndarray:
     x_HW, y_HW = _grid()
-    inside_HW = 1.0 - (x_HW / 0.12) ** 2 - ((y_HW - 0.055) / 0.058) ** 2
+    inside_HW = 1.0 - (x_HW / 0.12) ** 2 - ((y_HW - 0.048) / 0.062) ** 2
     alpha_HW = _soft(inside_HW, 0.35) * 0.9
     shade_HW = np.clip(0.55 + 0.45 * inside_HW - 0.12 * np.exp(-((x_HW / 0.006) ** 2)), 0.0, 1.0)
     return np.dstack([rgb_3 * shade_HW[..., None] * alpha_HW[..., None], alpha_HW]).astype(np.float32)
@@ -136,7 +142,30 @@ def lip_middle(mesh: np.ndarray) -> np.ndarray:
     return mesh[..., points, :].mean(axis=-2)
 
 
-def mouth_matte(polygon_N2: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+def lip_openings(mesh_P3: np.ndarray) -> np.ndarray:
+    """Opening of each pair of inner-lip points, corner to corner [11], in pixels of the picture plane."""
+    upper, lower = list(LIPS_INNER_UPPER), list(LIPS_INNER_LOWER)
+    return np.linalg.norm(mesh_P3[upper, :2] - mesh_P3[lower, :2], axis=-1)
+
+
+def parted_matte(mesh_P3: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How far the lips are truly parted at each pixel of a window, 0..1 [H, W].
+
+    Lips that all but touch show no inside: there the mesh is less exact than its own opening.
+    """
+    ends_23 = mesh_P3[[LIPS_INNER_UPPER[0], LIPS_INNER_UPPER[-1]], :2] - corner
+    along_2 = ends_23[1] - ends_23[0]
+    along_2 = along_2 / max(float(along_2 @ along_2), 1e-6)
+    pairs_K2 = (mesh_P3[list(LIPS_INNER_UPPER), :2] + mesh_P3[list(LIPS_INNER_LOWER), :2]) / 2 - corner
+    place_K = (pairs_K2 - ends_23[0]) @ along_2
+    x_HW, y_HW = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    place_HW = (x_HW - ends_23[0, 0]) * along_2[0] + (y_HW - ends_23[0, 1]) * along_2[1]
+    parted_K = _soft(lip_openings(mesh_P3) - SHUT_PIXELS, PARTED_PIXELS - SHUT_PIXELS)
+    order = np.argsort(place_K)
+    return np.interp(place_HW, place_K[order], parted_K[order]).astype(np.float32)
+
+
+def mouth_matte(polygon_N2: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Antialiased coverage [H, W] 0..1 of the opening between the lips inside a window of the picture.
 
     Args:

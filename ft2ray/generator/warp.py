@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial import Delaunay
 
 from ft2ray.generator.motion import HeadPose, MotionBasis, fit_pose
-from ft2ray.generator.mouth import MouthLayers, lip_middle, mouth_matte, paint_mouth
+from ft2ray.generator.mouth import SHUT_PIXELS, lip_middle, lip_openings, mouth_matte, paint_mouth, parted_matte
 from ft2ray.media.face import (
     CHIN,
     FACE_OVAL,
@@ -25,6 +25,7 @@ from ft2ray.media.face import (
     RIGHT_EYE_CORNERS,
     RIGHT_LID_LOWER,
     RIGHT_LID_UPPER,
+    face_height,
     face_triangles,
 )
 from ft2ray.media.portrait import Portrait
@@ -32,7 +33,9 @@ from ft2ray.media.portrait import Portrait
 _SKIN = 468  # mesh points without the irises
 _RINGS = (1.08, 1.2, 1.4, 1.65, 2.0, 2.5)
 _BORDER_STEP = 16
-_SHUT_PIXELS, _PARTED_PIXELS = 0.4, 1.6  # the mouth's inside fades in between these openings
+_STEEPEST = 4.0  # photo pixels per frame pixel
+_IDENTITY = np.array([[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]])
+_TEETH_ABOVE_LIP = 0.006  # of the face height: what the lower lip shows of the lower teeth
 
 
 class Warper:
@@ -52,11 +55,9 @@ class Warper:
         self._anchors = slice(_SKIN + len(self._eye_rim), None)
         self._eyes = slice(_SKIN, _SKIN + len(self._eye_rim))
         outer_N3 = _outer_triangles(neutral_P3, anchors_A2, self._anchors.start)
-        self._behind_N3 = outer_N3
-        self._inside_N3 = np.concatenate([_eye_triangles(), _mouth_triangles()])
+        self._behind_N3 = np.concatenate([outer_N3, _eye_triangles(), _mouth_triangles()])
         self._layers = paint_mouth(portrait.image_HW3, portrait.mesh_P3)
         self._canonical_pose = fit_pose(neutral_P3[None], MotionBasis.load().canonical_P3)
-        self._gap_pixels = _lip_opening(neutral_P3[None])[0]
         height, width = portrait.image_HW3.shape[:2]
         self._ids_HW = np.zeros((height, width), np.int32)
         self._x_HW, self._y_HW = np.meshgrid(
@@ -93,15 +94,17 @@ class Warper:
         return anchors_A3[:, :2] + moved
 
     def _warp(self, source_V2: np.ndarray, target_V2: np.ndarray, mesh_P3: np.ndarray) -> np.ndarray:
-        # far skin first, so that a nose turned over a cheek covers it; eyes and mouth lie in holes of the skin
+        # Back to front: what lies in the skin's holes, so that shut lids and lips leave nothing of it, then
+        # far skin before near, so that a nose turned over a cheek covers it.
         depth_N = mesh_P3[self._skin_N3, 2].mean(axis=1)
-        triangles_N3 = np.concatenate([self._behind_N3, self._skin_N3[np.argsort(-depth_N)], self._inside_N3])
+        triangles_N3 = np.concatenate([self._behind_N3, self._skin_N3[np.argsort(-depth_N)]])
         affine_N23 = _affines(target_V2[triangles_N3], source_V2[triangles_N3])
         self._ids_HW[:] = 0
         corners_N32 = np.round(target_V2[triangles_N3] * 16).astype(np.int32)
-        for number, corners_32 in enumerate(corners_N32):
+        for number, corners_32 in enumerate(corners_N32, start=1):  # 0 is the picture at rest
             cv2.fillConvexPoly(self._ids_HW, corners_32, number, lineType=cv2.LINE_8, shift=4)
-        coefficients = affine_N23.reshape(-1, 6).astype(np.float32).take(self._ids_HW, axis=0)
+        affine_N6 = np.concatenate([_IDENTITY, affine_N23.reshape(-1, 6)]).astype(np.float32)
+        coefficients = affine_N6.take(self._ids_HW, axis=0)
         x_HW, y_HW = self._x_HW, self._y_HW
         map_x = coefficients[..., 0] * x_HW + coefficients[..., 1] * y_HW + coefficients[..., 2]
         map_y = coefficients[..., 3] * x_HW + coefficients[..., 4] * y_HW + coefficients[..., 5]
@@ -113,8 +116,7 @@ class Warper:
         self, frame_HW3: np.ndarray, mesh_P3: np.ndarray, still_P3: np.ndarray, pose: HeadPose, index: int
     ) -> None:
         """Lay the mouth's inside over the opening between the lips (in place)."""
-        shown = float(_smoothstep(_lip_opening(mesh_P3[None])[0], _SHUT_PIXELS, _PARTED_PIXELS))
-        if shown == 0.0:
+        if lip_openings(mesh_P3).max() < SHUT_PIXELS:
             return
         rim_N2 = mesh_P3[list(LIPS_INNER), :2]
         height, width = frame_HW3.shape[:2]
@@ -123,7 +125,7 @@ class Warper:
         size = (int(high[0] - low[0]), int(high[1] - low[1]))
         if min(size) <= 0:
             return
-        matte_HW = mouth_matte(rim_N2, (int(low[0]), int(low[1])), size) * np.float32(shown)
+        matte_HW = mouth_matte(rim_N2, low, size) * parted_matte(mesh_P3, low, size)
         inside_HW3 = self._mouth_inside(still_P3, pose, index, low, size, matte_HW)
         window = frame_HW3[low[1] : high[1], low[0] : high[0]]
         mixed = window + matte_HW[..., None] * (inside_HW3 * 255.0 - window)
@@ -146,8 +148,8 @@ class Warper:
         middle_2 = (scale * turn_33 @ (middle_3 - pose.origin_3) + pose.centre_F3[index])[:2]
         own = self._canonical_pose
         face_22 = plane_22 @ (own.scale_F[0] * own.rotation.as_matrix()[0][:2, :2])
-        jaw_2 = plane_22 @ (still_P3[CHIN, :2] - self._neutral_P3[CHIN, :2])
-        layer_to_face = MouthLayers.layer_to_face()
+        jaw_2 = plane_22 @ self._jaw_drop(still_P3)
+        layer_to_face = layers.layer_to_face()
 
         def place(layer_HW4: np.ndarray, moved_2: np.ndarray) -> np.ndarray:
             linear = face_22 @ layer_to_face[:, :2]
@@ -166,6 +168,17 @@ class Warper:
         for layer_HW4 in painted:
             inside = layer_HW4[..., :3] * light[..., None] + inside * (1.0 - layer_HW4[..., 3:])
         return inside
+
+
+    def _jaw_drop(self, still_P3: np.ndarray) -> np.ndarray:
+        """How far the lower teeth moved, in pixels of the photo: with the chin, never far above the lower lip."""
+        chin_2 = still_P3[CHIN, :2] - self._neutral_P3[CHIN, :2]
+        lip = list(LIPS_INNER_LOWER[4:7])
+        lip_2 = (still_P3[lip, :2] - self._neutral_P3[lip, :2]).mean(axis=0)
+        behind_lip = _TEETH_ABOVE_LIP * float(face_height(self._neutral_P3))
+        down_2 = self._canonical_pose.rotation.as_matrix()[0][:2, 1]
+        lag = max(float((lip_2 - chin_2) @ down_2) - behind_lip, 0.0)
+        return chin_2 + lag * down_2
 
 
 def render(portrait: Portrait, mesh_FP3: np.ndarray) -> np.ndarray:
@@ -203,25 +216,25 @@ def _resample(
     layer: np.ndarray, linear_22: np.ndarray, offset_2: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     matrix = np.concatenate([linear_22, offset_2[:, None]], axis=1)
-    return cv2.warpAffine(layer, matrix, size, flags=cv2.INTER_AREA)
+    return cv2.warpAffine(layer, matrix, size, flags=cv2.INTER_LINEAR)
 
 
 def _affines(target_N32: np.ndarray, source_N32: np.ndarray) -> np.ndarray:
-    """Affine [N, 2, 3] of each triangle from the frame to the photo. A triangle of no area gets a constant."""
+    """Affine [N, 2, 3] of each triangle from the frame to the photo.
+
+    A triangle squeezed to a sliver would fling the pixels next to it far across the photo: its map is kept
+    to the right centre and a bounded slope.
+    """
     a, b = target_N32[:, 1] - target_N32[:, 0], target_N32[:, 2] - target_N32[:, 0]
     u, v = source_N32[:, 1] - source_N32[:, 0], source_N32[:, 2] - source_N32[:, 0]
     area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
     safe = np.where(np.abs(area) > 1e-3, area, np.inf)
     inverse = np.stack([b[:, 1], -b[:, 0], -a[:, 1], a[:, 0]], axis=1).reshape(-1, 2, 2) / safe[:, None, None]
     linear = np.stack([u, v], axis=2) @ inverse
-    offset = source_N32[:, 0] - np.einsum("nij,nj->ni", linear, target_N32[:, 0])
+    slope_N = np.linalg.norm(linear, axis=(1, 2))
+    linear *= np.minimum(1.0, _STEEPEST / np.maximum(slope_N, 1e-9))[:, None, None]
+    offset = source_N32.mean(axis=1) - np.einsum("nij,nj->ni", linear, target_N32.mean(axis=1))
     return np.concatenate([linear, offset[..., None]], axis=2)
-
-
-def _lip_opening(mesh_FP3: np.ndarray) -> np.ndarray:
-    """Largest opening between the inner lips in pixels of the picture plane, per frame."""
-    upper, lower = list(LIPS_INNER_UPPER), list(LIPS_INNER_LOWER)
-    return np.linalg.norm(mesh_FP3[:, upper, :2] - mesh_FP3[:, lower, :2], axis=-1).max(axis=-1)
 
 
 _EYES = (
