@@ -1,0 +1,221 @@
+"""What the metrics know about real people: a lip ridge, motion distributions, real-video figures, decoys.
+
+The judge in the package was fitted on three clips of the GRID corpus (CC BY 4.0) that nothing else in the
+package was trained on; it holds derived numbers only, no media. `Judge.load(folder)` fits one on the user's
+own real talking clips instead, which is better (see assets/judge/README.md for by how much).
+
+Shape suffixes: F frames, D features, N decoys, Q quantiles, S motion signals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ft2ray.evaluation.lipsync import Ridge, fit_ridge, score_lips, windowed_correlation
+from ft2ray.evaluation.motion import MotionReference, MotionTrack, fit_reference, naturalness
+
+EMBEDDED = Path(__file__).parent.parent / "assets" / "judge" / "judge.safetensors"
+CONTEXT = {"mel": 3, "whisper": 5}
+STRENGTH = 3.0
+WHISPER_SECONDS = 60.0
+"""With less real material than this the ridge takes log-mel bands: a Whisper ridge fitted on 9 s learned
+those words and nothing about lips (r 0.02-0.10 on other people), log-mel transferred (r 0.24)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RealClip:
+    """Numbers of one real talking clip at 25 fps; enough to fit a judge, no pixels.
+
+    mouth_F: lip opening; features: feature kind -> [F, D]; phones_F: openness by the phone table;
+    quality: figures of `quality.Quality` against the clip's own frame with the mouth most closed.
+    """
+
+    name: str
+    speaker: str
+    motion: MotionTrack
+    features: Mapping[str, np.ndarray]
+    phones_F: np.ndarray
+    quality: Mapping[str, float]
+
+    @property
+    def mouth_F(self) -> np.ndarray:
+        return self.motion.mouth_F
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A fitted judge.
+
+    Attributes:
+        ridge: predictor of the mouth from the sound.
+        motion: distributions of real displacements.
+        decoy_ridge_NF, decoy_phones_NF: mouth curves predicted from other speech, the wrong-audio reference.
+        real: real clip name -> its metrics by a judge that never saw that speaker.
+        source: where the real clips came from, in words.
+    """
+
+    ridge: Ridge
+    motion: MotionReference
+    decoy_ridge_NF: np.ndarray
+    decoy_phones_NF: np.ndarray
+    real: Mapping[str, Mapping[str, float]]
+    source: str
+
+    @classmethod
+    def load(cls, source: str | Path | None = None) -> Judge:
+        """The packaged judge (None), a saved one (.safetensors), or one fitted on a folder of clips.
+
+        Raises:
+            ValueError: the path does not exist, is no judge, or the folder has too few usable clips.
+        """
+        path = EMBEDDED if source is None else Path(source)
+        if path.is_dir():
+            from ft2ray.evaluation.real_clips import fit_folder
+
+            return fit_folder(path)
+        if not path.is_file():
+            raise ValueError(
+                f"No judge at {path}: give a folder of real talking clips or a judge.safetensors file."
+            )
+        return _read(path)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the judge as one safetensors file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors(), str(path), metadata={"judge": json.dumps(self._meta(), sort_keys=True)})
+        return path
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that a measurement depends on."""
+        digest = hashlib.sha256(json.dumps(self._meta(), sort_keys=True).encode())
+        for name, values in sorted(self._tensors().items()):
+            digest.update(name.encode() + values.tobytes())
+        return digest.hexdigest()[:16]
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        names = sorted(self.motion.quantiles)
+        tensors = {
+            "ridge.mean_D": self.ridge.mean_D,
+            "ridge.scale_D": self.ridge.scale_D,
+            "ridge.weights_D": self.ridge.weights_D,
+            "motion.quantiles_SQ": np.stack([self.motion.quantiles[name] for name in names]),
+            "motion.spread_S": np.array([self.motion.spread[name] for name in names]),
+            "decoys.ridge_NF": self.decoy_ridge_NF,
+            "decoys.phones_NF": self.decoy_phones_NF,
+        }
+        return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in tensors.items()}
+
+    def _meta(self) -> dict:
+        return {
+            "kind": self.ridge.kind,
+            "context": self.ridge.context,
+            "signals": sorted(self.motion.quantiles),
+            "real": {name: dict(figures) for name, figures in self.real.items()},
+            "source": self.source,
+        }
+
+    def wrong_audio(self, mouth_F: np.ndarray) -> dict[str, float]:
+        """Mean lip-sync of a mouth against speech that it did not speak: {"ls", "ls_ridge", "ls_phones"}."""
+        ridge = _mean([windowed_correlation(curve_F, mouth_F) for curve_F in self.decoy_ridge_NF])
+        phones = _mean([windowed_correlation(curve_F, mouth_F) for curve_F in self.decoy_phones_NF])
+        return {"ls": (ridge + phones) / 2, "ls_ridge": ridge, "ls_phones": phones}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _read(path: Path) -> Judge:
+    try:
+        with safe_open(str(path), framework="np") as file:
+            meta = json.loads(file.metadata()["judge"])
+            get = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a judge ({error}); make one with jobs/train_judge.py.") from error
+    quantiles, spread = get["motion.quantiles_SQ"], get["motion.spread_S"]
+    return Judge(
+        ridge=Ridge(
+            meta["kind"], meta["context"], get["ridge.mean_D"], get["ridge.scale_D"], get["ridge.weights_D"]
+        ),
+        motion=MotionReference(
+            quantiles=dict(zip(meta["signals"], quantiles, strict=True)),
+            spread={name: float(value) for name, value in zip(meta["signals"], spread, strict=True)},
+        ),
+        decoy_ridge_NF=get["decoys.ridge_NF"],
+        decoy_phones_NF=get["decoys.phones_NF"],
+        real=meta["real"],
+        source=meta["source"],
+    )
+
+
+def choose_kind(clips: Sequence[RealClip]) -> str:
+    """Speech feature for the ridge, by the amount of real material (see WHISPER_SECONDS)."""
+    return "whisper" if sum(len(clip.mouth_F) for clip in clips) / 25 >= WHISPER_SECONDS else "mel"
+
+
+def fit_parts(clips: Sequence[RealClip], kind: str) -> tuple[Ridge, MotionReference]:
+    """Ridge and motion reference of some real clips."""
+    pairs = [(clip.features[kind], clip.mouth_F) for clip in clips]
+    return fit_ridge(pairs, kind, CONTEXT[kind], STRENGTH), fit_reference([clip.motion for clip in clips])
+
+
+def fit_judge(
+    clips: Sequence[RealClip], decoys: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]], source: str
+) -> Judge:
+    """Fit on all clips; the real-video figures come from fits that leave the clip's speaker out.
+
+    Args:
+        clips: real talking clips of two speakers at least.
+        decoys: (features by kind, phone curve) of other speech; all are cut to the shortest.
+        source: words for the report.
+    Raises:
+        ValueError: fewer than two speakers: nobody could be left out.
+    """
+    speakers = {clip.speaker for clip in clips}
+    if len(speakers) < 2:
+        raise ValueError(
+            f"A judge needs real clips of at least two people, found {len(speakers)}; add clips."
+        )
+    kind = choose_kind(clips)
+    real: dict[str, dict[str, float]] = {}
+    for speaker in sorted(speakers):
+        ridge, motion = fit_parts([clip for clip in clips if clip.speaker != speaker], kind)
+        for clip in clips:
+            if clip.speaker == speaker:
+                real[clip.name] = real_figures(clip, ridge, motion)
+    ridge, motion = fit_parts(clips, kind)
+    frames = min(len(curve_F) for _, curve_F in decoys)
+    return Judge(
+        ridge=ridge,
+        motion=motion,
+        decoy_ridge_NF=np.stack([ridge.apply(features[kind])[:frames] for features, _ in decoys]),
+        decoy_phones_NF=np.stack([curve_F[:frames] for _, curve_F in decoys]),
+        real=real,
+        source=source,
+    )
+
+
+def real_figures(clip: RealClip, ridge: Ridge, motion: MotionReference) -> dict[str, float]:
+    """Metrics of a real clip, named as in `measure.Measurement.metrics`."""
+    lips = score_lips(clip.mouth_F, ridge.apply(clip.features[ridge.kind]), clip.phones_F)
+    return {
+        "mn": naturalness(clip.motion, motion)[0],
+        "ls": lips.score,
+        "ls_ridge": lips.ridge,
+        "ls_phones": lips.phones,
+        "ls_shifted": lips.shifted,
+        "lag": float(lips.lag),
+        **{name: float(value) for name, value in clip.quality.items()},
+    }

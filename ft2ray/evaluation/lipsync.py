@@ -1,0 +1,209 @@
+"""Lip-sync from decoded pixels: a mouth curve predicted from the sound against the mouth seen in the video.
+
+Two predictors of different kinds: a ridge from speech features fitted on real talking clips (here), and a
+table of phone openness that nothing was fitted for (`phones`). A clip's score is the correlation of the
+predicted and the seen curve, over windows of 3 s. Correlation ignores how wide the mouth opens, so a mouth
+that exaggerates gains nothing (the known weakness of SyncNet confidence, paper section 1).
+
+Shape suffixes: T audio samples, F frames, P mesh points, D features, W frames of one window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from transformers import WhisperFeatureExtractor
+
+from ft2ray.media.audio import SAMPLE_RATE
+from ft2ray.media.face import LIPS_INNER_LOWER, LIPS_INNER_UPPER
+from ft2ray.media.speech import FEATURE_RATE, SpeechEncoder
+
+MAX_LAG = 15
+MIN_SHIFT = 5
+"""Shifts from 5 frames (200 ms) on count as out of sync: people notice them."""
+WINDOW, HOP = 75, 25
+MEL_RATE = 100
+
+
+def mouth_curve(mesh_FP3: np.ndarray, face_height: float) -> np.ndarray:
+    """Opening between the inner lips over time, [F], as a share of the (constant) face height."""
+    middle = slice(3, 8)
+    upper, lower = mesh_FP3[:, LIPS_INNER_UPPER[middle]], mesh_FP3[:, LIPS_INNER_LOWER[middle]]
+    return np.linalg.norm(upper - lower, axis=-1).mean(axis=-1) / face_height
+
+
+@cache
+def _mel() -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=80)
+
+
+@cache
+def _encoder() -> SpeechEncoder:
+    return SpeechEncoder()
+
+
+def speech_features(wav_T: np.ndarray, frames: int, fps: float, kind: str) -> np.ndarray:
+    """Features of the sound under each video frame, [F, D], the clip's own mean taken off.
+
+    Args:
+        wav_T: 16 kHz mono.
+        frames: number of video frames.
+        fps: video frame rate.
+        kind: "mel" (80 log-mel bands) or "whisper" (384 encoder features).
+    """
+    if kind == "mel":
+        steps, rate = (
+            _mel()(wav_T, sampling_rate=SAMPLE_RATE, return_tensors="np", padding="longest"),
+            MEL_RATE,
+        )
+        feature_LD = steps.input_features[0].T
+    elif kind == "whisper":
+        feature_LD, rate = _encoder()(wav_T), FEATURE_RATE
+    else:
+        raise ValueError(f"Unknown speech feature {kind!r}; use 'mel' or 'whisper'.")
+    edges = np.round(np.arange(frames + 1) / fps * rate).astype(int)
+    last = len(feature_LD) - 1
+    per_frame = [
+        feature_LD[min(a, last) : max(min(b, last + 1), min(a, last) + 1)].mean(axis=0)
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    frame_FD = np.stack(per_frame).astype(np.float64)
+    return frame_FD - frame_FD.mean(axis=0)
+
+
+def with_context(feature_FD: np.ndarray, context: int) -> np.ndarray:
+    """Each frame beside its neighbours, [F, (2 context + 1) D]; the ends are repeated."""
+    frames = len(feature_FD)
+    index = np.clip(np.arange(frames)[:, None] + np.arange(-context, context + 1), 0, frames - 1)
+    return feature_FD[index].reshape(frames, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """Linear predictor of the mouth opening: weights_D, on features standardised by mean_D and scale_D."""
+
+    kind: str
+    context: int
+    mean_D: np.ndarray
+    scale_D: np.ndarray
+    weights_D: np.ndarray
+
+    def apply(self, feature_FD: np.ndarray) -> np.ndarray:
+        """Predicted mouth opening, [F], in standard deviations, from features of this ridge's kind."""
+        x_FD = with_context(feature_FD, self.context)
+        return ((x_FD - self.mean_D) / self.scale_D) @ self.weights_D
+
+
+def fit_ridge(
+    clips: Sequence[tuple[np.ndarray, np.ndarray]], kind: str, context: int, strength: float
+) -> Ridge:
+    """Fit on (features_FD without context, mouth_F) pairs; every mouth curve is standardised first.
+
+    Args:
+        clips: one pair per real talking clip.
+        kind: feature name, kept for prediction.
+        context: frames to either side.
+        strength: ridge penalty in units of the number of features, so that it means the same for any width.
+    """
+    x_ND = np.concatenate([with_context(feature_FD, context) for feature_FD, _ in clips])
+    y_N = np.concatenate([(mouth_F - mouth_F.mean()) / mouth_F.std() for _, mouth_F in clips])
+    mean_D, scale_D = x_ND.mean(axis=0), x_ND.std(axis=0) + 1e-8
+    z_ND = (x_ND - mean_D) / scale_D
+    n, width = z_ND.shape
+    # the dual form: few frames, many features
+    weights_D = z_ND.T @ np.linalg.solve(z_ND @ z_ND.T + strength * width * np.eye(n), y_N)
+    return Ridge(kind, context, mean_D, scale_D, weights_D)
+
+
+def correlation(a_W: np.ndarray, b_W: np.ndarray) -> float:
+    """Pearson's r; NaN when one of them does not move."""
+    a_W, b_W = a_W - a_W.mean(), b_W - b_W.mean()
+    norm = float(np.sqrt((a_W @ a_W) * (b_W @ b_W)))
+    return float(a_W @ b_W) / norm if norm > 1e-9 else float("nan")
+
+
+def windowed_correlation(predicted_F: np.ndarray, seen_F: np.ndarray) -> float:
+    """Mean correlation over windows of 75 frames (the whole clip when it is shorter)."""
+    frames = min(len(predicted_F), len(seen_F))
+    starts = range(0, max(frames - WINDOW, 0) + 1, HOP)
+    scores = [
+        correlation(predicted_F[s : s + WINDOW][:frames], seen_F[s : s + WINDOW][:frames]) for s in starts
+    ]
+    known = [score for score in scores if np.isfinite(score)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def lagged_correlation(predicted_F: np.ndarray, seen_F: np.ndarray, lag: int) -> float:
+    """Correlation when the seen mouth is taken to be `lag` frames late; the parts that overlap count."""
+    frames = min(len(predicted_F), len(seen_F))
+    predicted_F, seen_F = predicted_F[:frames], seen_F[:frames]
+    if lag >= 0:
+        return windowed_correlation(predicted_F[: frames - lag], seen_F[lag:])
+    return windowed_correlation(predicted_F[-lag:], seen_F[: frames + lag])
+
+
+def sync_by_lag(predicted_F: np.ndarray, seen_F: np.ndarray, max_lag: int = MAX_LAG) -> np.ndarray:
+    """Correlations for lags -max_lag .. max_lag, [2 max_lag + 1]; index max_lag is lag 0.
+
+    Raises:
+        ValueError: a clip too short for these lags (less than max_lag + 16 frames).
+    """
+    frames = min(len(predicted_F), len(seen_F))
+    if frames < max_lag + 16:
+        raise ValueError(
+            f"A clip of {frames} frames is too short to measure lip-sync at lags up to {max_lag}; "
+            f"give at least {max_lag + 16} frames."
+        )
+    return np.array([lagged_correlation(predicted_F, seen_F, lag) for lag in range(-max_lag, max_lag + 1)])
+
+
+def shifted_mean(by_lag: np.ndarray) -> float:
+    """Mean correlation over the lags that are out of sync (|lag| >= MIN_SHIFT)."""
+    middle = len(by_lag) // 2
+    lags = np.arange(-middle, middle + 1)
+    known = by_lag[(np.abs(lags) >= MIN_SHIFT) & np.isfinite(by_lag)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+@dataclass(frozen=True)
+class LipScore:
+    """Lip-sync of one clip; correlations, NaN where a curve does not move.
+
+    ridge, phones: the two predictors at lag 0. score: their mean. lag: frames by which the mouth is late
+    where the mean of both is highest (within MAX_LAG). best: that highest mean. shifted: mean over lags that
+    are out of sync, by the same two predictors.
+    """
+
+    ridge: float
+    phones: float
+    lag: int
+    best: float
+    shifted_ridge: float
+    shifted_phones: float
+
+    @property
+    def score(self) -> float:
+        return (self.ridge + self.phones) / 2
+
+    @property
+    def shifted(self) -> float:
+        return (self.shifted_ridge + self.shifted_phones) / 2
+
+
+def score_lips(seen_F: np.ndarray, ridge_F: np.ndarray, phones_F: np.ndarray) -> LipScore:
+    """Compare the seen mouth with both predictions."""
+    ridge, phones = sync_by_lag(ridge_F, seen_F), sync_by_lag(phones_F, seen_F)
+    both = (ridge + phones) / 2
+    known = np.isfinite(both).any()
+    best = int(np.nanargmax(both)) if known else MAX_LAG
+    return LipScore(
+        ridge=float(ridge[MAX_LAG]),
+        phones=float(phones[MAX_LAG]),
+        lag=best - MAX_LAG,
+        best=float(both[best]),
+        shifted_ridge=shifted_mean(ridge),
+        shifted_phones=shifted_mean(phones),
+    )

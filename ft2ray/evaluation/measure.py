@@ -1,0 +1,120 @@
+"""Measure one clip from its decoded pixels: lip-sync, motion naturalness, visual quality.
+
+Nothing here looks at latents, critics or the mesh that drove the renderer: the face is found again in the
+pixels, as in any video. The references with wrong and shifted audio reuse the same track.
+
+Shape suffixes: F frames, H height, W width, 3 rgb or xyz, T audio samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ft2ray.evaluation.judge import Judge
+from ft2ray.evaluation.lipsync import LipScore, score_lips
+from ft2ray.evaluation.motion import naturalness, plain_figures
+from ft2ray.evaluation.observation import feature_curve, observe, phone_curve
+from ft2ray.evaluation.quality import Quality, measure_quality, portrait_figures
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.portrait import Portrait
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures of one clip; every part is None when the face could not be followed.
+
+    face_found: share of frames with a face. lips, motion (score 0 = like real people, lower = less natural),
+    motion_parts (the same per signal), plain (figures people can picture), quality: see their modules.
+    wrong_audio: mean lip-sync of the same mouth against other speech.
+    """
+
+    face_found: float
+    lips: LipScore | None = None
+    motion: float | None = None
+    motion_parts: dict[str, float] | None = None
+    plain: dict[str, float] | None = None
+    quality: Quality | None = None
+    wrong_audio: dict[str, float] | None = None
+
+    def metrics(self) -> dict[str, float | None]:
+        """Flat figures. mn, ls, vq: the three dimensions, higher is better; the others are their parts.
+
+        What could not be measured is None (a mouth that never moves has no correlation, for example).
+        """
+        found: dict[str, float | None] = {"face_found": self.face_found}
+        found |= {"mn": self.motion, "ls": None, "vq": None}
+        if self.lips is not None:
+            lips = self.lips
+            found |= {
+                "ls": lips.score,
+                "ls_ridge": lips.ridge,
+                "ls_phones": lips.phones,
+                "lag": float(lips.lag),
+                "ls_best": lips.best,
+                "ls_margin": lips.score - lips.shifted,
+            }
+        found |= {f"mn_{name}": value for name, value in (self.motion_parts or {}).items()}
+        found |= self.plain or {}
+        if self.quality is not None:
+            found |= {"vq": self.quality.score, **asdict(self.quality)}
+        return {name: _known(value) for name, value in found.items()}
+
+    def audio_references(self) -> dict[str, dict[str, float | None]]:
+        """{"wrong_audio": {...}, "shifted_audio": {...}}: ls of the video under sound not its own.
+
+        Motion and quality do not listen, so they have no such reference.
+        """
+        if self.lips is None or self.wrong_audio is None:
+            return {"wrong_audio": {"ls": None}, "shifted_audio": {"ls": None}}
+        lips = self.lips
+        shifted = {"ls": lips.shifted, "ls_ridge": lips.shifted_ridge, "ls_phones": lips.shifted_phones}
+        return {
+            "wrong_audio": {name: _known(value) for name, value in self.wrong_audio.items()},
+            "shifted_audio": {name: _known(value) for name, value in shifted.items()},
+        }
+
+
+def _known(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def measure_clip(
+    frames_FHW3: np.ndarray,
+    wav_T: np.ndarray,
+    fps: float,
+    portrait: Portrait,
+    judge: Judge,
+    mesher: FaceMesher,
+) -> Measurement:
+    """Measure a clip.
+
+    Args:
+        frames_FHW3: uint8 RGB, as decoded.
+        wav_T: its sound, 16 kHz mono.
+        fps: frame rate (signals are brought to 25 fps).
+        portrait: the picture that the clip was made from.
+        judge: reference of real people.
+        mesher: a face mesher of this process.
+    Raises:
+        ValueError: a clip of less than 31 frames at 25 fps: too short for lip-sync.
+    """
+    mesh_FP3 = mesher.track(frames_FHW3)
+    found = float(np.isfinite(mesh_FP3).all(axis=(1, 2)).mean())
+    seen = observe(mesh_FP3, fps)
+    if seen is None:
+        return Measurement(face_found=found)
+    mouth_F = seen.motion.mouth_F
+    ridge_F = judge.ridge.apply(feature_curve(wav_T, len(mouth_F), judge.ridge.kind))
+    motion, parts = naturalness(seen.motion, judge.motion)
+    return Measurement(
+        face_found=found,
+        lips=score_lips(mouth_F, ridge_F, phone_curve(wav_T, len(mouth_F))),
+        motion=motion,
+        motion_parts=parts,
+        plain=plain_figures(seen.motion),
+        quality=measure_quality(frames_FHW3, seen.mesh_FP3, portrait_figures(portrait)),
+        wrong_audio=judge.wrong_audio(mouth_F),
+    )

@@ -1,0 +1,150 @@
+"""Visual quality against the clip's own portrait: identity, sharpness, texture statistics, flicker.
+
+Every part is 1 for a clip as good as the portrait itself, and 0 at a stated loss, so that the mean of the
+parts has a meaning: half of it lost is "halfway to that loss in every respect".
+
+- identity: `identity.identity`, 0 = a stranger (median over frames).
+- sharpness: fine detail of the face against the portrait's; 0 = half or double the amplitude.
+- texture: Frechet distance between natural-scene statistics (MSCN coefficients, Mittal et al. 2012) of face
+  patches in the clip and in the portrait; 0 = the distance of a portrait blurred by 1.5 pixels at 256 px.
+- steadiness: what optical flow can not explain between two neighbouring frames of the face, in grey levels;
+  0 = 4 levels, which is what noise of about 8 levels leaves.
+
+Shape suffixes: F frames, H height, W width, 3 rgb or xyz, P mesh points, N patches, D statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ft2ray.evaluation.identity import descriptor, identity
+from ft2ray.media.portrait import Portrait
+
+FRAMES_LOOKED_AT = 8
+IDENTITY_FRAMES = 2
+TEXTURE_LIMIT = 3.5
+FLICKER_LIMIT = 4.0
+_PATCH, _STRIDE = 32, 16
+_CHIP = 192
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Parts of visual quality, each 1 = as the portrait, 0 = the loss named in the module's text."""
+
+    identity: float
+    identity_cosine: float
+    sharpness: float
+    texture: float
+    steadiness: float
+
+    @property
+    def score(self) -> float:
+        """Mean of the four parts; higher is better, 1 at most."""
+        return (self.identity + self.sharpness + self.texture + self.steadiness) / 4
+
+
+def face_chip(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> np.ndarray:
+    """Grey square around the face at a fixed size, [192, 192] float32."""
+    low, high = mesh_P3[:, :2].min(axis=0), mesh_P3[:, :2].max(axis=0)
+    centre, half = (low + high) / 2, float((high - low).max()) / 2
+    scale = _CHIP / (2 * half)
+    move = np.array([[scale, 0, _CHIP / 2 - scale * centre[0]], [0, scale, _CHIP / 2 - scale * centre[1]]])
+    grey = cv2.cvtColor(np.ascontiguousarray(image_HW3), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.warpAffine(grey, move, (_CHIP, _CHIP), flags=way, borderMode=cv2.BORDER_REFLECT)
+
+
+def fine_detail(chip_HW: np.ndarray) -> float:
+    """Amplitude of what a small blur removes, in grey levels."""
+    return float(np.abs(chip_HW - cv2.GaussianBlur(chip_HW, (0, 0), 1.2)).mean())
+
+
+def texture_statistics(chip_HW: np.ndarray) -> np.ndarray:
+    """Natural-scene statistics of overlapping patches, [N, D]: moments of MSCN and of neighbour products."""
+    mean_HW = cv2.GaussianBlur(chip_HW, (7, 7), 7 / 6)
+    spread_HW = np.sqrt(np.maximum(cv2.GaussianBlur(chip_HW**2, (7, 7), 7 / 6) - mean_HW**2, 0))
+    mscn_HW = (chip_HW - mean_HW) / (spread_HW + 1.0)
+    products = [
+        mscn_HW,
+        mscn_HW * np.roll(mscn_HW, 1, axis=1),
+        mscn_HW * np.roll(mscn_HW, 1, axis=0),
+        mscn_HW * np.roll(mscn_HW, (1, 1), axis=(0, 1)),
+    ]
+    rows = []
+    for top in range(0, _CHIP - _PATCH + 1, _STRIDE):
+        for left in range(0, _CHIP - _PATCH + 1, _STRIDE):
+            window = slice(top, top + _PATCH), slice(left, left + _PATCH)
+            row = [np.log(spread_HW[window].mean() + 1.0)]
+            for index, field in enumerate(products):
+                values = field[window]
+                row += [np.abs(values).mean(), values.std()] if index == 0 else [values.mean(), values.std()]
+            rows.append(row)
+    return np.array(rows)
+
+
+def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
+    """Frechet distance (not squared) in units of b's spread; diagonal covariances, as patches are few."""
+    scale_D = b_ND.std(axis=0) + 1e-6
+    a_ND, b_ND = a_ND / scale_D, b_ND / scale_D
+    means = ((a_ND.mean(axis=0) - b_ND.mean(axis=0)) ** 2).sum()
+    return float(np.sqrt(means + ((a_ND.std(axis=0) - b_ND.std(axis=0)) ** 2).sum()))
+
+
+def flicker(earlier_HW: np.ndarray, later_HW: np.ndarray, flow: cv2.DISOpticalFlow) -> float:
+    """Mean grey-level difference that remains after the earlier frame was moved along the optical flow."""
+    motion_HW2 = flow.calc(later_HW.astype(np.uint8), earlier_HW.astype(np.uint8), None)
+    height, width = later_HW.shape
+    grid_x, grid_y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    moved_HW = cv2.remap(
+        earlier_HW, grid_x + motion_HW2[..., 0], grid_y + motion_HW2[..., 1], cv2.INTER_LINEAR
+    )
+    inner = slice(8, -8), slice(8, -8)
+    return float(np.abs(moved_HW[inner] - later_HW[inner]).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class PortraitFigures:
+    """What the clip is compared with; made once per portrait."""
+
+    descriptor_D: np.ndarray
+    detail: float
+    statistics_ND: np.ndarray
+
+
+def portrait_figures(portrait: Portrait) -> PortraitFigures:
+    """Measure a portrait as `measure_quality` measures frames."""
+    chip_HW = face_chip(portrait.image_HW3, portrait.mesh_P3)
+    return PortraitFigures(
+        descriptor(portrait.image_HW3, portrait.mesh_P3), fine_detail(chip_HW), texture_statistics(chip_HW)
+    )
+
+
+def measure_quality(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray, portrait: PortraitFigures) -> Quality:
+    """Visual quality of a clip.
+
+    Args:
+        frames_FHW3: uint8 RGB.
+        mesh_FP3: the re-detected mesh, no gaps.
+        portrait: figures of the picture that the clip was made from.
+    """
+    frames = len(frames_FHW3)
+    looked_at = np.unique(np.linspace(1, frames - 1, FRAMES_LOOKED_AT).round().astype(int))
+    chips = [face_chip(frames_FHW3[i], mesh_FP3[i]) for i in looked_at]
+    ratios = [fine_detail(chip) / portrait.detail for chip in chips]
+    statistics_ND = np.concatenate([texture_statistics(chip) for chip in chips])
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    before = [face_chip(frames_FHW3[i - 1], mesh_FP3[i - 1]) for i in looked_at]
+    flickers = [flicker(a, b, flow) for a, b in zip(before, chips, strict=True)]
+    compared = np.linspace(0, frames - 1, IDENTITY_FRAMES + 2).round().astype(int)[1:-1]
+    alike = [identity(descriptor(frames_FHW3[i], mesh_FP3[i]), portrait.descriptor_D) for i in compared]
+    return Quality(
+        identity=float(np.median([scaled for scaled, _ in alike])),
+        identity_cosine=float(np.median([cosine for _, cosine in alike])),
+        sharpness=1.0 - float(np.median(np.abs(np.log2(ratios)))),
+        texture=1.0 - frechet(statistics_ND, portrait.statistics_ND) / TEXTURE_LIMIT,
+        steadiness=1.0 - float(np.mean(flickers)) / FLICKER_LIMIT,
+    )

@@ -1,0 +1,28 @@
+import numpy as np
+
+from ft2ray.evaluation.phones import OPENNESS, openness_curve, predict_opening
+
+
+def test_bilabials_close_the_mouth_and_open_vowels_open_it():
+    phones = [("M", 0, 29), ("AA", 30, 59), ("P", 60, 89)]
+    curve = openness_curve(phones, frames=22, fps=25)
+    assert curve[10] > 0.8 and curve[2] < 0.1 and curve[19] < 0.1
+
+
+def test_the_lips_lead_the_sound():
+    phones = [("M", 0, 49), ("AA", 50, 99)]
+    early, late = (openness_curve(phones, 25, 25, lead_steps=lead) for lead in (8, 0))
+    assert np.argmax(early > 0.5) == np.argmax(late > 0.5) - 2
+
+
+def test_unknown_marks_and_silence_count_as_closed():
+    assert openness_curve([("SIL", 0, 50), ("+NSN+", 51, 99)], 20, 25).max() == 0
+    assert openness_curve([], 20, 25).shape == (20,)
+
+
+def test_table_is_within_bounds_and_covers_the_phones():
+    assert len(OPENNESS) == 39 and all(0 <= value <= 1 for value in OPENNESS.values())
+
+
+def test_silence_keeps_the_mouth_nearly_closed():
+    assert predict_opening(np.zeros(16000, np.float32), 25, 25).max() < 0.3
