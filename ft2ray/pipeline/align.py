@@ -42,7 +42,7 @@ def align(config: AlignConfig) -> Path:
         with timed(config, "prompts"):
             plan = plan_prompts(config.prompts)
         for refused in plan.quarantined:
-            say(f"  quarantined, {refused.reason}: {refused.message}")
+            say(f"  quarantined {Path(refused.path).name} [{refused.reason}]: {refused.message}")
         say(f"  {len(plan.curation)} prompts to curate, {len(plan.evaluation)} kept apart for the evaluation")
         write_inputs(config, plan)
         with ray_cluster(config):
