@@ -42,6 +42,8 @@ GRID_AUDIO_OFFSET_FRAMES = 1
 sound of frame f. `encode` itself never shifts."""
 
 LID_CLOSURE_RANGE = (-0.35, 1.0)
+SHUT_EYE_OPENING = 0.06
+"""The mesh never reports less than about this opening (share of the eye's width), even for a shut eye."""
 
 # (moving row, its partner on the other lid, share of the way to the partner at closure 1)
 _LID_ROWS = tuple(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from scipy.spatial import Delaunay
 
-from ft2ray.generator.motion import HeadPose, MotionBasis, fit_pose
+from ft2ray.generator.motion import SHUT_EYE_OPENING, HeadPose, MotionBasis, fit_pose, lid_displacement
 from ft2ray.generator.mouth import SHUT_PIXELS, lip_middle, lip_openings, mouth_matte, paint_mouth, parted_matte
 from ft2ray.media.face import (
     CHIN,
@@ -25,6 +25,7 @@ from ft2ray.media.face import (
     RIGHT_EYE_CORNERS,
     RIGHT_LID_LOWER,
     RIGHT_LID_UPPER,
+    eye_opening,
     face_height,
     face_triangles,
 )
@@ -33,6 +34,8 @@ from ft2ray.media.portrait import Portrait
 _SKIN = 468  # mesh points without the irises
 _RINGS = (1.08, 1.2, 1.4, 1.65, 2.0, 2.5)
 _BORDER_STEP = 16
+_SEAM_PIXELS = 2.2  # a photo pixel skipped between neighbours in the frame
+_SLIVER_PIXELS = 0.5  # area
 _STEEPEST = 4.0  # photo pixels per frame pixel
 _IDENTITY = np.array([[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]])
 _TEETH_ABOVE_LIP = 0.006  # of the face height: what the lower lip shows of the lower teeth
@@ -46,6 +49,7 @@ class Warper:
         neutral_P3 = portrait.mesh_P3.astype(np.float64)
         self._neutral_P3 = neutral_P3
         self._skin_N3 = face_triangles()
+        self._skin_sign_N = np.sign(_signed_areas(neutral_P3[None, :, :2], self._skin_N3)[0])
         self._eye_rim = np.concatenate([_eye_loop(*eye) for eye in _EYES])
         anchors_A2, self._anchor_oval, self._rigid_share, self._own_share = _anchors(
             neutral_P3, portrait.image_HW3.shape[:2]
@@ -69,6 +73,8 @@ class Warper:
         mesh_FP3 = mesh_FP3.astype(np.float64)
         pose = fit_pose(mesh_FP3, self._neutral_P3)
         still_FP3 = pose.remove(mesh_FP3) + pose.origin_3  # the meshes as if the head had not moved
+        still_FP3 += self._shut_fully(still_FP3)
+        mesh_FP3 = pose.apply(still_FP3 - pose.origin_3)
         target_FV2 = np.concatenate(
             [mesh_FP3[:, :_SKIN, :2], mesh_FP3[:, self._eye_rim, :2], self._move_anchors(mesh_FP3, pose)],
             axis=1,
@@ -82,6 +88,14 @@ class Warper:
             frames.append(frame_HW3)
         return np.stack(frames)
 
+    def _shut_fully(self, still_FP3: np.ndarray) -> np.ndarray:
+        """Displacement that brings lids together when the mesh is as shut as meshes of shut eyes are."""
+        rest = float(eye_opening(self._neutral_P3))
+        shut = min(SHUT_EYE_OPENING, 0.4 * rest)
+        measured_F = 1.0 - eye_opening(still_FP3) / rest
+        meant_F = np.where(measured_F > 0, measured_F * rest / (rest - shut), measured_F)
+        return lid_displacement(self._neutral_P3, np.clip(meant_F, None, 1.0) - np.minimum(measured_F, 1.0))
+
     def _move_anchors(self, mesh_FP3: np.ndarray, pose: HeadPose) -> np.ndarray:
         """Anchors follow the head rigidly, then the nearest point of the face's rim, both fading outwards."""
         anchors_A3 = np.concatenate([self._source_V2[self._anchors], self._anchor_depth[:, None]], axis=1)
@@ -94,10 +108,13 @@ class Warper:
         return anchors_A3[:, :2] + moved
 
     def _warp(self, source_V2: np.ndarray, target_V2: np.ndarray, mesh_P3: np.ndarray) -> np.ndarray:
-        # Back to front: what lies in the skin's holes, so that shut lids and lips leave nothing of it, then
-        # far skin before near, so that a nose turned over a cheek covers it.
+        # Back to front: what lies in the skin's holes, so that shut lids and lips leave nothing of it; folds
+        # and slivers, which sound neighbours then cover; far skin before near, so that a turned nose hides
+        # the cheek behind it.
         depth_N = mesh_P3[self._skin_N3, 2].mean(axis=1)
-        triangles_N3 = np.concatenate([self._behind_N3, self._skin_N3[np.argsort(-depth_N)]])
+        area_N = _signed_areas(target_V2[None], self._skin_N3)[0] * self._skin_sign_N
+        order_N = np.lexsort((-depth_N, area_N > _SLIVER_PIXELS))
+        triangles_N3 = np.concatenate([self._behind_N3, self._skin_N3[order_N]])
         affine_N23 = _affines(target_V2[triangles_N3], source_V2[triangles_N3])
         self._ids_HW[:] = 0
         corners_N32 = np.round(target_V2[triangles_N3] * 16).astype(np.int32)
@@ -108,9 +125,10 @@ class Warper:
         x_HW, y_HW = self._x_HW, self._y_HW
         map_x = coefficients[..., 0] * x_HW + coefficients[..., 1] * y_HW + coefficients[..., 2]
         map_y = coefficients[..., 3] * x_HW + coefficients[..., 4] * y_HW + coefficients[..., 5]
-        return cv2.remap(
+        frame_HW3 = cv2.remap(
             self.portrait.image_HW3, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
+        return _smooth_seams(frame_HW3, map_x, map_y)
 
     def _lay_mouth(
         self, frame_HW3: np.ndarray, mesh_P3: np.ndarray, still_P3: np.ndarray, pose: HeadPose, index: int
@@ -200,16 +218,30 @@ def fold_share(mesh_FP3: np.ndarray, portrait: Portrait) -> float:
     Triangles that are slivers in the portrait itself (below half a pixel) are left out: their orientation is noise.
     """
     triangles_N3 = face_triangles()
-    rest_N = _signed_area(portrait.mesh_P3[None, :, :2], triangles_N3)[0]
+    rest_N = _signed_areas(portrait.mesh_P3[None, :, :2], triangles_N3)[0]
     counted_N = np.abs(rest_N) > 0.5
-    moved_FN = _signed_area(mesh_FP3[..., :2], triangles_N3[counted_N])
+    moved_FN = _signed_areas(mesh_FP3[..., :2], triangles_N3[counted_N])
     return float(np.mean(moved_FN * np.sign(rest_N[counted_N]) < 0))
 
 
-def _signed_area(points_FP2: np.ndarray, triangles_N3: np.ndarray) -> np.ndarray:
+def _signed_areas(points_FP2: np.ndarray, triangles_N3: np.ndarray) -> np.ndarray:
     corner = points_FP2[:, triangles_N3].astype(np.float64)
     a, b = corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0]
     return (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]) / 2
+
+
+def _smooth_seams(frame_HW3: np.ndarray, map_x: np.ndarray, map_y: np.ndarray) -> np.ndarray:
+    """Antialias the few pixels where the map jumps (lid and lip rims) or squeezes the photo, and only those."""
+    seam_HW = np.zeros(map_x.shape, np.uint8)
+    for axis in (0, 1):
+        jump = np.maximum(np.abs(np.diff(map_x, axis=axis)), np.abs(np.diff(map_y, axis=axis))) > _SEAM_PIXELS
+        first, second = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+        seam_HW[first] |= jump
+        seam_HW[second] |= jump
+    if not seam_HW.any():
+        return frame_HW3
+    smooth_HW3 = cv2.GaussianBlur(cv2.medianBlur(frame_HW3, 3), (3, 3), 0.7)
+    return np.where(seam_HW[..., None] > 0, smooth_HW3, frame_HW3)
 
 
 def _resample(
