@@ -20,12 +20,14 @@ from safetensors import safe_open
 from scipy.spatial.transform import Rotation
 
 from ft2ray.media.face import (
+    CHIN,
     LEFT_LID_LOWER,
     LEFT_LID_LOWER_SKIN,
     LEFT_LID_UPPER,
     LEFT_LID_UPPER_SKIN,
     LIPS_INNER_LOWER,
     LIPS_INNER_UPPER,
+    NOSE_BASE,
     POINTS,
     RIGHT_LID_LOWER,
     RIGHT_LID_LOWER_SKIN,
@@ -42,6 +44,7 @@ GRID_AUDIO_OFFSET_FRAMES = 1
 sound of frame f. `encode` itself never shifts."""
 
 LID_CLOSURE_RANGE = (-0.35, 1.0)
+LIPS_TOUCH = 0.012
 SHUT_EYE_OPENING = 0.06
 """The mesh never reports less than about this opening (share of the eye's width), even for a shut eye."""
 
@@ -144,7 +147,7 @@ class MotionBasis:
         neutral_P3 = neutral_P3.astype(np.float64)
         own = fit_pose(neutral_P3[None], self.canonical_P3)
         moved = fit_pose(mesh_FP3, neutral_P3)
-        level_P3 = own.remove(neutral_P3[None])[0]
+        level_P3 = close_lips(own.remove(neutral_P3[None])[0])
         in_own_frame_FP3 = moved.remove(mesh_FP3) + own.centre_F3
         displaced_FP3 = own.remove(in_own_frame_FP3) - level_P3
         closure_F = 1.0 - eye_opening(mesh_FP3) / max(float(eye_opening(neutral_P3)), 1e-3)
@@ -174,7 +177,7 @@ class MotionBasis:
         raw_FC = x_CF.astype(np.float64).T * self.std_C + self.mean_C
         neutral_P3 = neutral_P3.astype(np.float64)
         own = fit_pose(neutral_P3[None], self.canonical_P3)
-        level_P3 = own.remove(neutral_P3[None])[0]
+        level_P3 = close_lips(own.remove(neutral_P3[None])[0])
         coefficients_FK = np.concatenate([raw_FC[:, self.mouth], raw_FC[:, self._brow]], axis=1)
         shape_FP3 = level_P3 + (coefficients_FK @ self._components_KD).reshape(-1, POINTS, 3)
         shape_FP3 += lid_displacement(level_P3, raw_FC[:, self.lid])
@@ -209,6 +212,28 @@ class MotionBasis:
     def mirror(self, x_CF: np.ndarray) -> np.ndarray:
         """The same motion seen in a mirror; for augmentation."""
         return x_CF * self.mirror_C[:, None]
+
+
+def close_lips(level_P3: np.ndarray) -> np.ndarray:
+    """A level mesh with its parted lips brought together, so that rest means closed for any portrait.
+
+    Both lips move towards each other, the lower one more; the motion fades out towards nose and chin.
+    Lips that are apart by less than `LIPS_TOUCH` face heights are closed already, as far as meshes tell.
+    """
+    upper, lower = list(LIPS_INNER_UPPER), list(LIPS_INNER_LOWER)
+    x_P, y_P = level_P3[:, 0], level_P3[:, 1]
+    order = np.argsort(x_P[upper])
+    x_K = x_P[upper][order]
+    gap_P = np.interp(x_P, x_K, np.maximum(y_P[lower] - y_P[upper] - LIPS_TOUCH, 0.0)[order], left=0.0, right=0.0)
+    upper_P = np.interp(x_P, x_K, y_P[upper][order])
+    lower_P = np.interp(x_P, x_K, y_P[lower][order])
+    below_P = y_P > (upper_P + lower_P) / 2
+    nose, chin = y_P[NOSE_BASE], y_P[CHIN]
+    fade_P = np.where(below_P, (chin - y_P) / (chin - lower_P), (y_P - nose) / (upper_P - nose))
+    fade_P = np.clip(fade_P, 0.0, 1.0)
+    closed_P3 = level_P3.copy()
+    closed_P3[:, 1] += gap_P * fade_P * np.where(below_P, -0.6, 0.4)
+    return closed_P3
 
 
 def lid_displacement(level_P3: np.ndarray, closure_F: np.ndarray) -> np.ndarray:

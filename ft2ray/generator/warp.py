@@ -33,6 +33,7 @@ from ft2ray.media.portrait import Portrait
 
 _SKIN = 468  # mesh points without the irises
 _RINGS = (1.08, 1.2, 1.4, 1.65, 2.0, 2.5)
+_LIP_SHADOW = 0.015  # of the face height
 _BORDER_STEP = 16
 _SEAM_PIXELS = 2.2  # a photo pixel skipped between neighbours in the frame
 _SLIVER_PIXELS = 0.5  # area
@@ -181,8 +182,8 @@ class Warper:
                 _resample(layers.photo_HW4, plane_22, middle_2 - plane_22 @ middle_3[:2] - low, size)
             )
         # lips and cheeks keep light off whatever lies close to the rim
-        open_height = max(float(matte_HW.sum(axis=0).max()), 1.0)
-        light = 0.35 + 0.65 * cv2.GaussianBlur(matte_HW, (0, 0), max(0.22 * open_height, 0.6))
+        reach = _LIP_SHADOW * float(face_height(self._neutral_P3))
+        light = 0.3 + 0.7 * cv2.GaussianBlur(matte_HW, (0, 0), max(reach, 0.6))
         for layer_HW4 in painted:
             inside = layer_HW4[..., :3] * light[..., None] + inside * (1.0 - layer_HW4[..., 3:])
         return inside

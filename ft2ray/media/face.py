@@ -49,7 +49,7 @@ IRISES = tuple(range(468, 478))
 
 FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
              152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
-FOREHEAD_TOP, CHIN = 10, 152
+FOREHEAD_TOP, NOSE_BASE, CHIN = 10, 2, 152
 # Bone, not muscle: bridge of the nose, eye corners, temples, upper forehead.
 RIGID = (168, 6, 197, 195, 33, 133, 263, 362, 10, 109, 338, 67, 297, 103, 332, 54, 284, 127, 356, 162, 389)
 

@@ -16,8 +16,9 @@ from ft2ray.media.face import FaceMesher, face_height, mouth_gap
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused from their header, before a pixel is decoded."""
 MIN_FACE_PIXELS = 64
-MAX_MOUTH_GAP = 0.05
-"""Above this share of the face height the mouth is open, and the picture has no closed lips to start from."""
+MAX_MOUTH_GAP = 0.08
+"""Opening of the lips, as a share of the face height, up to which they can be closed believably: a smile that
+shows teeth passes, an open mouth does not."""
 CROP_FACES = 2.0
 """Side of the square crop in face heights: room for hair and neck."""
 
