@@ -88,15 +88,15 @@ def missing_figures(rows: Sequence[Row], dimensions: Sequence[str] = DIMENSIONS)
 def plain_words(report: Mapping, main_system: str, dimensions: Sequence[str] = DIMENSIONS) -> list[str]:
     """Sentences for a reader who does not read tables; every one follows from the figures of `report`."""
     systems, findings = report["systems"], report["findings"]
+    order = sorted(findings["verdicts"], key=lambda name: name != main_system)
     sentences = [
-        _system_sentence(name, findings["verdicts"][name], systems[name], dimensions)
-        for name in sorted(findings["verdicts"], key=lambda name: name != main_system)
+        _system_sentence(name, findings["verdicts"][name], systems[name], dimensions, name == main_system)
+        for name in order
     ]
     worst = findings["worst_gain"]
     if worst is not None:
-        sentences += [
-            _rival_sentence(main_system, rival, figures) for rival, figures in worst["versus"].items()
-        ]
+        own = worst["value"]
+        sentences += [_rival_sentence(main_system, own, *pair) for pair in worst["versus"].items()]
     sentences += _reference_sentences(systems, report["references"])
     n = report["prompts"]
     if n < FEW_PROMPTS:
@@ -110,9 +110,15 @@ def plain_words(report: Mapping, main_system: str, dimensions: Sequence[str] = D
     return sentences
 
 
-def _system_sentence(name: str, words: Mapping, figures: Mapping, dimensions: Sequence[str]) -> str:
+def _system_sentence(
+    name: str, words: Mapping, figures: Mapping, dimensions: Sequence[str], with_figures: bool
+) -> str:
     groups = {
-        word: [_with_delta(d, figures[d]) for d in dimensions if words[d] == word]
+        word: [
+            _with_delta(d, figures[d]) if with_figures else TITLES.get(d, d)
+            for d in dimensions
+            if words[d] == word
+        ]
         for word in ("improved", "worse", "not shown")
     }
     parts = []
@@ -122,7 +128,8 @@ def _system_sentence(name: str, words: Mapping, figures: Mapping, dimensions: Se
         parts.append(f"made {_listed(groups['worse'])} worse")
     if groups["not shown"]:
         parts.append(f"shows no clear change in {_listed(groups['not shown'])}")
-    return f"Against the base, {name} {', '.join(parts[:-1]) + ' and ' if len(parts) > 1 else ''}{parts[-1]}."
+    lead = "Against the base, " if with_figures else ""
+    return f"{lead}{name} {', '.join(parts[:-1]) + ' and ' if len(parts) > 1 else ''}{parts[-1]}."
 
 
 def _with_delta(dim: str, figures: Mapping) -> str:
@@ -135,15 +142,18 @@ def _with_delta(dim: str, figures: Mapping) -> str:
     return f"{title} ({figures['delta_vs_base']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
 
 
-def _rival_sentence(main_system: str, rival: str, figures: Mapping) -> str:
+def _rival_sentence(main_system: str, own: float, rival: str, figures: Mapping) -> str:
     text = (
-        f"In its weakest dimension {main_system} is {figures['difference']:+.2f} base deviations from {rival}"
+        f"Judged by whichever dimension gained least, {main_system} stands at {own:+.2f} and {rival} at "
+        f"{figures['rival_value']:+.2f} (in standard deviations of the base's clips): "
     )
     if figures["ci95"] is None:
-        return text + " (one prompt: no interval)."
+        return text + "one prompt has no interval, so nothing is shown."
     low, high = figures["ci95"]
-    word = "better" if low > 0 else "worse" if high < 0 else "not shown to be different"
-    return text + f" (95 % interval {low:+.2f} to {high:+.2f}): {word}."
+    word = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
+    return (
+        text + f"{word} (difference {figures['difference']:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})."
+    )
 
 
 def _reference_sentences(systems: Mapping, references: Mapping) -> list[str]:

@@ -1,0 +1,253 @@
+"""`report.html`: one self-contained page about one run; `report.json` beside it.
+
+The page is for somebody who has not read the code: what was done, whether it helped, on which evidence, and
+how to repeat it. It loads nothing from outside: videos are embedded, charts are inline SVG, text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from ft2ray.evaluation.charts import heat_map, histogram, interval_chart, line_chart
+from ft2ray.evaluation.compare import BASE, DIMENSIONS
+from ft2ray.evaluation.findings import TITLES
+
+MAX_VIDEO_BYTES = 20_000_000
+"""Embedded videos in all; a page much larger opens slowly and can not be mailed."""
+
+FIRST_COLUMNS = {"base": 0, "tlpo": 1}
+
+SYSTEM_WORDS = {
+    "base": "the generator before alignment",
+    "expert_mn": "motion expert alone",
+    "expert_ls": "lip-sync expert alone",
+    "expert_vq": "visual quality expert alone",
+    "uniform": "the three experts averaged",
+    "dpo_sum": "one expert trained with plain DPO on the summed score",
+    "tlpo": "the experts weighed by the timestep-layer gate",
+}
+REFERENCE_WORDS = {
+    "real_video": "real people, judged by a fit that never saw them",
+    "wrong_audio": "the base's videos against other speech",
+    "shifted_audio": "the base's videos, sound moved by 0.2 to 0.6 s",
+}
+
+
+@dataclass(frozen=True)
+class ReportVideo:
+    """A video. prompt: words for its row; system: its column; path: mp4; figures: dimension -> value."""
+
+    prompt: str
+    system: str
+    path: Path
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class GateMap:
+    """Gate weights_TLK over timesteps_T (1 = noise), layers L and experts K, named in `experts`."""
+
+    timesteps_T: Sequence[float]
+    weights_TLK: np.ndarray
+    experts: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """Everything that the page shows.
+
+    Attributes:
+        title: heading, for example the run's name.
+        report: the content of `report.json` (`findings.build_report`).
+        videos: side by side per prompt, in this order; embedded up to MAX_VIDEO_BYTES, else named.
+        curves: chart title -> line name -> [(step, value), ...].
+        gate: weights of the fusion gate; None before stage 2.
+        scores: dimension -> the critic's P(Yes) for every candidate; None = the critic failed there.
+        counts: what happened in curation, in words -> number ("prompt groups", "candidates", ...).
+        pairs: dimension (or "full", "full_strict") -> number of preference pairs.
+        quarantined: refused inputs: {"name", "reason", "message"}.
+        config: the resolved configuration as YAML text.
+        versions: package -> version.
+        fingerprints: what ("base", "critic", "policy", "judge") -> content hash.
+        command: the command that makes this run again.
+        judge: where the judge's real clips came from (`Judge.source`).
+        notes: sentences to add to the summary, for example what a small run can not show.
+    """
+
+    title: str
+    report: Mapping[str, Any]
+    videos: Sequence[ReportVideo] = ()
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = field(default_factory=dict)
+    gate: GateMap | None = None
+    scores: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    pairs: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Sequence[Mapping[str, str]] = ()
+    config: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    judge: str = ""
+    notes: Sequence[str] = ()
+
+
+def write_report(data: ReportData, out_dir: str | Path) -> Path:
+    """Write report.json and report.html, each complete or absent.
+
+    Returns:
+        Path of report.html.
+    """
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _write(out_dir / "report.json", json.dumps(data.report, indent=2, allow_nan=False))
+    return _write(out_dir / "report.html", render(data))
+
+
+def _write(path: Path, text: str) -> Path:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": figure,
+        "short": short,
+        "signed": signed,
+        "interval": interval_words,
+        "seconds": duration,
+    }
+    dimensions = [d for d in DIMENSIONS if d in data.report["systems"][BASE]]
+    return environment.get_template("report.html").render(
+        data=data,
+        report=data.report,
+        findings=data.report["findings"],
+        dimensions=dimensions,
+        titles=TITLES,
+        base=BASE,
+        system_words=SYSTEM_WORDS,
+        reference_words=REFERENCE_WORDS,
+        effects={d: _effect_chart(data.report, d) for d in dimensions},
+        curves={name: line_chart(name, lines) for name, lines in data.curves.items()},
+        heat_maps=_heat_maps(data.gate),
+        score_charts=_score_charts(data.scores),
+        rows=embed_videos(data.videos),
+    )
+
+
+def _effect_chart(report: Mapping[str, Any], dimension: str) -> Markup:
+    rows = []
+    for name, words in report["findings"]["verdicts"].items():
+        table = report["systems"][name][dimension]
+        rows.append((name, table["delta_vs_base"], table["delta_ci95"], words[dimension]))
+    return interval_chart(f"{TITLES.get(dimension, dimension)}: difference to the base", rows)
+
+
+def _heat_maps(gate: GateMap | None) -> dict[str, Any]:
+    if gate is None:
+        return {}
+    weights_TLK = np.asarray(gate.weights_TLK, dtype=np.float64)
+    middle = 1 / len(gate.experts)
+    reach = float(np.abs(weights_TLK - middle).max())
+    maps = {
+        name: heat_map(f"weight of the {name} expert", weights_TLK[..., k], gate.timesteps_T, middle, reach)
+        for k, name in enumerate(gate.experts)
+    }
+    return {"maps": maps, "middle": middle, "low": float(weights_TLK.min()), "high": float(weights_TLK.max())}
+
+
+def _score_charts(scores: Mapping[str, Sequence[float | None]]) -> dict[str, dict[str, Any]]:
+    charts = {}
+    for dimension, values in scores.items():
+        known = [value for value in values if value is not None and np.isfinite(value)]
+        charts[dimension] = {
+            "chart": histogram(f"scores for {TITLES.get(dimension, dimension)}", known) if known else None,
+            "n": len(known),
+            "missing": len(values) - len(known),
+            "yes": sum(value > 0.5 for value in known) / len(known) if known else None,
+        }
+    return charts
+
+
+def embed_videos(
+    videos: Sequence[ReportVideo], limit: int = MAX_VIDEO_BYTES
+) -> dict[str, list[dict[str, Any]]]:
+    """Prompt -> its videos as {"system", "figures", "source" (data URI or None), "name"}, within the limit.
+
+    The base and the aligned generator come first, side by side. A prompt is embedded as a whole or not at
+    all: a comparison with holes misleads.
+    """
+    rows: dict[str, list[ReportVideo]] = {}
+    for video in videos:
+        rows.setdefault(video.prompt, []).append(video)
+    for row in rows.values():
+        row.sort(key=lambda video: FIRST_COLUMNS.get(video.system, len(FIRST_COLUMNS)))
+    page: dict[str, list[dict[str, Any]]] = {}
+    used = 0
+    for prompt, row in rows.items():
+        size = sum(video.path.stat().st_size * 4 // 3 + 64 for video in row)
+        embed = used + size <= limit
+        used += size if embed else 0
+        page[prompt] = [
+            {
+                "system": video.system,
+                "figures": video.figures,
+                "name": video.path.name,
+                "source": _data_uri(video.path) if embed else None,
+            }
+            for video in row
+        ]
+    return page
+
+
+def _data_uri(path: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def figure(value: float | None) -> str:
+    """Three digits after the point, or a dash for what was not measured."""
+    return "–" if value is None else _minus(f"{value:.3f}")
+
+
+def short(value: float | None) -> str:
+    """Two digits after the point."""
+    return "–" if value is None else _minus(f"{value:.2f}")
+
+
+def signed(value: float | None) -> str:
+    """`figure` with its sign."""
+    return "–" if value is None else _minus(f"{value:+.3f}")
+
+
+def interval_words(bounds: Sequence[float] | None) -> str:
+    """An interval as "low … high"."""
+    return "no interval" if bounds is None else _minus(f"{bounds[0]:.3f} … {bounds[1]:.3f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\u2212")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "12 min 5 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

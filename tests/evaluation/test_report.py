@@ -1,0 +1,87 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ft2ray.evaluation.compare import Row
+from ft2ray.evaluation.findings import build_report
+from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, embed_videos, render, write_report
+
+EVIL = '<script>alert("x")</script>'
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    videos = []
+    for system in ("uniform", "base", "tlpo"):
+        path = folder / f"{system}.mp4"
+        path.write_bytes(system.encode() * 100)
+        videos.append(ReportVideo(f"a portrait {EVIL}", system, path, {"ls": 0.41, "mn": None}))
+    rows = [
+        Row(system, f"p{i}", 0, {"mn": -0.5 + gain + 0.1 * i, "ls": 0.4 + gain, "vq": None})
+        for system, gain in (("base", 0.0), ("tlpo", 0.1))
+        for i in range(3)
+    ]
+    report = build_report(rows, [], {"accuracy": {"mn": 0.9, "ls": None}, "n": 12}, 63.0, resamples=100)
+    return ReportData(
+        title=f"Run {EVIL}",
+        report=report,
+        videos=videos,
+        curves={"loss": {"mn": [(0, 0.7), (1, 0.6)]}},
+        gate=GateMap([0.1, 0.9], np.full((2, 4, 3), 1 / 3), ("mn", "ls", "vq")),
+        scores={"mn": [0.1, 0.9, None], "ls": [], "vq": [None]},
+        counts={"prompt groups": 3},
+        pairs={"mn": 5, "full_strict": 2},
+        quarantined=[{"name": EVIL, "reason": "two_faces", "message": f"{EVIL} shows two."}],
+        config=f"title: {EVIL}",
+        versions={"torch": "2.13"},
+        fingerprints={"base": "abc"},
+        command=f"make demo # {EVIL}",
+    )
+
+
+def test_nothing_is_loaded_from_outside_and_nothing_is_executed(data):
+    page = render(data)
+    assert page.count("<script>") == 1  # the page's own
+    assert not re.search(r"(src|href)=[\"'](?!data:video/mp4;base64,|#)", page)
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_everything_worth_knowing_is_on_the_page(data):
+    page = render(data)
+    expected = [
+        "1 min 3 s",
+        "two faces",
+        "5 pairs",
+        "full strict: 2",
+        "1 without a score",
+        "2 scores, 50 % yes",
+    ]
+    for text in [*expected, "abc", "torch", "90.0 %", "not measured", "Lip-sync"]:
+        assert text in page, text
+
+
+def test_an_empty_run_still_makes_a_page(data):
+    page = render(ReportData(title="empty", report=data.report))
+    assert "every portrait and recording was usable" in page
+    assert 'id="videos"' not in page and "The gate" not in page
+
+
+def test_base_and_aligned_stand_side_by_side(data):
+    (row,) = embed_videos(data.videos).values()
+    assert [video["system"] for video in row] == ["base", "tlpo", "uniform"]
+
+
+def test_videos_over_the_limit_are_named_instead_of_embedded(data):
+    (row,) = embed_videos(data.videos, limit=1000).values()
+    assert {video["source"] for video in row} == {None}
+    assert {video["name"] for video in row} == {"base.mp4", "tlpo.mp4", "uniform.mp4"}
+
+
+def test_files_are_whole_and_json_is_strict(data, tmp_path):
+    page = write_report(data, tmp_path / "run")
+    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.json"]
+    loaded = json.loads((page.parent / "report.json").read_text())
+    assert loaded["systems"]["tlpo"]["vq"]["mean"] is None
