@@ -74,15 +74,16 @@ class StackedLora(LoraLinear):
     def _stack(self, names: list[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A [R, D], B [O, R], the adapters' alpha / rank per row [R] and each row's adapter [R].
 
-        Frozen adapters are stacked once and kept until one of them changes; adapters in training are stacked
-        anew each time, so that gradients reach them.
+        Frozen adapters are stacked once and kept until one of them changes, which costs their memory a second
+        time; adapters in training are stacked anew each time, so that gradients reach them.
         """
         a = [self.factors(name)[0] for name in names]
         b = [self.factors(name)[1] for name in names]
         learning = torch.is_grad_enabled() and any(p.requires_grad for p in (*a, *b))
-        key = (tuple(names), tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in (*a, *b)))
-        cached = self.__dict__.get("_stacked")
-        if not learning and cached is not None and cached[0] == key:
+        cache = self.__dict__.setdefault("_stacks", {})
+        state = [(p.data_ptr(), p._version) for p in (*a, *b)]
+        cached = cache.get(tuple(names))
+        if not learning and cached is not None and cached[0] == state:
             return cached[1]
         # Stacks made under inference_mode could not be used by a later training step.
         with torch.inference_mode(False):
@@ -94,7 +95,7 @@ class StackedLora(LoraLinear):
                 return _join(a, 0), _join(b, 1), scale_R, owner_R
             with torch.no_grad():
                 stack = (_join(a, 0), _join(b, 1), scale_R, owner_R)
-        self.__dict__["_stacked"] = (key, stack)
+        cache[tuple(names)] = (state, stack)
         return stack
 
 

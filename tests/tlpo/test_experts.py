@@ -7,6 +7,10 @@ from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts, timestep_
 from tests.tlpo.conftest import DIMS, make_batch, randomise, tiny_wan, velocity_of
 
 
+def same(tensors, others):
+    return all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
+
+
 def learning(transformer):
     return {name for name, p in transformer.named_parameters() if p.requires_grad}
 
@@ -31,7 +35,7 @@ def test_a_new_expert_changes_nothing_and_the_reference_is_bitwise_the_base(tran
 def test_an_expert_starts_the_same_whoever_is_beside_it():
     together = Experts(tiny_wan(), DIMS, ExpertConfig(rank=4, seed=7))
     alone = Experts(tiny_wan(), ("ls",), ExpertConfig(rank=4, seed=7))
-    assert all(torch.equal(a, b) for a, b in zip(together.parameters("ls"), alone.parameters("ls"), strict=True))
+    assert same(together.parameters("ls"), alone.parameters("ls"))
     other = Experts(tiny_wan(), ("ls",), ExpertConfig(rank=4, seed=8))
     assert not torch.equal(other.parameters("ls")[0], alone.parameters("ls")[0])
     assert not torch.equal(together.parameters("ls")[0], together.parameters("mn")[0])
@@ -91,7 +95,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(experts, transformer):
         with experts.train_expert("mn"):
             v = velocity_of(transformer)(batch.x_w_BCFHW, batch.t_B, batch.conditions)
             grads.append(torch.autograd.grad(v.square().sum(), experts.parameters("mn")))
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert same(*grads)
 
 
 def test_state_goes_round_and_misfits_are_refused(experts):
@@ -99,7 +103,7 @@ def test_state_goes_round_and_misfits_are_refused(experts):
     assert all(".lora_A.weight" in key or ".lora_B.weight" in key for key in state)
     other = Experts(tiny_wan(), ("mn",), ExpertConfig(rank=4, alpha=6))
     other.load_state("mn", state)
-    assert all(torch.equal(a, b) for a, b in zip(other.parameters("mn"), experts.parameters("mn"), strict=True))
+    assert same(other.parameters("mn"), experts.parameters("mn"))
     with pytest.raises(ValueError, match="does not fit"):
         other.load_state("mn", dict(list(state.items())[1:]))
     wide = Experts(tiny_wan(), ("mn",), ExpertConfig(rank=5))

@@ -46,9 +46,8 @@ def test_starts_at_the_uniform_average(mode):
 @settings(max_examples=20, deadline=None)
 def test_modes_depend_on_what_they_are_named_after(seed):
     tau_BD, t_B = inputs(seed)
-    full, timestep, layer = (
-        weights_over_time(random_gate(GateConfig(mode), seed), tau_BD, t_B) for mode in ("full", "timestep", "layer")
-    )
+    gates = [random_gate(GateConfig(mode), seed) for mode in ("full", "timestep", "layer")]
+    full, timestep, layer = (weights_over_time(gate, tau_BD, t_B) for gate in gates)
     assert full.std(0).max() > 0 and full.std(1).max() > 0
     assert timestep.std(0).max() > 0 and timestep.std(1).max() == 0
     assert layer.std(0).max() == 0 and layer.std(1).max() > 0
@@ -76,11 +75,8 @@ def test_segments_switch_hard_at_their_boundaries():
     assert w_SNK[:, 0].argmax(-1).tolist() == [2, 2, 1, 1, 0, 0]
     assert (w_SNK.sum(-1) == 1).all() and w_SNK.shape == (6, 4, 3)
     thirds = TimestepLayerGate(4, 3, 6, GateConfig("segments"))
-    assert weights_over_time(thirds, torch.zeros(3, 6), torch.tensor([0.1, 0.5, 0.9])).argmax(-1)[:, 0].tolist() == [
-        0,
-        1,
-        2,
-    ]
+    w_SNK = weights_over_time(thirds, torch.zeros(3, 6), torch.tensor([0.1, 0.5, 0.9]))
+    assert w_SNK[:, 0].argmax(-1).tolist() == [0, 1, 2]
 
 
 def test_user_weights_multiply_or_replace_the_gate():

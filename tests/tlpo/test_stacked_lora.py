@@ -44,7 +44,9 @@ def test_equals_the_weighted_sum_of_separate_adapters_of_any_rank(sizes, seed):
     wanted = layer.base_layer(x_BLD)
     for k in range(len(sizes)):
         a, b = layer.factors(f"e{k}")
-        wanted = wanted + routing.weights_BNK[:, 0, k, None, None] * layer.scaling[f"e{k}"] * (x_BLD @ a.T @ b.T)
+        wanted = wanted + routing.weights_BNK[:, 0, k, None, None] * layer.scaling[f"e{k}"] * (
+            x_BLD @ a.T @ b.T
+        )
     torch.testing.assert_close(layer(x_BLD), wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -88,7 +90,7 @@ def test_the_cached_stack_follows_every_change_of_a_frozen_adapter(experts, call
     experts.load_state("vq", {key: tensor * 2 for key, tensor in experts.state("vq").items()})
     after = call()
     for layer in experts.layers:
-        layer.__dict__.pop("_stacked")
+        layer.__dict__.pop("_stacks")
     assert torch.equal(call(), after)
 
 
