@@ -56,7 +56,7 @@ def paint_mouth(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> MouthLayers:
         grey = rgb_3 @ [0.299, 0.587, 0.114]
         return np.clip(grey + colourful * (rgb_3 - grey), 0.0, 1.0)
 
-    enamel, tongue, cavity = tinted(0.80, 0.76, 0.68), tinted(0.48, 0.22, 0.22), tinted(0.14, 0.05, 0.05)
+    enamel, tongue, cavity = tinted(0.80, 0.76, 0.68), tinted(0.42, 0.18, 0.18), tinted(0.09, 0.035, 0.035)
     skull = _teeth(_UPPER_WIDTHS, _INCISAL_EDGE, 0.056, enamel, downwards=True)
     jaw = _over(_teeth(_LOWER_WIDTHS, _LOWER_EDGE, 0.05, enamel * 0.7, downwards=False), _tongue(tongue))
     # about as fine as the photo: finer layers would alias when they are moved
@@ -107,7 +107,7 @@ def _teeth(
 
 def _tongue(rgb_3: np.ndarray) -> np.ndarray:
     x_HW, y_HW = _grid()
-    inside_HW = 1.0 - (x_HW / 0.12) ** 2 - ((y_HW - 0.035) / 0.075) ** 2
+    inside_HW = 1.0 - (x_HW / 0.12) ** 2 - ((y_HW - 0.05) / 0.058) ** 2
     alpha_HW = _soft(inside_HW, 0.35) * 0.9
     shade_HW = np.clip(0.55 + 0.45 * inside_HW - 0.12 * np.exp(-((x_HW / 0.006) ** 2)), 0.0, 1.0)
     return np.dstack([rgb_3 * shade_HW[..., None] * alpha_HW[..., None], alpha_HW]).astype(np.float32)

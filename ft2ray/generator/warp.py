@@ -182,7 +182,7 @@ class Warper:
                 _resample(layers.photo_HW4, plane_22, middle_2 - plane_22 @ middle_3[:2] - low, size)
             )
         # lips and cheeks keep light off whatever lies close to the rim
-        reach = _LIP_SHADOW * float(face_height(self._neutral_P3))
+        reach = min(_LIP_SHADOW * float(face_height(self._neutral_P3)), 0.22 * float(matte_HW.sum(axis=0).max()))
         light = 0.3 + 0.7 * cv2.GaussianBlur(matte_HW, (0, 0), max(reach, 0.6))
         for layer_HW4 in painted:
             inside = layer_HW4[..., :3] * light[..., None] + inside * (1.0 - layer_HW4[..., 3:])
