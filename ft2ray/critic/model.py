@@ -56,6 +56,10 @@ def packed_sdpa(module, query, key, value, attention_mask, scaling=None, cu_seq_
 
 AttentionInterface.register(_PACKED, packed_sdpa)
 
+# Four frames in a patch halve the vision tokens of 25-fps video; one chunk holds a whole window, so
+# all pictures come before all sound and several sounds can be tried on pictures that are read once.
+TOY_PROCESSOR = ProcessorConfig(temporal_patch_size=4, seconds_per_chunk=4)
+
 
 def toy_config(
     tokenizer: PreTrainedTokenizerFast, processor: ProcessorConfig, width: int = 128
@@ -148,6 +152,12 @@ class Layout:
     def next_position(self) -> int:
         return int(self.position_3L.max()) + 1
 
+    def first_sound(self, model: Thinker) -> int:
+        """Index of the first sound token; no picture may come after it."""
+        sound = torch.where(self.ids_L == model.config.audio_token_id)[0][0]
+        assert not (self.ids_L[sound:] == model.config.video_token_id).any(), "pictures and sound alternate"
+        return int(sound)
+
 
 def prefix_layout(
     model: Thinker, tokenizer: PreTrainedTokenizerFast, processor: ProcessorConfig, batch: ClipBatch
@@ -203,27 +213,51 @@ def read_prefix(
 ) -> tuple[torch.Tensor, DynamicCache]:
     """Run the shared prefix through the language model once.
 
+    The sounds may be a multiple S * B of the B clips (sound-major): each clip's pictures are then
+    read once for all S, which needs a layout with all pictures before the first sound token.
+
     Returns:
-        Its last hidden states [B, L, D] and the key-value cache that answers the questions.
+        Last hidden states at the sound tokens and what follows [S * B, L', D] (of the whole prefix
+        if S is 1) and the key-value cache that answers the questions.
     """
-    config = model.config
-    embeds = model.get_input_embeddings()(layout.ids_L).repeat(len(video_BND), 1, 1)
-    for token, features in (
-        (config.video_token_id, video_BND),
-        (config.image_token_id, stills_BND),
-        (config.audio_token_id, audio_BND),
-    ):
-        where = torch.where(layout.ids_L == token)[0]
-        assert len(where) == features.shape[1], (token, len(where), features.shape)
-        embeds = embeds.index_copy(1, where, features)
-    cache = DynamicCache(config=config.text_config)
-    out = model.model.language_model(
+    clips, repeats = len(video_BND), len(audio_BND) // len(video_BND)
+    kinds = ((model.config.video_token_id, video_BND), (model.config.image_token_id, stills_BND))
+    cache = DynamicCache(config=model.config.text_config)
+    if repeats == 1:
+        whole = slice(0, len(layout.ids_L))
+        return _read(
+            model, layout, whole, (*kinds, (model.config.audio_token_id, audio_BND)), clips, cache
+        ), cache
+    first_sound = layout.first_sound(model)
+    _read(model, layout, slice(0, first_sound), kinds, clips, cache)
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.repeat(repeats, 1, 1, 1), layer.values.repeat(repeats, 1, 1, 1)
+    rest = slice(first_sound, len(layout.ids_L))
+    sound = ((model.config.audio_token_id, audio_BND),)
+    return _read(model, layout, rest, sound, len(audio_BND), cache), cache
+
+
+def _read(
+    model: Thinker,
+    layout: Layout,
+    part: slice,
+    features: Sequence[tuple[int, torch.Tensor]],
+    count: int,
+    cache: DynamicCache,
+) -> torch.Tensor:
+    """Read a part of the prefix behind what the cache holds: hidden states [count, L', D]."""
+    ids_L = layout.ids_L[part]
+    embeds = model.get_input_embeddings()(ids_L).repeat(count, 1, 1)
+    for token, tokens_BND in features:
+        where = torch.where(ids_L == token)[0]
+        assert len(where) == tokens_BND.shape[1], (token, len(where), tokens_BND.shape)
+        embeds = embeds.index_copy(1, where, tokens_BND)
+    return model.model.language_model(
         inputs_embeds=embeds,
-        position_ids=layout.position_3L[:, None].expand(-1, len(embeds), -1),
+        position_ids=layout.position_3L[:, None, part].expand(-1, count, -1),
         past_key_values=cache,
         use_cache=True,
-    )
-    return out.last_hidden_state, cache
+    ).last_hidden_state
 
 
 def answer_logits(

@@ -29,7 +29,11 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ProcessorConfig:
-    """Sizes that the tensors depend on; the defaults are Qwen2.5-Omni's, except the mel bins."""
+    """Sizes that the tensors depend on; the defaults are Qwen2.5-Omni's, except the mel bins.
+
+    temporal_patch_size: frames in one patch.
+    seconds_per_chunk: video and sound tokens alternate in chunks of this length.
+    """
 
     patch_size: int = 14
     temporal_patch_size: int = 2
@@ -121,13 +125,13 @@ def patches(frames_NHW3: np.ndarray, config: ProcessorConfig, still: bool) -> tu
         frames_NHW3 = np.repeat(frames_NHW3, t, axis=0)
     elif missing := -count % t:
         frames_NHW3 = np.concatenate([frames_NHW3, np.repeat(frames_NHW3[-1:], missing, axis=0)])
-    pixels = torch.from_numpy(np.ascontiguousarray(frames_NHW3)).to(torch.float32)
-    mean, std = torch.tensor(PIXEL_MEAN) * 255.0, torch.tensor(PIXEL_STD) * 255.0
-    pixels = (pixels - mean) / std
     grid = [len(frames_NHW3) // t, height // p, width // p]
+    pixels = torch.from_numpy(np.ascontiguousarray(frames_NHW3))
     blocks = pixels.view(grid[0], t, grid[1] // m, m, p, grid[2] // m, m, p, 3)
-    blocks = blocks.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return blocks.reshape(grid[0] * grid[1] * grid[2], 3 * t * p * p), grid
+    # Reordered as bytes, normalised afterwards: a quarter of the memory traffic.
+    blocks = blocks.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(grid[0] * grid[1] * grid[2], 3, t * p * p)
+    mean, std = (255.0 * torch.tensor(values)[:, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return blocks.to(torch.float32).sub_(mean).div_(std).flatten(1), grid
 
 
 def chunk_bounds(positions: np.ndarray, per_chunk: int) -> list[tuple[int, int]]:

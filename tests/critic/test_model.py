@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ft2ray.critic.model import (
+    TOY_PROCESSOR,
     ClipBatch,
     answer_logits,
     audio_tokens,
@@ -26,10 +27,11 @@ from ft2ray.critic.questions import (
 )
 
 
-@pytest.fixture(scope="module")
-def toy():
+@pytest.fixture(scope="module", params=["Qwen's own patches and chunks", "the toy's"])
+def toy(request):
     torch.manual_seed(0)
-    tokenizer, processor = build_tokenizer(), ProcessorConfig()
+    tokenizer = build_tokenizer()
+    processor = TOY_PROCESSOR if request.param == "the toy's" else ProcessorConfig()
     model = build_model(toy_config(tokenizer, processor)).eval()
     for parameter in model.parameters():  # far from the flat start, where everything is equal
         if parameter.ndim > 1:
@@ -105,3 +107,22 @@ def test_gradients_reach_every_part(toy):
     }
     assert {"visual", "audio_tower", "language_model"} <= reached
     model.zero_grad()
+
+
+def test_several_sounds_share_the_pictures(toy):
+    model, tokenizer, processor = toy
+    if processor is not TOY_PROCESSOR:
+        pytest.skip("pictures and sound alternate in this layout")
+    batch = as_batch(*clips(2, 75), processor)
+    layout = prefix_layout(model, tokenizer, processor, batch)
+    video, stills = video_tokens(model, batch), still_tokens(model, batch)
+    sounds = [audio_tokens(model, mel) for mel in (batch.mel_BMJ, batch.mel_BMJ.flip(0))]
+    questions, answers = question_token_ids(tokenizer, QUESTIONS), answer_token_ids(tokenizer)
+    with torch.no_grad():
+        _, cache = read_prefix(model, layout, video, stills, torch.cat(sounds))
+        together = answer_logits(model, layout, cache, questions, answers).unflatten(0, (2, 2))
+        for kind, sound in enumerate(sounds):
+            _, cache = read_prefix(model, layout, video, stills, sound)
+            alone = answer_logits(model, layout, cache, questions, answers)
+            torch.testing.assert_close(together[kind], alone, atol=1e-5, rtol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 1e-4

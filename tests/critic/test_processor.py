@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ft2ray.critic.model import TOY_PROCESSOR
 from ft2ray.critic.processor import ClipProcessor, ProcessorConfig, audio_token_count, chunk_bounds, patches
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer, prefix_text, question_text
 
@@ -26,8 +27,8 @@ def real_processor(tokenizer, config: ProcessorConfig):
 
     size = {"shortest_edge": 28 * 28, "longest_edge": 768 * 28 * 28}
     return Qwen2_5OmniProcessor(
-        image_processor=Qwen2VLImageProcessorPil(size=size),
-        video_processor=Qwen2VLVideoProcessor(size=size),
+        image_processor=Qwen2VLImageProcessorPil(size=size, temporal_patch_size=config.temporal_patch_size),
+        video_processor=Qwen2VLVideoProcessor(size=size, temporal_patch_size=config.temporal_patch_size),
         feature_extractor=WhisperFeatureExtractor(
             feature_size=config.mel_bins, return_attention_mask=True, sampling_rate=16000
         ),
@@ -36,10 +37,11 @@ def real_processor(tokenizer, config: ProcessorConfig):
 
 
 @pytest.mark.parametrize("seconds", [3.0, 2.0, 1.37])
-def test_equal_to_the_real_processor(clip, seconds):
+@pytest.mark.parametrize("config", [ProcessorConfig(), TOY_PROCESSOR], ids=["qwen", "toy"])
+def test_equal_to_the_real_processor(clip, seconds, config):
     stills, video, wav = clip
     video, wav = video[: round(seconds * 25)], wav[: round(seconds * 16000)]
-    tokenizer, config = build_tokenizer(), ProcessorConfig()
+    tokenizer = build_tokenizer()
     real = real_processor(tokenizer, config)
     text = prefix_text(2) + question_text(QUESTIONS["ls"])
     size = {"shortest_edge": 28 * 28, "longest_edge": 768 * 28 * 28}
@@ -53,7 +55,7 @@ def test_equal_to_the_real_processor(clip, seconds):
         return_tensors="pt",
         videos_kwargs={"fps": 25.0, "do_sample_frames": False, "size": size, "cap_pixels_per_frame": False},
         audio_kwargs={"sampling_rate": 16000},
-        seconds_per_chunk=2.0,
+        seconds_per_chunk=float(config.seconds_per_chunk),
         position_id_per_seconds=25,
     )
     ours = ClipProcessor(tokenizer, config)(text, stills, video, wav)

@@ -1,0 +1,194 @@
+"""Critics behind one small interface, and the trained Talking-Critic.
+
+Shapes: N clips, W windows, K dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig
+
+from ft2ray.critic.model import (
+    ClipBatch,
+    Layout,
+    Thinker,
+    answer_logits,
+    audio_tokens,
+    build_model,
+    prefix_layout,
+    question_token_ids,
+    read_prefix,
+    still_tokens,
+    video_tokens,
+)
+from ft2ray.critic.processor import ProcessorConfig, patches
+from ft2ray.critic.questions import answer_token_ids
+from ft2ray.critic.view import ClipView
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Critic(Protocol):
+    """Anything that scores clips in named dimensions."""
+
+    dimensions: tuple[str, ...]
+    fingerprint: str
+
+    def score(self, views: Sequence[ClipView]) -> np.ndarray:
+        """p_NK float64: probability that the answer is Yes. Raises rather than return NaN."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TalkingCritic:
+    """The Qwen2.5-Omni thinker as a critic: P(Yes) = softmax over the logits of Yes and No.
+
+    Clips longer than three seconds are judged window by window and their logits averaged.
+    `calibration` says how often its answers were right on held-out clips:
+    {"accuracy": {dimension: share}, "n": {dimension: clips}, ...}.
+    """
+
+    model: Thinker
+    tokenizer: PreTrainedTokenizerFast
+    processor: ProcessorConfig
+    questions: dict[str, str]
+    calibration: dict[str, Any]
+    fingerprint: str
+    windows_per_pass: int = 8
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return tuple(self.questions)
+
+    @classmethod
+    def load(cls, path: str | Path = "embedded") -> TalkingCritic:
+        """Read a folder written by `save_critic`; "embedded" is the one in the package.
+
+        Raises:
+            ValueError: if files are missing or do not belong together.
+        """
+        folder = Path(str(files("ft2ray") / "assets" / "critic")) if path == "embedded" else Path(path)
+        for name in (WEIGHTS, CONFIG, "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise ValueError(
+                    f"{folder} holds no critic: {name} is missing; train one with jobs/train_critic.py"
+                )
+        config = json.loads((folder / CONFIG).read_text())
+        own = config.pop("talking_critic")
+        fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+        if own["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"the weights in {folder} are not those that {CONFIG} describes (fingerprint {fingerprint}, "
+                f"not {own['fingerprint']}); copy the folder as a whole"
+            )
+        model = build_model(Qwen2_5OmniThinkerConfig.from_dict(config))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return cls(
+            model=model.eval().requires_grad_(False),
+            tokenizer=PreTrainedTokenizerFast.from_pretrained(folder),
+            processor=ProcessorConfig(**own["processor"]),
+            questions=own["questions"],
+            calibration=own["calibration"],
+            fingerprint=fingerprint,
+        )
+
+    def score(self, views: Sequence[ClipView]) -> np.ndarray:
+        """P(Yes) of each clip on each question: p_NK float64, every row independent of the others.
+
+        Raises:
+            ValueError: if a logit is not finite (broken weights or input).
+        """
+        margin_NK = self.margins(views)
+        bad = np.flatnonzero(~np.isfinite(margin_NK).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"the critic's logits of clip {bad[0]} are not finite; its weights or its input are broken"
+            )
+        return 1.0 / (1.0 + np.exp(-margin_NK))
+
+    def margins(self, views: Sequence[ClipView]) -> np.ndarray:
+        """Logit of Yes minus logit of No, averaged over a clip's windows: float64 [N, K]."""
+        margin_NK = np.full((len(views), len(self.questions)), np.nan)
+        for index, view in enumerate(views):
+            windows = [
+                self._window_margins(view, start)
+                for start in range(0, len(view.video_WFHW3), self.windows_per_pass)
+            ]
+            margin_NK[index] = np.concatenate(windows).mean(axis=0)
+        return margin_NK
+
+    @torch.inference_mode()
+    def _window_margins(self, view: ClipView, start: int) -> np.ndarray:
+        """Yes minus No for some windows of one clip: float64 [W, K]."""
+        batch = view_batch(view, slice(start, start + self.windows_per_pass), self.processor)
+        layout = self._layout(batch)
+        tokens = (
+            video_tokens(self.model, batch),
+            still_tokens(self.model, batch),
+            audio_tokens(self.model, batch.mel_BMJ),
+        )
+        _, cache = read_prefix(self.model, layout, *tokens)
+        logits = answer_logits(
+            self.model,
+            layout,
+            cache,
+            question_token_ids(self.tokenizer, self.questions),
+            answer_token_ids(self.tokenizer),
+        ).double()
+        return (logits[..., 0] - logits[..., 1]).numpy()
+
+    def _layout(self, batch: ClipBatch) -> Layout:
+        return prefix_layout(self.model, self.tokenizer, self.processor, batch)
+
+
+def view_batch(view: ClipView, windows: slice, processor: ProcessorConfig) -> ClipBatch:
+    """Some windows of a view as the model takes them."""
+    cut = [patches(video, processor, still=False) for video in view.video_WFHW3[windows]]
+    stills = [
+        [patches(crop[None], processor, still=True) for crop in crops] for crops in view.stills_WKHW3[windows]
+    ]
+    return ClipBatch(
+        video_BSE=torch.stack([piece for piece, _ in cut]),
+        video_grid=tuple(cut[0][1]),
+        stills_BSE=torch.stack([torch.cat([piece for piece, _ in crops]) for crops in stills]),
+        still_grids=tuple(tuple(grid) for _, grid in stills[0]),
+        mel_BMJ=torch.from_numpy(view.mel_WMJ[windows]),
+    )
+
+
+def critic_fingerprint(weights: bytes, config: dict[str, Any], own: dict[str, Any]) -> str:
+    """First 16 hex digits of the sha256 over weights, network, processor and questions."""
+    digest = hashlib.sha256(weights)
+    described = {"network": config, "processor": own["processor"], "questions": own["questions"]}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def save_critic(
+    folder: Path,
+    model: Thinker,
+    tokenizer: PreTrainedTokenizerFast,
+    processor: ProcessorConfig,
+    questions: dict[str, str],
+    calibration: dict[str, Any],
+) -> str:
+    """Write everything that `TalkingCritic.load` reads; returns the fingerprint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    own = {"questions": questions, "processor": asdict(processor), "calibration": calibration}
+    own["fingerprint"] = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")
+    return own["fingerprint"]

@@ -1,0 +1,161 @@
+"""A critic made of rules: a handful of hand-made measurements, each through a logistic curve.
+
+It is the baseline that a learnt critic has to beat, and the example of a second critic behind
+the same interface. Lip-sync is loudness against the darkness between the lips, motion is how much
+and how jerkily the upper face moves, quality is how much fine detail the stills hold.
+
+Shapes: N clips, W windows, F frames, K dimensions, R measurements.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+
+from ft2ray.critic.view import FACE_PIXELS, ClipView
+
+LEAST_LAG, MOST_LAG = 5, 15  # frames; wrong alignments that the right one is compared with
+_FLOOR = 1e-3
+
+
+def measurements(view: ClipView) -> dict[str, np.ndarray]:
+    """What the rules look at, averaged over windows: measurements [R] of each dimension."""
+    windows = range(len(view.video_WFHW3))
+    return {
+        "mn": np.mean([_motion(view.video_WFHW3[w]) for w in windows], axis=0),
+        "ls": np.mean([_lip_sync(view.video_WFHW3[w], view.mel_WMJ[w]) for w in windows], axis=0),
+        "vq": np.mean([_detail(view.stills_WKHW3[w]) for w in windows], axis=0),
+    }
+
+
+def _grey(pictures: np.ndarray) -> np.ndarray:
+    return pictures.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def _motion(video_FHW3: np.ndarray) -> np.ndarray:
+    """Amount of movement, jerkiness, share of frames at rest, and the largest jump."""
+    upper_FHW = _grey(video_FHW3[:, : FACE_PIXELS * 2 // 3])
+    change_F = np.abs(np.diff(upper_FHW, axis=0)).mean(axis=(1, 2))
+    second = np.abs(np.diff(upper_FHW, n=2, axis=0)).mean()
+    amount = change_F.mean() + _FLOOR
+    still = (change_F < 0.25 * amount).mean()
+    return np.array([np.log(amount), second / amount, still, np.log(change_F.max() / amount)])
+
+
+def _lip_sync(video_FHW3: np.ndarray, mel_MJ: np.ndarray) -> np.ndarray:
+    """Correlation of loudness and mouth opening at no lag, and its lead over wrong lags."""
+    lips_FHW = _grey(video_FHW3[:, FACE_PIXELS:])
+    rows, columns = lips_FHW.shape[1:]
+    inside = lips_FHW[:, rows // 4 : 3 * rows // 4, columns // 4 : 3 * columns // 4]
+    opening_F = -np.percentile(inside, 10, axis=(1, 2))
+    loudness_F = mel_MJ.mean(axis=0)[: 4 * len(opening_F)].reshape(-1, 4).mean(axis=1)
+    loudness_F = uniform_filter1d(loudness_F, 3)
+    right = correlation(loudness_F, opening_F[: len(loudness_F)])
+    lags = [lag for lag in range(-MOST_LAG, MOST_LAG + 1) if abs(lag) >= LEAST_LAG]
+    wrong = [correlation(np.roll(loudness_F, lag), opening_F[: len(loudness_F)]) for lag in lags]
+    return np.array([right, right - max(wrong), np.log(np.std(opening_F) + _FLOOR)])
+
+
+def _detail(stills_KHW3: np.ndarray) -> np.ndarray:
+    """Fine detail, its share of coarse detail, and steps at the borders of 8-pixel blocks."""
+    grey_KHW = _grey(stills_KHW3)
+    fine = np.mean([np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean() for grey in grey_KHW]) + _FLOOR
+    soft = [cv2.GaussianBlur(grey, (0, 0), 2.0) for grey in grey_KHW]
+    coarse = np.mean([np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean() for grey in soft]) + _FLOOR
+    flat = np.median([np.median(np.abs(cv2.Laplacian(grey, cv2.CV_32F))) for grey in grey_KHW]) + _FLOOR
+    return np.array([np.log(fine), np.log(fine / coarse), np.log(flat / fine)])
+
+
+def fit_rules(views: Sequence[ClipView], label_NK: np.ndarray, dimensions: Sequence[str]) -> RuleCritic:
+    """Rules for labelled clips (1, 0, or NaN where not known)."""
+    measured = [measurements(view) for view in views]
+    rules = {}
+    for k, name in enumerate(dimensions):
+        known = ~np.isnan(label_NK[:, k])
+        rules[name] = fit_rule(np.stack([one[name] for one in measured])[known], label_NK[known, k])
+    return RuleCritic(rules)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's r; 0 where one of both does not vary."""
+    spread = float(a.std() * b.std())
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 1e-9 else 0.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A logistic curve over standardised measurements and their squares (too little and too much are bad)."""
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+
+    def margin(self, measured_R: np.ndarray) -> float:
+        z = (measured_R - np.array(self.mean)) / np.array(self.spread)
+        return float(np.concatenate([z, z**2]) @ np.array(self.weights) + self.bias)
+
+
+def fit_rule(measured_NR: np.ndarray, label_N: np.ndarray, steps: int = 400, penalty: float = 0.01) -> Rule:
+    """Logistic regression on labelled clips, by Newton's method."""
+    mean, spread = measured_NR.mean(axis=0), measured_NR.std(axis=0) + 1e-6
+    z = (measured_NR - mean) / spread
+    x = np.concatenate([z, z**2, np.ones((len(z), 1))], axis=1)
+    weights = np.zeros(x.shape[1])
+    # Both answers count the same, however many clips there are of each.
+    balance = np.where(label_N > 0.5, 0.5 / np.mean(label_N > 0.5), 0.5 / np.mean(label_N <= 0.5))
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        gradient = x.T @ (balance * (p - label_N)) / len(x) + penalty * weights
+        hessian = (x * (balance * p * (1 - p))[:, None]).T @ x / len(x) + penalty * np.eye(len(weights))
+        change = np.linalg.solve(hessian, gradient)
+        weights = weights - change
+        if np.abs(change).max() < 1e-8:
+            break
+    numbers = [tuple(float(round(v, 4)) for v in values) for values in (mean, spread, weights[:-1])]
+    return Rule(*numbers, bias=float(round(weights[-1], 4)))
+
+
+@dataclass(frozen=True)
+class RuleCritic:
+    """The rules as a critic, fitted to the training clips of the learnt critic."""
+
+    rules: dict[str, Rule]
+
+    @classmethod
+    def load(cls, path: str | Path = "embedded") -> RuleCritic:
+        """Read rules written by `save`; "embedded" is the file in the package."""
+        source = files("ft2ray") / "assets/critic/rules.json" if path == "embedded" else Path(path)
+        return cls({name: Rule(**fields) for name, fields in json.loads(source.read_text()).items()})
+
+    def save(self, path: Path) -> None:
+        path.write_text(
+            json.dumps({name: asdict(rule) for name, rule in self.rules.items()}, indent=1) + "\n"
+        )
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return tuple(self.rules)
+
+    @property
+    def fingerprint(self) -> str:
+        described = {name: asdict(rule) for name, rule in self.rules.items()}
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+    def score(self, views: Sequence[ClipView]) -> np.ndarray:
+        """P(Yes) of each clip in each dimension: p_NK float64."""
+        margin_NK = np.empty((len(views), len(self.rules)))
+        for index, view in enumerate(views):
+            measured = measurements(view)
+            margin_NK[index] = [rule.margin(measured[name]) for name, rule in self.rules.items()]
+        if not np.isfinite(margin_NK).all():
+            raise ValueError("a measurement is not finite; the clip's pictures or sound are broken")
+        return 1.0 / (1.0 + np.exp(-np.clip(margin_NK, -500, 500)))

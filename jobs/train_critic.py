@@ -1,0 +1,171 @@
+"""Render the critic's training clips and train it: the weights in ft2ray/assets/critic.
+
+    python jobs/train_critic.py --media ../shared/real --cache /tmp/critic --clips 3000 --minutes 40
+
+Only media marked use=train in the manifest are read, and of the GRID clips only those that the
+evaluation judge does not use. Clips already in the cache are not rendered again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import numpy as np
+import torch
+
+from ft2ray.critic.critic import save_critic
+from ft2ray.critic.dataset import SHARD, ClipData, SoundMix, read_shards, write_shard
+from ft2ray.critic.faces import draw_face
+from ft2ray.critic.model import TOY_PROCESSOR, build_model, toy_config
+from ft2ray.critic.motion_sources import MotionSource
+from ft2ray.critic.questions import QUESTIONS, build_tokenizer
+from ft2ray.critic.rule import RuleCritic, fit_rules
+from ft2ray.critic.synthesis import LIP_CHANNELS, synthesise
+from ft2ray.critic.training import AuxiliaryHeads, Setup, TrainingConfig, train
+from ft2ray.critic.training_media import (
+    Media,
+    faces_of_clips,
+    faces_of_pictures,
+    listed,
+    recordings,
+    talking_clips,
+)
+from ft2ray.critic.view import ClipView
+from ft2ray.generator.motion import MotionBasis
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.speech import SpeechEncoder
+
+PACKAGE = Path(__file__).resolve().parents[1] / "ft2ray"
+# Of the fixed split of GRID speakers, those that are not the evaluation judge's.
+TRAINING_CLIPS = ("grid_pwij3p", "grid_swwp2s", "grid_brbk7n", "grid_lbax4n", "grid_lbbc2a")
+VALIDATION_CLIPS = ("grid_lwbsza",)
+ONE_PERSON_TWICE = ("grid_swwp2s",)  # the same face as grid_pwij3p
+VALIDATION_RECORDINGS = 5  # the last of the manifest: speakers that training never hears
+RULE_CLIPS = 500
+SPEEDS = (1.0, 0.93, 1.08)
+
+
+def read_media(root: Path, cache: Path, mesher: FaceMesher, validation: bool) -> Media:
+    """Faces, recordings and talking clips of training or of validation."""
+    encoder, basis = SpeechEncoder(), MotionBasis.load()
+    names = VALIDATION_CLIPS if validation else TRAINING_CLIPS
+    paths = [path for path in listed(root, "train", "clips") if path.stem in names]
+    speech = listed(root, "train", "speech")
+    faces = faces_of_clips([path for path in paths if path.stem not in ONE_PERSON_TWICE], cache, mesher)
+    if not validation:
+        faces += faces_of_pictures(sorted((PACKAGE / "assets/portraits").glob("*.jpg")), mesher)
+    heard = speech[-VALIDATION_RECORDINGS:] if validation else speech[:-VALIDATION_RECORDINGS]
+    return Media(
+        faces,
+        recordings(heard, encoder, (1.0,) if validation else SPEEDS),
+        talking_clips(paths, mesher, encoder, basis),
+    )
+
+
+def render_clips(
+    media: Media, source: MotionSource, folder: Path, count: int, seed: int, mesher: FaceMesher
+) -> None:
+    """Fill `folder` with shards up to `count` clips; shard n depends on seed and n only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(-(-count // SHARD)):
+        path = folder / f"clips-{shard:04d}.npz"
+        if path.exists():
+            continue
+        rng, began = np.random.default_rng([seed, shard]), time.monotonic()
+        write_shard(
+            path, [synthesise(source, draw_face(media.faces, mesher, rng), rng) for _ in range(SHARD)]
+        )
+        print(f"{path.name}: {SHARD} clips in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def clip_data(folder: Path, media: Media, source: MotionSource) -> ClipData:
+    """The clips rendered so far, with their sounds and the lips that those ask for."""
+    names = {recording.name: recording for recording in media.recordings}
+    names |= {clip.recording.name: clip.recording for clip in media.clips}
+    lips = {name: source.lip_source(recording)[:LIP_CHANNELS] for name, recording in names.items()}
+    return ClipData(read_shards(list(folder.glob("clips-*[0-9].npz"))), media.sounds, lips)
+
+
+def new_setup(seed: int) -> Setup:
+    """An untrained critic and its training heads."""
+    torch.manual_seed(seed)
+    tokenizer, processor = build_tokenizer(), TOY_PROCESSOR
+    model = build_model(toy_config(tokenizer, processor))
+    tokens = 6  # of one step in time: 84 x 56 pixels in blocks of 28
+    width = model.config.text_config.hidden_size
+    heads = AuxiliaryHeads(width, tokens, processor.temporal_patch_size, LIP_CHANNELS + 1 + 6)
+    return Setup(model, heads, tokenizer, processor, dict(QUESTIONS))
+
+
+def rules_for(data: ClipData, questions: list[str], seed: int) -> RuleCritic:
+    """Rules fitted to the same clips: every clip with its own and with a wrong sound."""
+    rng, views, labels = np.random.default_rng(seed), [], []
+    for row in range(min(len(data), RULE_CLIPS)):
+        batch = data.batch(np.array([row]), rng, SoundMix(), augment=False)
+        pictures = data.arrays["video_FHW3"][row][None], data.arrays["stills_KHW3"][row][None]
+        views += [ClipView(*pictures, mel.numpy()) for mel in (batch.clips.mel_BMJ, batch.wrong_mel_BMJ)]
+        labels += list(batch.label_SBK[:, 0].numpy())
+    return fit_rules(views, np.stack(labels), questions)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--media", type=Path, required=True, help="folder of real media with manifest.csv")
+    parser.add_argument("--cache", type=Path, required=True, help="where rendered clips are kept")
+    parser.add_argument("--out", type=Path, default=PACKAGE / "assets/critic")
+    parser.add_argument("--clips", type=int, default=3000, help="training clips to render")
+    parser.add_argument("--validation-clips", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=40.0, help="training time; 0 only renders")
+    parser.add_argument("--rendered-elsewhere", action="store_true", help="another process fills the cache")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    mesher, basis = FaceMesher(), MotionBasis.load()
+
+    training = read_media(arguments.media, arguments.cache, mesher, validation=False)
+    validation = read_media(arguments.media, arguments.cache, mesher, validation=True)
+    source = MotionSource(training.recordings, training.clips, basis)
+    held_out = MotionSource(validation.recordings, validation.clips, basis, source.lip_source)
+    folders = arguments.cache / "training", arguments.cache / "validation"
+    if not arguments.rendered_elsewhere:
+        render_clips(validation, held_out, folders[1], arguments.validation_clips, 1, mesher)
+        render_clips(training, source, folders[0], arguments.clips, arguments.seed, mesher)
+    if arguments.minutes <= 0:
+        return
+
+    setup = new_setup(arguments.seed)
+
+    def save(figures: dict[str, float]) -> None:
+        calibration = {
+            "set": "validation",
+            "accuracy": {k: figures[f"{k}_accuracy"] for k in setup.questions},
+        }
+        calibration["n"] = {k: 2 * arguments.validation_clips for k in setup.questions}
+        save_critic(
+            arguments.out, setup.model, setup.tokenizer, setup.processor, setup.questions, calibration
+        )
+
+    config = TrainingConfig(minutes=arguments.minutes, seed=arguments.seed)
+    print(json.dumps({"parameters": sum(p.numel() for p in setup.model.parameters())}), flush=True)
+    train(
+        setup,
+        config,
+        lambda: clip_data(folders[0], training, source),
+        clip_data(folders[1], validation, held_out),
+        save,
+        arguments.cache / "training.jsonl",
+    )
+    rules = rules_for(clip_data(folders[0], training, source), list(setup.questions), arguments.seed)
+    rules.save(arguments.out / "rules.json")
+
+
+if __name__ == "__main__":
+    main()
