@@ -123,17 +123,17 @@ def _score(arguments: argparse.Namespace) -> None:
     from ft2ray.critic.critic import TalkingCritic
     from ft2ray.critic.view import clip_view
     from ft2ray.media.face import FaceMesher
-    from ft2ray.media.video import read_video
+    from ft2ray.media.video import FPS, read_video
 
     torch.set_num_threads(1)
     critic, mesher = TalkingCritic.load(arguments.critic), FaceMesher()
     failed = []
     for clip in arguments.clips:
         try:
-            frames_FHW3, wav_T = read_video(clip, fps=critic.fps)
+            frames_FHW3, wav_T = read_video(clip, fps=FPS)
             if wav_T is None:
                 raise ValueError(f"{clip} has no sound track: nothing can be said of its lip-sync")
-            (p_K,) = critic.score([clip_view(frames_FHW3, wav_T, critic.fps, mesher)])
+            (p_K,) = critic.score([clip_view(frames_FHW3, wav_T, FPS, mesher)])
         except ValueError as error:
             failed.append(str(error))
             continue

@@ -19,17 +19,15 @@ from ray import serve
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
-from ft2ray.evaluation.measure import Judge
+from ft2ray.evaluation.judge import Judge
 from ft2ray.generator.generator import Generator
 from ft2ray.pipeline.critic_service import APP, start_critic
-from ft2ray.pipeline.curation import curate, group_id, read_groups
+from ft2ray.pipeline.curation import BASE_POLICY, curate, read_groups
 from ft2ray.pipeline.evaluation import evaluate
 from ft2ray.pipeline.prompts import Plan, Quarantined, plan_prompts
-from ft2ray.pipeline.reporting import write_run_report
+from ft2ray.pipeline.reporting import run_groups, write_run_report
 from ft2ray.pipeline.run_folder import add_quarantined, add_seconds, exclusive, publish, write_inputs
 from ft2ray.pipeline.training import pair_pools, train
-
-BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
 
 
 def align(config: AlignConfig) -> Path:
@@ -59,8 +57,7 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     say(f"Curating: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
     with timed(config, "curation"):
         _curate(config, plan, generator)
-    wanted = {group_id(config, p.prompt_id, generator, BASE_POLICY) for p in plan.curation}
-    groups = [group for group in read_groups(config.run_dir) if group.group_id in wanted]
+    groups = run_groups(config, plan, generator)
     pools = pair_pools(config, groups)
     say("  pairs: " + ", ".join(f"{name} {len(pool)}" for name, pool in pools.items()))
 
@@ -111,7 +108,9 @@ def ray_cluster(config: AlignConfig) -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.serve", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours count groups, not blocks
     try:
         yield
     finally:

@@ -24,6 +24,8 @@ from ft2ray.pipeline.prompts import read_clip
 from ft2ray.records import GROUP, Candidate, Draw, Prompt, PromptGroup, content_id
 from ft2ray.storage import RowStore
 
+BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
+
 
 def group_store(run_dir: str | Path) -> RowStore:
     return RowStore(Path(run_dir) / "store" / "groups", GROUP, "group_id")
@@ -70,7 +72,7 @@ class GenerateGroup:
         self.config = config
         self.generator = Generator.load(config.generator.weights)
         self.mesher = FaceMesher()
-        self.policy = "base"
+        self.policy = BASE_POLICY
         if policy_dir is not None:
             from ft2ray.tlpo.policy import apply_system, load_policy
 
@@ -186,4 +188,4 @@ def curate(
         num_cpus=config.cluster.generator_cpus,
         num_gpus=config.cluster.generator_gpus,
     ).map(ScoreAndCommit, fn_constructor_args=(config,), compute=ActorPoolStrategy(size=1), num_cpus=0.1)
-    yield from groups.iter_rows(prefetch_batches=0)
+    yield from groups.iter_rows()

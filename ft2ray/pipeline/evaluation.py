@@ -55,7 +55,7 @@ class MeasurePrompt:
     def __init__(self, config: AlignConfig, policy_dir: str, with_video: frozenset[str]):
         import torch
 
-        from ft2ray.evaluation.measure import Judge
+        from ft2ray.evaluation.judge import Judge
         from ft2ray.generator.generator import Generator
         from ft2ray.media.face import FaceMesher
         from ft2ray.tlpo.policy import AttachedPolicy, load_policy
@@ -148,4 +148,4 @@ def evaluate(
         num_cpus=config.cluster.generator_cpus,
         num_gpus=config.cluster.generator_gpus,
     )
-    yield from rows.iter_rows(prefetch_batches=0)
+    yield from rows.iter_rows()

@@ -1,0 +1,161 @@
+"""What a run folder holds, turned into report.html, report.json and the exported pairs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ft2ray.config import AlignConfig, to_yaml
+from ft2ray.critic.critic import TalkingCritic
+from ft2ray.critic.questions import QUESTIONS
+from ft2ray.evaluation.compare import REFERENCES, Row
+from ft2ray.evaluation.findings import build_report
+from ft2ray.evaluation.judge import Judge
+from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
+from ft2ray.generator.generator import Generator
+from ft2ray.pipeline.curation import BASE_POLICY, group_id, read_groups
+from ft2ray.pipeline.evaluation import measurement_store
+from ft2ray.pipeline.prompts import Plan
+from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds
+from ft2ray.pipeline.training import pair_pools, pair_rule
+from ft2ray.preference.export import export_pairs
+from ft2ray.records import Prompt, PromptGroup
+from ft2ray.tlpo.gate import weights_over_time
+from ft2ray.tlpo.policy import Policy, load_policy
+
+HEAT_MAP_STEPS = 11
+SMOOTHING = 10  # training curves are drawn as means over this many updates
+
+
+def write_run_report(run_dir: Path) -> Path:
+    """Write report.html and report.json from what the run folder holds; returns the path of the page."""
+    config, plan = read_config(run_dir), read_plan(run_dir)
+    generator = Generator.load(config.generator.weights)
+    critic = TalkingCritic.load(config.critic.weights)
+    judge = Judge.load(config.evaluation.reference_clips)
+    folder = policy_dir(run_dir)
+    policy = load_policy(folder, generator.fingerprint)
+    groups = run_groups(config, plan, generator.fingerprint)
+    pools = pair_pools(config, groups)
+    measured = [row for row in measurement_store(run_dir).rows() if row["policy"] == policy.fingerprint]
+    if not measured:
+        raise ValueError(
+            f"{run_dir} holds no measurements of its policy yet; run `ft2ray align` to its end first"
+        )
+    dimensions = config.tlpo.dimensions
+    report = build_report(
+        [_row(m, dimensions) for m in measured if m["system"] in config.evaluation.systems],
+        [_row(m, dimensions) for m in measured if m["system"] in REFERENCES]
+        + [Row("real_video", name, 0, _chosen(figures, dimensions)) for name, figures in judge.real.items()],
+        critic.calibration,
+        sum(read_seconds(run_dir).values()),
+        dimensions=dimensions,
+        resamples=config.evaluation.bootstrap,
+        seed=config.seed,
+    )
+    candidates = [c for group in groups for c in group.candidates]
+    untrained = [name for name, pool in pools.items() if len(pool) == 0]
+    data = ReportData(
+        title=run_dir.name,
+        report=report,
+        videos=_videos(config, plan, measured, dimensions),
+        curves=_curves(folder),
+        gate=_gate_map(generator, policy),
+        scores={
+            name: [None if c.scores is None else c.scores[k] for c in candidates]
+            for k, name in enumerate(dimensions)
+        },
+        counts={
+            "prompt groups": len(groups),
+            "candidates": len(candidates),
+            "candidates without a score": sum(c.scores is None for c in candidates),
+        },
+        pairs={name: len(pool) for name, pool in pools.items()},
+        quarantined=[
+            {"name": Path(q.path).name, "reason": q.reason, "message": q.message} for q in plan.quarantined
+        ],
+        config=to_yaml(config),
+        versions=json.loads((run_dir / "versions.json").read_text()),
+        fingerprints={
+            "base": generator.fingerprint,
+            "critic": critic.fingerprint,
+            "policy": policy.fingerprint,
+            "judge": judge.fingerprint,
+        },
+        command=f"ft2ray align {run_dir / 'config.yaml'}",
+        judge=judge.source,
+        notes=[f"Not trained, because the critic's scores gave not one pair: {', '.join(untrained)}."]
+        if untrained
+        else [],
+    )
+    return write_report(data, run_dir)
+
+
+def export_run_pairs(run_dir: Path, out: Path) -> str:
+    """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
+    config, plan = read_config(run_dir), read_plan(run_dir)
+    groups = run_groups(config, plan, Generator.load(config.generator.weights).fingerprint)
+    if not groups:
+        raise ValueError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
+    counts = export_pairs(groups, pair_rule(config), out / "pairs.parquet", QUESTIONS)
+    return f"{out / 'pairs.parquet'}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def run_groups(config: AlignConfig, plan: Plan, generator: str) -> list[PromptGroup]:
+    """The committed groups that this configuration asks for (a folder may hold those of others too)."""
+    wanted = {group_id(config, p.prompt_id, generator, BASE_POLICY) for p in plan.curation}
+    return [group for group in read_groups(config.run_dir) if group.group_id in wanted]
+
+
+def _row(measured: dict[str, Any], dimensions: tuple[str, ...]) -> Row:
+    figures = _chosen(dict(measured["metrics"]), dimensions)
+    return Row(measured["system"], measured["prompt_id"], measured["seed"], figures)
+
+
+def _chosen(figures: Any, dimensions: tuple[str, ...]) -> dict[str, float | None]:
+    return {name: figures.get(name) for name in dimensions}
+
+
+def _videos(
+    config: AlignConfig, plan: Plan, measured: list[dict[str, Any]], dimensions: tuple[str, ...]
+) -> list[ReportVideo]:
+    words = {p.prompt_id: _words(p) for p in plan.evaluation}
+    videos = []
+    for system in config.evaluation.systems:
+        for m in measured:
+            if m["system"] == system and m["video"] and m["prompt_id"] in words:
+                figures = _chosen(dict(m["metrics"]), dimensions)
+                path = Path(config.run_dir) / m["video"]
+                videos.append(ReportVideo(words[m["prompt_id"]], system, path, figures))
+    return videos
+
+
+def _words(prompt: Prompt) -> str:
+    return f"{Path(prompt.portrait).stem} with {Path(prompt.speech).stem} from {prompt.start_seconds:g} s"
+
+
+def _curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Loss, margin and accuracy per adapter, as means over SMOOTHING updates."""
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    raw: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for point in json.loads((folder / "curves.json").read_text()):
+        for key in ("loss", "margin", "accuracy"):
+            raw[key, point["name"]].append((point["step"], point[key]))
+    for (key, name), points in raw.items():
+        chunks = [points[i : i + SMOOTHING] for i in range(0, len(points), SMOOTHING)]
+        line = [(chunk[-1][0], sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
+        charts.setdefault(key, {})[name] = line
+    return charts
+
+
+def _gate_map(generator: Generator, policy: Policy) -> GateMap | None:
+    if policy.gate is None:
+        return None
+    t_S = torch.linspace(1.0, 0.0, HEAT_MAP_STEPS)
+    with torch.no_grad():
+        tau_SD = generator.transformer.timestep_embedding(1000.0 * t_S)
+    return GateMap(t_S.tolist(), weights_over_time(policy.gate, tau_SD, t_S).numpy(), policy.dimensions)
