@@ -197,10 +197,3 @@ def detach_experts(transformer: nn.Module) -> None:
     if getattr(transformer, "peft_config", None):
         transformer.delete_adapters(list(transformer.peft_config))  # type: ignore[operator,arg-type]
         transformer.unload_lora()  # type: ignore[operator]
-
-
-def timestep_embedding(transformer: nn.Module, t_B: Tensor) -> Tensor:
-    """tau_BD of flow-matching times t in [0, 1]: what the gate is given inside the forward."""
-    embedder: Any = transformer.condition_embedder
-    frequencies = embedder.timesteps_proj(t_B * TIMESTEPS)
-    return embedder.time_embedder(frequencies.to(next(embedder.time_embedder.parameters()).dtype))

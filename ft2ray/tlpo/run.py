@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
-from ft2ray.generator.generator import Conditions, Generator
+from ft2ray.generator.sampler import Conditions
 from ft2ray.preference.draws import DrawConfig, PairPool, draws
 from ft2ray.records import PromptGroup
 from ft2ray.tlpo.experts import ExpertConfig, Experts
@@ -31,6 +32,23 @@ from ft2ray.tlpo.training_state import load_training_state, save_training_state
 
 FULL = "full"  # the pool of stage 2: pairs preferred in every dimension
 GATE = "gate"
+
+
+class TrainableGenerator(Protocol):
+    """All that TLPO asks of a generator."""
+
+    @property
+    def transformer(self) -> Any:
+        """The WanTransformer3DModel (or a subclass) that `velocity` runs; its weights will be frozen."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the frozen base."""
+
+    def velocity(
+        self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conditions: list[Conditions]
+    ) -> torch.Tensor:
+        """Velocity [B, C, F, H, W] of the transformer at times t in [0, 1], no guidance."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class TlpoRun:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: TrainableGenerator,
         groups: list[PromptGroup],
         pools: dict[str, PairPool],
         settings: TlpoSettings,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts, timestep_embedding
+from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
 from tests.tlpo.conftest import DIMS, make_batch, randomise, tiny_wan, velocity_of
 
 
@@ -85,7 +85,9 @@ def test_the_source_of_weights_is_given_the_timestep_embedding_and_time(experts,
     call()
     ((tau_BD, t_B),) = seen
     torch.testing.assert_close(t_B, make_batch().t_B)
-    torch.testing.assert_close(tau_BD, timestep_embedding(transformer, make_batch().t_B))
+    embedder = transformer.condition_embedder
+    wanted = embedder.time_embedder(embedder.timesteps_proj(1000 * make_batch().t_B))
+    torch.testing.assert_close(tau_BD, wanted)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(experts, transformer):

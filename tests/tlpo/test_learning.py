@@ -56,7 +56,7 @@ def liking(velocity):
     [
         LossConfig(beta=20),
         LossConfig(beta=20, safeguard_mu=0.9),
-        LossConfig("ipo", beta=20),
+        LossConfig("ipo", beta=2),
         LossConfig("simpo", beta=5),
     ],
     ids=["dpo", "dpo_safeguarded", "ipo", "simpo"],
