@@ -97,7 +97,8 @@ def bridge_gaps(mesh_FP3: np.ndarray, max_lost_share: float = MAX_LOST_SHARE) ->
     if not found_F.any() or 1.0 - found_F.mean() > max_lost_share:
         raise MediaError(
             "no_face",
-            f"a face was found in {found_F.sum()} of {len(found_F)} frames; use a clip that shows one face throughout.",
+            f"a face was found in {found_F.sum()} of {len(found_F)} frames; "
+            "use a clip that shows one face throughout.",
         )
     if found_F.all():
         return mesh_FP3

@@ -44,7 +44,7 @@ GRID_AUDIO_OFFSET_FRAMES = 1
 sound of frame f. `encode` itself never shifts."""
 
 LID_CLOSURE_RANGE = (-0.35, 1.0)
-LIPS_TOUCH = 0.012
+LIPS_TOUCH = 0.012  # face heights
 SHUT_EYE_OPENING = 0.06
 """The mesh never reports less than about this opening (share of the eye's width), even for a shut eye."""
 
@@ -62,7 +62,7 @@ _RIGID = np.array(RIGID)
 
 @dataclass(frozen=True)
 class HeadPose:
-    """Weak-perspective poses relative to a reference mesh: mesh = scale * rotation(reference - origin) + centre."""
+    """Weak-perspective poses of F frames: mesh = scale * rotation(reference - origin) + centre."""
 
     rotation: Rotation
     scale_F: np.ndarray
@@ -194,7 +194,7 @@ class MotionBasis:
         return moved.apply(in_own_frame_FP3 - own.centre_F3).astype(np.float32)
 
     def clip_neutral(self, mesh_FP3: np.ndarray) -> np.ndarray:
-        """The clip's resting face: mean of the frames with the most closed mouth and open eyes, in mean pose."""
+        """The clip's resting face: mean of its frames with closed mouth and open eyes, in the mean pose."""
         mesh_FP3 = mesh_FP3.astype(np.float64)
         pose = fit_pose(mesh_FP3, self.canonical_P3)
         gap_F, opening_F = mouth_gap(mesh_FP3), eye_opening(mesh_FP3)
@@ -224,7 +224,8 @@ def close_lips(level_P3: np.ndarray) -> np.ndarray:
     x_P, y_P = level_P3[:, 0], level_P3[:, 1]
     order = np.argsort(x_P[upper])
     x_K = x_P[upper][order]
-    gap_P = np.interp(x_P, x_K, np.maximum(y_P[lower] - y_P[upper] - LIPS_TOUCH, 0.0)[order], left=0.0, right=0.0)
+    gap_K = np.maximum(y_P[lower] - y_P[upper] - LIPS_TOUCH, 0.0)[order]
+    gap_P = np.interp(x_P, x_K, gap_K, left=0.0, right=0.0)
     upper_P = np.interp(x_P, x_K, y_P[upper][order])
     lower_P = np.interp(x_P, x_K, y_P[lower][order])
     below_P = y_P > (upper_P + lower_P) / 2

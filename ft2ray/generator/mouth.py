@@ -1,10 +1,11 @@
-"""What is seen between parted lips: a dark cavity, the tongue, lower teeth on the jaw, upper teeth on the skull.
+"""What parted lips show: a dark cavity, tongue and lower teeth on the jaw, upper teeth on the skull.
 
-The layers are painted once per portrait, in the colours that its light allows, and moved rigidly: upper teeth
-with the head, lower teeth and tongue with the jaw. Where the photo itself shows teeth, its own pixels are used.
+The layers are painted once per portrait, in the colours that its light allows, and moved rigidly: upper
+teeth with the head, lower teeth and tongue with the jaw. Where the photo itself shows teeth, its own pixels
+are used.
 
-Units: the layers are painted in face heights around the middle of the closed lips, x to the person's left
-in the picture's sense (right in the image), y down.
+Units: layers are painted in face heights around the middle of the closed lips, x to the right of the
+picture, y down.
 Shape suffixes: H height, W width, 3 rgb, 4 rgb and alpha (premultiplied, 0..1), P mesh points.
 """
 
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ft2ray.media.face import LIPS_INNER, LIPS_INNER_LOWER, LIPS_INNER_UPPER, face_height, mouth_gap
+from ft2ray.generator.warp_geometry import smoothstep
+from ft2ray.media.face import LIPS_INNER, face_height, mouth_gap
 
 LAYER_WIDTH, LAYER_HEIGHT = 0.40, 0.26
 """Size of a painted layer in face heights; the layer's centre is the middle of the closed lips."""
@@ -24,13 +26,12 @@ _LOWER_EDGE = 0.006
 # Widths of the upper teeth from the middle outwards, in face heights, as seen from the front.
 _UPPER_WIDTHS = (0.044, 0.034, 0.035, 0.026, 0.020, 0.014)
 _LOWER_WIDTHS = (0.027, 0.029, 0.031, 0.025, 0.020, 0.014)
-SHUT_PIXELS, PARTED_PIXELS = 0.5, 2.0  # the mouth's inside fades in between these openings
 _SHOWN_GAP = 0.02  # from this opening on, the photo shows what is between the lips
 
 
 @dataclass(frozen=True)
 class MouthLayers:
-    """rgba layers, premultiplied: `jaw` (tongue, lower teeth), `skull` (upper teeth), and the cavity's colour.
+    """Layers that move with the jaw (tongue, lower teeth) and the skull (upper teeth); the cavity's colour.
 
     photo_HW4 is the inside of the photo's own parted lips in the photo's pixels, or None.
     """
@@ -62,7 +63,8 @@ def paint_mouth(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> MouthLayers:
     # about as fine as the photo: finer layers would alias when they are moved
     scale = 1.15 * float(face_height(mesh_P3)) / _FINE
     if scale < 1.0:
-        skull, jaw = (cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for layer in (skull, jaw))
+        skull = cv2.resize(skull, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        jaw = cv2.resize(jaw, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return MouthLayers(skull, jaw, cavity.astype(np.float32), _photo_layer(image_HW3, mesh_P3))
 
 
@@ -97,7 +99,11 @@ def _teeth(
     arch_HW = 0.10 * np.abs(x_HW) ** 1.5 * 2
     tip_HW = edge - sign * (arch_HW + 0.006 * np.abs(across_HW) ** 3 + 0.004 * (index_HW == 1))
     into_HW = sign * (tip_HW - y_HW)  # how far inside the tooth, seen from its edge
-    alpha_HW = _soft(into_HW, 0.003) * _soft(length - into_HW, 0.01) * _soft(bounds[-1] - np.abs(x_HW), 0.01)
+    alpha_HW = (
+        smoothstep(into_HW, 0.0, 0.003)
+        * smoothstep(length - into_HW, 0.0, 0.01)
+        * smoothstep(bounds[-1] - np.abs(x_HW), 0.0, 0.01)
+    )
     between_HW = 1.0 - 0.30 * np.exp(-(((1.0 - np.abs(across_HW)) * (right_HW - left_HW) / 0.005) ** 2))
     side_HW = np.clip(1.0 - (np.abs(x_HW) / 0.19) ** 2, 0.15, 1.0)
     depth_HW = 0.93 + 0.07 * np.clip(into_HW / 0.02, 0.0, 1.0) - 0.35 * np.clip(into_HW / length, 0, 1) ** 2
@@ -108,14 +114,9 @@ def _teeth(
 def _tongue(rgb_3: np.ndarray) -> np.ndarray:
     x_HW, y_HW = _grid()
     inside_HW = 1.0 - (x_HW / 0.12) ** 2 - ((y_HW - 0.05) / 0.058) ** 2
-    alpha_HW = _soft(inside_HW, 0.35) * 0.9
+    alpha_HW = smoothstep(inside_HW, 0.0, 0.35) * 0.9
     shade_HW = np.clip(0.55 + 0.45 * inside_HW - 0.12 * np.exp(-((x_HW / 0.006) ** 2)), 0.0, 1.0)
     return np.dstack([rgb_3 * shade_HW[..., None] * alpha_HW[..., None], alpha_HW]).astype(np.float32)
-
-
-def _soft(distance: np.ndarray, width: float) -> np.ndarray:
-    share = np.clip(distance / width, 0.0, 1.0)
-    return share * share * (3.0 - 2.0 * share)
 
 
 def _over(front_HW4: np.ndarray, back_HW4: np.ndarray) -> np.ndarray:
@@ -133,47 +134,3 @@ def _photo_layer(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> np.ndarray | Non
         255
     )
     return np.dstack([image_HW3 / np.float32(255) * alpha_HW[..., None], alpha_HW]).astype(np.float32)
-
-
-def lip_middle(mesh: np.ndarray) -> np.ndarray:
-    """Where the lips meet in the middle of the mouth; mesh [..., P, 3] -> [..., 3]."""
-    middle = slice(4, 7)
-    points = [*LIPS_INNER_UPPER[middle], *LIPS_INNER_LOWER[middle]]
-    return mesh[..., points, :].mean(axis=-2)
-
-
-def lip_openings(mesh_P3: np.ndarray) -> np.ndarray:
-    """Opening of each pair of inner-lip points, corner to corner [11], in pixels of the picture plane."""
-    upper, lower = list(LIPS_INNER_UPPER), list(LIPS_INNER_LOWER)
-    return np.linalg.norm(mesh_P3[upper, :2] - mesh_P3[lower, :2], axis=-1)
-
-
-def parted_matte(mesh_P3: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How far the lips are truly parted at each pixel of a window, 0..1 [H, W].
-
-    Lips that all but touch show no inside: there the mesh is less exact than its own opening.
-    """
-    ends_23 = mesh_P3[[LIPS_INNER_UPPER[0], LIPS_INNER_UPPER[-1]], :2] - corner
-    along_2 = ends_23[1] - ends_23[0]
-    along_2 = along_2 / max(float(along_2 @ along_2), 1e-6)
-    pairs_K2 = (mesh_P3[list(LIPS_INNER_UPPER), :2] + mesh_P3[list(LIPS_INNER_LOWER), :2]) / 2 - corner
-    place_K = (pairs_K2 - ends_23[0]) @ along_2
-    x_HW, y_HW = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    place_HW = (x_HW - ends_23[0, 0]) * along_2[0] + (y_HW - ends_23[0, 1]) * along_2[1]
-    parted_K = _soft(lip_openings(mesh_P3) - SHUT_PIXELS, PARTED_PIXELS - SHUT_PIXELS)
-    order = np.argsort(place_K)
-    return np.interp(place_HW, place_K[order], parted_K[order]).astype(np.float32)
-
-
-def mouth_matte(polygon_N2: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Antialiased coverage [H, W] 0..1 of the opening between the lips inside a window of the picture.
-
-    Args:
-        polygon_N2: rim of the inner lips in picture pixels.
-        corner: x, y of the window's first pixel. size: its width and height.
-    """
-    fine = 4
-    matte = np.zeros((size[1] * fine, size[0] * fine), np.uint8)
-    points = ((polygon_N2 - corner + 0.5) * fine - 0.5) * 256  # pixel centres, 8 fractional bits
-    cv2.fillPoly(matte, [np.round(points).astype(np.int32)], 255, shift=8)
-    return cv2.resize(matte, size, interpolation=cv2.INTER_AREA) / np.float32(255)

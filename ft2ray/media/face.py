@@ -147,7 +147,7 @@ class FaceMesher:
 
 @contextmanager
 def _without_known_noise() -> Iterator[None]:
-    """Hold back what native code writes to stderr, then pass everything on but the lines known to mean nothing.
+    """Hold back what native code writes to stderr, then pass all of it on but lines known to mean nothing.
 
     mediapipe's C++ side writes to the file descriptor, so Python's own redirection does not reach it.
     """
