@@ -15,6 +15,7 @@ Shapes: B batch, D timestep embedding, N layers, K experts.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,8 +62,7 @@ class Experts:
         if len(set(names)) != len(names) or not names:
             raise ValueError(f"experts need distinct names, got {list(names)}")
         transformer.requires_grad_(False)
-        for name in names:
-            transformer.add_adapter(config.lora(), adapter_name=name)  # type: ignore[operator]
+        _add_adapters(transformer, {name: config.lora() for name in names})
         self._adopt(transformer, names)
         for name in names:
             self._initialise(name, config.seed)
@@ -75,8 +75,7 @@ class Experts:
         experts = cls.__new__(cls)
         detach_experts(transformer)
         transformer.requires_grad_(False)
-        for name, (config, _) in states.items():
-            transformer.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+        _add_adapters(transformer, {name: config for name, (config, _) in states.items()})
         experts._adopt(transformer, list(states))
         for name, (_, tensors) in states.items():
             experts.load_state(name, tensors)
@@ -112,7 +111,7 @@ class Experts:
     def _use(self, names: tuple[str, ...], weights: WeightSource | Tensor | None, learn: bool) -> None:
         for layer in self.layers:
             if names:
-                layer._disable_adapters = False
+                layer.enable_adapters(True)
                 layer.set_adapter(list(names), inference_mode=not learn)
             else:
                 layer.enable_adapters(False)
@@ -188,6 +187,14 @@ class Experts:
         set_peft_model_state_dict(self.transformer, tensors, adapter_name=name)
 
 
+def _add_adapters(transformer: nn.Module, configs: dict[str, LoraConfig]) -> None:
+    with warnings.catch_warnings():
+        # peft asks whether a second adapter on one model is meant; it is.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        for name, config in configs.items():
+            transformer.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+
+
 def detach_experts(transformer: nn.Module) -> None:
     """Take every adapter off, leaving the plain base; harmless where there is none."""
     for module in transformer.modules():
@@ -195,5 +202,4 @@ def detach_experts(transformer: nn.Module) -> None:
             module.routing.hook.remove()
             module.routing.hook = None
     if getattr(transformer, "peft_config", None):
-        transformer.delete_adapters(list(transformer.peft_config))  # type: ignore[operator,arg-type]
         transformer.unload_lora()  # type: ignore[operator]
