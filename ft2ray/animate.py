@@ -11,7 +11,7 @@ from ft2ray.generator.generator import Generator
 from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.media.audio import check_speech, read_audio
 from ft2ray.media.portrait import load_portrait
-from ft2ray.media.video import write_video
+from ft2ray.media.video import FPS, write_video
 from ft2ray.tlpo.policy import apply_system, load_policy
 
 
@@ -47,5 +47,5 @@ def animate(
     settings = SamplerConfig(steps=g.steps, shift=g.shift, text_scale=g.text_scale, audio_scale=g.audio_scale)
     conditions = generator.encode_prompt(portrait, wav_T)
     frames_FHW3 = generator.decode(portrait, generator.sample(conditions, seed, settings))
-    write_video(out, frames_FHW3, generator.fps, wav_T)
+    write_video(out, frames_FHW3, FPS, wav_T)
     return len(frames_FHW3)

@@ -20,6 +20,7 @@ from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig
 from ft2ray.media.errors import MediaError
+from ft2ray.media.video import FPS, write_video
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.records import GROUP, Candidate, Draw, Prompt, PromptGroup, content_id
 from ft2ray.storage import RowStore
@@ -84,7 +85,6 @@ class GenerateGroup:
         from ft2ray.critic.view import clip_view
         from ft2ray.generator.sampler import SamplerConfig
         from ft2ray.media.portrait import load_portrait
-        from ft2ray.media.video import write_video
 
         prompt = Prompt(**row)
         fingerprint = self.generator.fingerprint
@@ -108,8 +108,12 @@ class GenerateGroup:
             video = None
             if self.config.curation.keep_videos:
                 video = f"store/videos/{identity}.mp4"
-                write_video(Path(self.config.run_dir) / video, frames_FHW3, self.generator.fps, wav_T)
-            views.append(clip_view(frames_FHW3, wav_T, self.generator.fps, self.mesher))
+                write_video(Path(self.config.run_dir) / video, frames_FHW3, FPS, wav_T)
+            try:
+                view, error = clip_view(frames_FHW3, wav_T, FPS, self.mesher), None
+            except ValueError as problem:  # no face to look at: a candidate without scores, not a score of 0
+                view, error = None, str(problem)
+            views.append(view)
             candidates.append(
                 Candidate(
                     candidate_id=identity,
@@ -119,6 +123,7 @@ class GenerateGroup:
                     latents_CFHW=x_CFHW.numpy(),
                     lip_mask=self.generator.lip_mask(x_CFHW).numpy(),
                     video=video,
+                    error=error,
                 )
             )
         group = PromptGroup(
@@ -161,15 +166,15 @@ class ScoreAndCommit:
         if row["group"] is None:
             return {"candidates": 0, "unscored": 0, "quarantine": row["quarantine"]}
         group: PromptGroup = row["group"]
-        results = score_views(
-            self.handle, list(row["views"]), self.config.critic.timeout_seconds, self.config.critic.retries
-        )
-        for candidate, (scores, error) in zip(group.candidates, results, strict=True):
+        seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
+        critic = self.config.critic
+        results = score_views(self.handle, [view for _, view in seen], critic.timeout_seconds, critic.retries)
+        for (candidate, _), (scores, error) in zip(seen, results, strict=True):
             candidate.scores, candidate.error = scores, error
         group.critic = self.critic
         self.store.commit([group.to_row()])
-        unscored = sum(scores is None for scores, _ in results)
-        return {"candidates": len(results), "unscored": unscored, "quarantine": None}
+        unscored = sum(candidate.scores is None for candidate in group.candidates)
+        return {"candidates": len(group.candidates), "unscored": unscored, "quarantine": None}
 
 
 def curate(

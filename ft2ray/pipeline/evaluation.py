@@ -17,6 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig
+from ft2ray.media.video import FPS, write_video
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.records import Prompt, content_id
 from ft2ray.storage import RowStore
@@ -73,7 +74,6 @@ class MeasurePrompt:
         from ft2ray.evaluation.measure import measure_clip
         from ft2ray.generator.sampler import SamplerConfig
         from ft2ray.media.portrait import load_portrait
-        from ft2ray.media.video import write_video
 
         seed = row.pop("seed")
         prompt = Prompt(**row)
@@ -88,11 +88,11 @@ class MeasurePrompt:
                 conditions, noise_seed, SamplerConfig(**sampler_settings(self.config))
             )
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
-            measured = measure_clip(frames_FHW3, wav_T, self.generator.fps, portrait, self.judge, self.mesher)
+            measured = measure_clip(frames_FHW3, wav_T, FPS, portrait, self.judge, self.mesher)
             video = None
             if prompt.prompt_id in self.with_video and seed == self.config.evaluation.seeds[0]:
                 video = f"videos/{prompt.prompt_id}_{system}.mp4"
-                write_video(Path(self.config.run_dir) / video, frames_FHW3, self.generator.fps, wav_T)
+                write_video(Path(self.config.run_dir) / video, frames_FHW3, FPS, wav_T)
             rows.append(self._row(prompt.prompt_id, seed, system, measured.metrics(), video))
             if system == "base":
                 for reference, metrics in measured.audio_references().items():

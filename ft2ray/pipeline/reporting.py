@@ -51,7 +51,7 @@ def write_run_report(run_dir: Path) -> Path:
         [_row(m, dimensions) for m in measured if m["system"] in config.evaluation.systems],
         [_row(m, dimensions) for m in measured if m["system"] in REFERENCES]
         + [Row("real_video", name, 0, _chosen(figures, dimensions)) for name, figures in judge.real.items()],
-        critic.calibration,
+        {"accuracy": critic.calibration["accuracy"], "n": min(critic.calibration["n"].values())},
         sum(read_seconds(run_dir).values()),
         dimensions=dimensions,
         resamples=config.evaluation.bootstrap,
