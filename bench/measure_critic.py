@@ -149,14 +149,11 @@ def table(name: str, critic: Critic, judged: Sequence[Judged]) -> dict[str, dict
             print(f"{name:<16} {dimension}  yes to {np.mean(p > 0.5):6.1%} of {len(p)} good clips")
             continue
         low, high = interval(p, label)
-        figures[dimension] = {
-            "accuracy": balanced_accuracy(p, label),
-            "n": int(known.sum()),
-            "auc": area(p, label),
-        }
+        accuracy, auc = balanced_accuracy(p, label), area(p, label)
+        figures[dimension] = {"accuracy": accuracy, "n": int(known.sum()), "auc": auc}
         print(
-            f"{name:<16} {dimension}  {figures[dimension]['accuracy']:6.1%}  [{low:.1%}, {high:.1%}]  "
-            f"AUC {figures[dimension]['auc']:.3f}  n {known.sum()} ({int(label.sum())} good)  bar {BARS[dimension]:.1%}"
+            f"{name:<16} {dimension}  {accuracy:6.1%}  [{low:.1%}, {high:.1%}]  AUC {auc:.3f}  "
+            f"n {known.sum()} ({int(label.sum())} good)  bar {BARS[dimension]:.1%}"
         )
     return figures
 

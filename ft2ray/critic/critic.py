@@ -159,9 +159,9 @@ def view_batch(view: ClipView, windows: slice, processor: ProcessorConfig) -> Cl
     ]
     return ClipBatch(
         video_BSE=torch.stack([piece for piece, _ in cut]),
-        video_grid=tuple(cut[0][1]),
+        video_grid=cut[0][1],
         stills_BSE=torch.stack([torch.cat([piece for piece, _ in crops]) for crops in stills]),
-        still_grids=tuple(tuple(grid) for _, grid in stills[0]),
+        still_grids=tuple(grid for _, grid in stills[0]),
         mel_BMJ=torch.from_numpy(view.mel_WMJ[windows]),
     )
 
@@ -188,7 +188,12 @@ def save_critic(
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
     config = json.loads(model.config.to_json_string(use_diff=True))
-    own = {"questions": questions, "processor": asdict(processor), "calibration": calibration}
-    own["fingerprint"] = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    own: dict[str, Any] = {
+        "questions": questions,
+        "processor": asdict(processor),
+        "calibration": calibration,
+    }
+    fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    own["fingerprint"] = fingerprint
     (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")
-    return own["fingerprint"]
+    return fingerprint

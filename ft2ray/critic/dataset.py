@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,7 +31,8 @@ ARRAYS = ("video_FHW3", "stills_KHW3", "target_FG", "mn", "vq", "lips", "recordi
 def write_shard(path: Path, clips: Sequence[SyntheticClip]) -> None:
     """One .npz of clips; written under another name first, so no half shard is ever read."""
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **{name: np.stack([getattr(clip, name) for clip in clips]) for name in ARRAYS})
+    arrays: dict[str, Any] = {name: np.stack([getattr(clip, name) for clip in clips]) for name in ARRAYS}
+    np.savez(partial, **arrays)
     partial.rename(path)
 
 
@@ -187,10 +189,11 @@ def _augment(
     level = np.arange(256, dtype=np.float32)[:, None] / 255
     table = level ** np.exp(rng.normal(0, 0.2)) * rng.uniform(0.85, 1.12) * rng.uniform(0.93, 1.07, 3)
     table = (np.clip(table, 0, 1) * 255).astype(np.uint8)[None]
-    return tuple(
-        cv2.LUT(pictures.reshape(-1, pictures.shape[2], 3), table).reshape(pictures.shape)
+    video, stills = (
+        np.asarray(cv2.LUT(pictures.reshape(-1, pictures.shape[2], 3), table)).reshape(pictures.shape)
         for pictures in (video, stills)
     )
+    return video, stills
 
 
 def _disturb(wav_T: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -28,10 +28,10 @@ def draw_face(portraits: Sequence[Portrait], mesher: FaceMesher, rng: np.random.
         ValueError: if no usable face comes out of `MOST_TRIES` attempts, so the portraits are unfit.
     """
     for _ in range(MOST_TRIES):
-        base = portraits[rng.integers(len(portraits))]
+        base = portraits[int(rng.integers(len(portraits)))]
         image = base.image_HW3
         if len(portraits) > 1 and rng.random() < 0.5:
-            other = portraits[rng.integers(len(portraits))]
+            other = portraits[int(rng.integers(len(portraits)))]
             image = blend_faces(base, other, rng.uniform(0.3, 1.0))
         image = _recolour(_reshape(image, rng), rng)
         if rng.random() < 0.5:
@@ -73,14 +73,14 @@ def _reshape(image_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Other proportions: stretch, turn, zoom and a smooth random bend."""
     size = image_HW3.shape[0]
     angle = rng.normal(0, 4.0)
-    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), angle, rng.uniform(0.92, 1.25))
-    matrix[0, :2] *= rng.uniform(0.9, 1.1)
-    matrix[:, 2] += rng.normal(0, 0.02 * size, 2)
+    matrix = np.array(cv2.getRotationMatrix2D((size / 2, size / 2), angle, rng.uniform(0.92, 1.25)))
+    matrix[0, :2] = matrix[0, :2] * rng.uniform(0.9, 1.1)
+    matrix[:, 2] = matrix[:, 2] + rng.normal(0, 0.02 * size, 2)
     inverse = cv2.invertAffineTransform(matrix)
     bend = cv2.resize(
         rng.standard_normal((5, 5, 2)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
     )
-    bend *= rng.uniform(0.0, 0.014) * size
+    bend = bend * np.float32(rng.uniform(0.0, 0.014) * size)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     map_x = (inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]).astype(np.float32) + bend[..., 0]
     map_y = (inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]).astype(np.float32) + bend[..., 1]

@@ -180,7 +180,7 @@ def blocks(frames: np.ndarray, rng: np.random.Generator, strength: float) -> np.
     """Too few bytes for the picture: every frame really goes through JPEG."""
     quality = int(round(14 - 11 * strength))
     coded = (cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])[1] for frame in frames)
-    return np.stack([cv2.imdecode(data, cv2.IMREAD_UNCHANGED) for data in coded])
+    return np.stack([np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED)) for data in coded])
 
 
 def starved(frames: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -222,5 +222,5 @@ def h264(frames: np.ndarray, crf: int) -> np.ndarray:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     store.seek(0)
-    with av.open(store) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    with av.open(store, "r") as coded:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in coded.decode(video=0)])

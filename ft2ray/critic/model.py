@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from ft2ray.critic.processor import ProcessorConfig, audio_token_count, sounding
 from ft2ray.critic.questions import AUDIO, AUDIO_BOS, IMAGE, VIDEO, VISION_BOS, prefix_text, question_text
 
 Thinker = Qwen2_5OmniThinkerForConditionalGeneration
+INITIAL_SPREAD = 0.06  # of weights: about 1 / sqrt(width), as the large models' 0.02 is for their widths
 _PACKED = "packed_flash_sdpa"  # "flash" in the name makes the towers hand over all segments in one call
 
 
@@ -48,8 +50,8 @@ def packed_sdpa(module, query, key, value, attention_mask, scaling=None, cu_seq_
         index = cu_seq_lens_q[:-1][lengths == length].long()[:, None] + torch.arange(
             length, device=query.device
         )
-        segments = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))
-        answer = F.scaled_dot_product_attention(*segments, scale=scaling)
+        own, keys, values = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))
+        answer = F.scaled_dot_product_attention(own, keys, values, scale=scaling)
         out = out.index_copy(2, index.flatten(), answer.transpose(0, 1).flatten(1, 2)[None])
     return out.transpose(1, 2), None
 
@@ -68,8 +70,9 @@ def toy_config(
     token = tokenizer.convert_tokens_to_ids
     heads = 4
     third = width // heads // 2 // 3
-    return Qwen2_5OmniThinkerConfig(
-        audio_config={
+    settings: dict[str, Any] = {
+        "audio_config": {
+            "initializer_range": INITIAL_SPREAD,
             "num_mel_bins": processor.mel_bins,
             "encoder_layers": 2,
             "encoder_attention_heads": 4,
@@ -78,7 +81,8 @@ def toy_config(
             "output_dim": width,
             "n_window": 150,  # one chunk of three seconds: a whole window of the view
         },
-        vision_config={
+        "vision_config": {
+            "initializer_range": INITIAL_SPREAD,
             "depth": 2,
             "hidden_size": 64,
             "intermediate_size": 128,
@@ -89,7 +93,8 @@ def toy_config(
             "temporal_patch_size": processor.temporal_patch_size,
             "spatial_merge_size": processor.merge_size,
         },
-        text_config={
+        "text_config": {
+            "initializer_range": INITIAL_SPREAD,
             "vocab_size": len(tokenizer),
             "hidden_size": width,
             "intermediate_size": 2 * width,
@@ -103,16 +108,18 @@ def toy_config(
                 "mrope_section": [width // heads // 2 - 2 * third, third, third],
             },
         },
-        image_token_id=token(IMAGE),
-        video_token_id=token(VIDEO),
-        audio_token_id=token(AUDIO),
-        vision_start_token_id=token(VISION_BOS),
-        audio_start_token_id=token(AUDIO_BOS),
-        audio_end_token_id=tokenizer.audio_eos_token_id,
-        position_id_per_seconds=processor.position_id_per_seconds,
-        seconds_per_chunk=processor.seconds_per_chunk,
-        tie_word_embeddings=False,
-    )
+        "initializer_range": INITIAL_SPREAD,
+        "image_token_id": token(IMAGE),
+        "video_token_id": token(VIDEO),
+        "audio_token_id": token(AUDIO),
+        "vision_start_token_id": token(VISION_BOS),
+        "audio_start_token_id": token(AUDIO_BOS),
+        "audio_end_token_id": tokenizer.audio_eos_token_id,
+        "position_id_per_seconds": processor.position_id_per_seconds,
+        "seconds_per_chunk": processor.seconds_per_chunk,
+        "tie_word_embeddings": False,
+    }
+    return Qwen2_5OmniThinkerConfig(**settings)
 
 
 def build_model(config: Qwen2_5OmniThinkerConfig) -> Thinker:
@@ -192,7 +199,7 @@ def video_tokens(model: Thinker, batch: ClipBatch) -> torch.Tensor:
 def still_tokens(model: Thinker, batch: ClipBatch) -> torch.Tensor:
     """Vision tower on the still crops: [B, N, D]; N is 0 without stills."""
     if not batch.still_grids:
-        return batch.mel_BMJ.new_zeros(len(batch), 0, model.config.text_config.hidden_size)
+        return batch.mel_BMJ.new_zeros(len(batch), 0, model.lm_head.in_features)
     grid = torch.tensor(batch.still_grids).repeat(len(batch), 1)
     return model.model.visual(batch.stills_BSE.flatten(0, 1), grid_thw=grid).pooler_output.unflatten(
         0, (len(batch), -1)
@@ -222,7 +229,7 @@ def read_prefix(
     """
     clips, repeats = len(video_BND), len(audio_BND) // len(video_BND)
     kinds = ((model.config.video_token_id, video_BND), (model.config.image_token_id, stills_BND))
-    cache = DynamicCache(config=model.config.text_config)
+    cache = DynamicCache(config=model.config.get_text_config())
     if repeats == 1:
         whole = slice(0, len(layout.ids_L))
         return _read(
@@ -230,8 +237,9 @@ def read_prefix(
         ), cache
     first_sound = layout.first_sound(model)
     _read(model, layout, slice(0, first_sound), kinds, clips, cache)
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys.repeat(repeats, 1, 1, 1), layer.values.repeat(repeats, 1, 1, 1)
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        layer.keys, layer.values = (kept.repeat(repeats, 1, 1, 1) for kept in (layer.keys, layer.values))
     rest = slice(first_sound, len(layout.ids_L))
     sound = ((model.config.audio_token_id, audio_BND),)
     return _read(model, layout, rest, sound, len(audio_BND), cache), cache
@@ -272,7 +280,8 @@ def answer_logits(
     Questions are padded on the right, where causal attention cannot see the padding.
     """
     longest, count = max(map(len, question_ids)), len(question_ids)
-    clips = cache.layers[0].keys.shape[0]
+    layers: list[Any] = cache.layers
+    clips = layers[0].keys.shape[0]
     ids_KQ = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in question_ids])
     cache.batch_repeat_interleave(count)
     position_Q = layout.next_position + torch.arange(longest)

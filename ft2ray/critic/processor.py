@@ -72,7 +72,7 @@ def _log_mel_with_tail(wav_T: np.ndarray, config: ProcessorConfig) -> np.ndarray
     samples, longest = len(wav_T), config.padded_seconds * SAMPLE_RATE
     if not 0 < samples <= longest:
         raise ValueError(
-            f"the critic's sound has {samples} samples; it takes 1 to {longest}: cut the clip into windows first"
+            f"the critic's sound has {samples} samples; it takes 1 to {longest}: cut it into windows first"
         )
     if not np.isfinite(wav_T).all():
         raise ValueError("the critic's sound holds NaN or infinite samples; decode it again")
@@ -100,7 +100,9 @@ def _mel_filters(config: ProcessorConfig) -> torch.Tensor:
     return torch.from_numpy(filters.T).to(torch.float32).contiguous()
 
 
-def patches(frames_NHW3: np.ndarray, config: ProcessorConfig, still: bool) -> tuple[torch.Tensor, list[int]]:
+def patches(
+    frames_NHW3: np.ndarray, config: ProcessorConfig, still: bool
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Cut a video (or one still picture) into normalised patches, merge-block by merge-block.
 
     Args:
@@ -108,7 +110,7 @@ def patches(frames_NHW3: np.ndarray, config: ProcessorConfig, still: bool) -> tu
         still: a single picture, repeated over the temporal patch.
 
     Returns:
-        patches_SE float32 and its grid [t, h, w] in patches. An odd number of frames is
+        patches_SE float32 and its grid (t, h, w) in patches. An odd number of frames is
         completed by repeating the last one.
 
     Raises:
@@ -125,7 +127,7 @@ def patches(frames_NHW3: np.ndarray, config: ProcessorConfig, still: bool) -> tu
         frames_NHW3 = np.repeat(frames_NHW3, t, axis=0)
     elif missing := -count % t:
         frames_NHW3 = np.concatenate([frames_NHW3, np.repeat(frames_NHW3[-1:], missing, axis=0)])
-    grid = [len(frames_NHW3) // t, height // p, width // p]
+    grid = (len(frames_NHW3) // t, height // p, width // p)
     pixels = torch.from_numpy(np.ascontiguousarray(frames_NHW3))
     blocks = pixels.view(grid[0], t, grid[1] // m, m, p, grid[2] // m, m, p, 3)
     # Reordered as bytes, normalised afterwards: a quarter of the memory traffic.

@@ -120,8 +120,8 @@ def fit_rule(measured_NR: np.ndarray, label_N: np.ndarray, steps: int = 400, pen
         weights = weights - change
         if np.abs(change).max() < 1e-8:
             break
-    numbers = [tuple(float(round(v, 4)) for v in values) for values in (mean, spread, weights[:-1])]
-    return Rule(*numbers, bias=float(round(weights[-1], 4)))
+    rounded = [tuple(float(round(v, 4)) for v in values) for values in (mean, spread, weights[:-1])]
+    return Rule(rounded[0], rounded[1], rounded[2], bias=float(round(weights[-1], 4)))
 
 
 @dataclass(frozen=True)

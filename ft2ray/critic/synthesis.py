@@ -61,9 +61,20 @@ class SyntheticClip:
     fault: str
 
 
+# Heads move several times as far as the seated speakers whose spread is 1; so that lips count as well:
+TARGET_SCALE = np.array([1.0] * LIP_CHANNELS + [2.0] + [5.0] * 6, dtype=np.float32)
+TARGET_LIMIT = 3.0
+
+
 def target_channels(basis: MotionBasis) -> np.ndarray:
     """Channels that the auxiliary losses regress: lips first, then lids and pose."""
     return np.r_[np.arange(LIP_CHANNELS), basis.lid, np.arange(basis.pose.start, basis.pose.stop)]
+
+
+def targets(x_CF: np.ndarray, basis: MotionBasis) -> np.ndarray:
+    """What the auxiliary losses regress: scaled, limited channels, target_FG float32."""
+    scaled = x_CF[target_channels(basis)].T / TARGET_SCALE
+    return np.clip(scaled, -TARGET_LIMIT, TARGET_LIMIT).astype(np.float32)
 
 
 def synthesise(
@@ -131,7 +142,7 @@ def corrupt_and_render(
     return SyntheticClip(
         video_FHW3=view.video_WFHW3[0],
         stills_KHW3=view.stills_WKHW3[0],
-        target_FG=x_CF[target_channels(basis)].T.astype(np.float32),
+        target_FG=targets(x_CF, basis),
         mn=mn,
         vq=vq,
         lips=lips,

@@ -55,7 +55,8 @@ class TrainingConfig:
     lips: float = 1.0
     contrast: float = 0.3
     token_answers: float = 0.5
-    validate_every: float = 150.0  # seconds
+    tower_answers: float = 0.3
+    validate_every: float = 200.0  # seconds
     seed: int = 0
 
 
@@ -72,6 +73,10 @@ class AuxiliaryHeads(nn.Module):
         self.video_key = nn.Conv1d(tokens_per_step * width, shared, 3, padding=1)
         self.audio_key = nn.Conv1d(step * width, shared, 3, padding=1)
         self.log_scale = nn.Parameter(torch.tensor(math.log(8.0)))
+        self.quality = nn.Linear(width, 1)
+        self.motion = nn.Sequential(
+            nn.Conv1d(tokens_per_step * width, shared, 5, padding=2), nn.GELU(), nn.Conv1d(shared, 1, 1)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +99,15 @@ def by_step(video_BND: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def tower_losses(
-    setup: Setup, batch: TrainingBatch, video_BND: torch.Tensor, own_BND: torch.Tensor
+    setup: Setup,
+    batch: TrainingBatch,
+    video_BND: torch.Tensor,
+    stills_BND: torch.Tensor,
+    own_BND: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Lips and motion read from the video, lips asked for by the sound, and both in one space.
+    """Lips and motion seen in the video, lips asked for by the sound, both in one space.
 
+    Naturalness and quality are asked of the vision tokens as well.
     The contrast pairs each step of a clip with the same moment of its own sound, against all
     other moments and clips of the batch; only clips whose lips fit take part.
     """
@@ -107,6 +117,11 @@ def tower_losses(
     seen_BFG = heads.seen(video_BUE).unflatten(2, (heads.step, -1)).flatten(1, 2)[:, :frames]
     losses = {"seen": F.smooth_l1_loss(seen_BFG, batch.target_BFG)}
     losses["heard"] = F.smooth_l1_loss(heads.heard(own_BND), batch.heard_SBFG[0])
+
+    motion_B = heads.motion(video_BUE.transpose(1, 2)).mean(dim=(1, 2))
+    losses["tower_answers"] = masked_bce(motion_B, batch.label_SBK[0, :, 0]) + masked_bce(
+        heads.quality(stills_BND.mean(dim=1))[:, 0], batch.label_SBK[0, :, 2]
+    )
 
     fits = batch.label_SBK[0, :, 1] == 1
     if int(fits.sum()) >= 2:
@@ -181,12 +196,12 @@ def training_step(
     model = setup.model
     video_BND = video_tokens(model, batch.clips)
     own_BND = audio_tokens(model, batch.clips.mel_BMJ)
-    losses = tower_losses(setup, batch, video_BND, own_BND)
+    stills_BND = still_tokens(model, batch.clips)
+    losses = tower_losses(setup, batch, video_BND, stills_BND, own_BND)
     if towers_only:
         mel_BMJ, heard_BFG = data.speech(rng, config.speech_batch)
         losses["speech"] = F.smooth_l1_loss(setup.heads.heard(audio_tokens(model, mel_BMJ)), heard_BFG)
     else:
-        stills_BND = still_tokens(model, batch.clips)
         wrong_BND = audio_tokens(model, batch.wrong_mel_BMJ)
         wrong_heard = setup.heads.heard(wrong_BND)
         losses["speech"] = F.smooth_l1_loss(wrong_heard, batch.heard_SBFG[1])
@@ -199,6 +214,7 @@ def training_step(
         "joined": config.lips,
         "contrast": config.contrast,
         "token_answers": config.token_answers,
+        "tower_answers": config.tower_answers,
         "answers": 1.0,
     }
     total = sum(weights[name] * value for name, value in losses.items())
@@ -226,10 +242,11 @@ def validate(setup: Setup, data: ClipData, batch: int, seed: int) -> dict[str, f
         margins.append(margin)
         labels.append(drawn.label_SBK)
     setup.model.train()
-    margin, label = torch.cat(margins, 1).flatten(0, 1).numpy(), torch.cat(labels, 1).flatten(0, 1).numpy()
+    margin_NK = torch.cat(margins, 1).flatten(0, 1).numpy()
+    label_NK = torch.cat(labels, 1).flatten(0, 1).numpy()
     out = {}
     for k, name in enumerate(setup.questions):
-        good, bad = margin[label[:, k] == 1, k], margin[label[:, k] == 0, k]
+        good, bad = margin_NK[label_NK[:, k] == 1, k], margin_NK[label_NK[:, k] == 0, k]
         out[f"{name}_accuracy"] = float(((good > 0).mean() + (bad <= 0).mean()) / 2)
         out[f"{name}_auc"] = float((good[:, None] > bad[None]).mean())
     return out

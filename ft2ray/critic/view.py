@@ -2,9 +2,9 @@
 
 A clip is cut into windows of three seconds. In each window the video is a composite picture
 at 25 frames a second: the whole face in a box that stands still (so that head motion stays
-visible) above the mouth in a box that glides with the head (so that lips stay readable). Blur, noise and torn pixels
-vanish in thumbnails, so two still crops at a fixed resolution go along: the moments when the
-mouth is widest open and when the head is farthest from its usual place.
+visible) above the mouth in a box that glides with the head (so that lips stay readable). Blur,
+noise and torn pixels vanish in thumbnails, so two still crops at a fixed resolution go along: the
+moments when the mouth is widest open and when the head is farthest from its usual place.
 
 Shapes: W windows, F frames, H W 3 pixels, K stills, M mel bins, J mel frames, P mesh points,
 T audio samples.

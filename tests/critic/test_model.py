@@ -51,7 +51,7 @@ def as_batch(videos, stills, wavs, processor) -> ClipBatch:
     crops = [torch.cat([patches(s[None], processor, still=True)[0] for s in pair]) for pair in stills]
     return ClipBatch(
         video_BSE=torch.stack([c for c, _ in cut]),
-        video_grid=tuple(cut[0][1]),
+        video_grid=cut[0][1],
         stills_BSE=torch.stack(crops),
         still_grids=((1, 8, 8), (1, 8, 8)),
         mel_BMJ=torch.stack([torch.from_numpy(log_mel(wav, processor)) for wav in wavs]),

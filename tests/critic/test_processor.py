@@ -86,7 +86,7 @@ def test_patch_holds_its_own_pixels():
     video[1, 14:28, 0:14, 2] = 255  # second frame, blue, the patch below the first one
     cut, grid = patches(video, ProcessorConfig(), still=False)
     bright = (cut.view(16, 3, 2, 14, 14) > 2.0).flatten(3).all(-1)
-    assert grid == [1, 4, 4]
+    assert grid == (1, 4, 4)
     assert bright.nonzero().tolist() == [[2, 2, 1]]  # merge order: the block's lower left is third
 
 
