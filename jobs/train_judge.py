@@ -13,8 +13,9 @@ import argparse
 from pathlib import Path
 
 from ft2ray.evaluation.judge import EMBEDDED, fit_judge
+from ft2ray.evaluation.lipsync import KINDS
 from ft2ray.evaluation.observation import RATE, feature_curve, phone_curve
-from ft2ray.evaluation.real_clips import KINDS, read_real_clips
+from ft2ray.evaluation.real_clips import read_real_clips
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 
 CLIPS = ("grid_bbaf2n.mpg", "grid_test_video.mp4", "grid_sbia1a.mpg")

@@ -1,4 +1,4 @@
-"""What the metrics know about real people: a lip ridge, motion distributions, real-video figures, decoys.
+"""What the metrics know about real people: lip ridges, motion distributions, real-video figures, decoys.
 
 The judge in the package was fitted on three clips of the GRID corpus (CC BY 4.0) that nothing else in the
 package was trained on; it holds derived numbers only, no media. `Judge.load(folder)` fits one on the user's
@@ -20,15 +20,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ft2ray.evaluation.lipsync import Ridge, fit_ridge, score_lips, windowed_correlation
+from ft2ray.evaluation.lipsync import Ridge, apply_ridges, fit_ridge, score_lips, windowed_correlation
 from ft2ray.evaluation.motion import MotionReference, MotionTrack, fit_reference, naturalness
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "judge" / "judge.safetensors"
-CONTEXT = {"mel": 3, "whisper": 5}
-STRENGTH = 3.0
-WHISPER_SECONDS = 60.0
-"""With less real material than this the ridge takes log-mel bands: a Whisper ridge fitted on 9 s learned
-those words and nothing about lips (r 0.02-0.10 on other people), log-mel transferred (r 0.24)."""
+CONTEXT = {"whisper": 2, "mel": 3}
+STRENGTH = 1.0
+RIDGE_PARTS = ("mean_D", "scale_D", "weights_D")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +54,14 @@ class Judge:
     """A fitted judge.
 
     Attributes:
-        ridge: predictor of the mouth from the sound.
+        ridges: predictors of the mouth from the sound, one per speech feature.
         motion: distributions of real displacements.
         decoy_ridge_NF, decoy_phones_NF: mouth curves predicted from other speech, the wrong-audio reference.
         real: real clip name -> its metrics by a judge that never saw that speaker.
         source: where the real clips came from, in words.
     """
 
-    ridge: Ridge
+    ridges: tuple[Ridge, ...]
     motion: MotionReference
     decoy_ridge_NF: np.ndarray
     decoy_phones_NF: np.ndarray
@@ -106,9 +104,8 @@ class Judge:
     def _tensors(self) -> dict[str, np.ndarray]:
         names = sorted(self.motion.quantiles)
         tensors = {
-            "ridge.mean_D": self.ridge.mean_D,
-            "ridge.scale_D": self.ridge.scale_D,
-            "ridge.weights_D": self.ridge.weights_D,
+            f"{ridge.kind}.{part}": getattr(ridge, part) for ridge in self.ridges for part in RIDGE_PARTS
+        } | {
             "motion.quantiles_SQ": np.stack([self.motion.quantiles[name] for name in names]),
             "motion.spread_S": np.array([self.motion.spread[name] for name in names]),
             "decoys.ridge_NF": self.decoy_ridge_NF,
@@ -118,8 +115,7 @@ class Judge:
 
     def _meta(self) -> dict:
         return {
-            "kind": self.ridge.kind,
-            "context": self.ridge.context,
+            "context": {ridge.kind: ridge.context for ridge in self.ridges},
             "signals": sorted(self.motion.quantiles),
             "real": {name: dict(figures) for name, figures in self.real.items()},
             "source": self.source,
@@ -146,8 +142,9 @@ def _read(path: Path) -> Judge:
         raise ValueError(f"{path} is not a judge ({error}); make one with jobs/train_judge.py.") from error
     quantiles, spread = get["motion.quantiles_SQ"], get["motion.spread_S"]
     return Judge(
-        ridge=Ridge(
-            meta["kind"], meta["context"], get["ridge.mean_D"], get["ridge.scale_D"], get["ridge.weights_D"]
+        ridges=tuple(
+            Ridge(kind, context, *(get[f"{kind}.{part}"] for part in RIDGE_PARTS))
+            for kind, context in sorted(meta["context"].items())
         ),
         motion=MotionReference(
             quantiles=dict(zip(meta["signals"], quantiles, strict=True)),
@@ -160,15 +157,13 @@ def _read(path: Path) -> Judge:
     )
 
 
-def choose_kind(clips: Sequence[RealClip]) -> str:
-    """Speech feature for the ridge, by the amount of real material (see WHISPER_SECONDS)."""
-    return "whisper" if sum(len(clip.mouth_F) for clip in clips) / 25 >= WHISPER_SECONDS else "mel"
-
-
-def fit_parts(clips: Sequence[RealClip], kind: str) -> tuple[Ridge, MotionReference]:
-    """Ridge and motion reference of some real clips."""
-    pairs = [(clip.features[kind], clip.mouth_F) for clip in clips]
-    return fit_ridge(pairs, kind, CONTEXT[kind], STRENGTH), fit_reference([clip.motion for clip in clips])
+def fit_parts(clips: Sequence[RealClip]) -> tuple[tuple[Ridge, ...], MotionReference]:
+    """Ridges and motion reference of some real clips."""
+    ridges = tuple(
+        fit_ridge([(clip.features[kind], clip.mouth_F) for clip in clips], kind, context, STRENGTH)
+        for kind, context in sorted(CONTEXT.items())
+    )
+    return ridges, fit_reference([clip.motion for clip in clips])
 
 
 def fit_judge(
@@ -188,28 +183,27 @@ def fit_judge(
         raise ValueError(
             f"A judge needs real clips of at least two people, found {len(speakers)}; add clips."
         )
-    kind = choose_kind(clips)
     real: dict[str, dict[str, float]] = {}
     for speaker in sorted(speakers):
-        ridge, motion = fit_parts([clip for clip in clips if clip.speaker != speaker], kind)
+        ridges, motion = fit_parts([clip for clip in clips if clip.speaker != speaker])
         for clip in clips:
             if clip.speaker == speaker:
-                real[clip.name] = real_figures(clip, ridge, motion)
-    ridge, motion = fit_parts(clips, kind)
+                real[clip.name] = real_figures(clip, ridges, motion)
+    ridges, motion = fit_parts(clips)
     frames = min(len(curve_F) for _, curve_F in decoys)
     return Judge(
-        ridge=ridge,
+        ridges=ridges,
         motion=motion,
-        decoy_ridge_NF=np.stack([ridge.apply(features[kind])[:frames] for features, _ in decoys]),
+        decoy_ridge_NF=np.stack([apply_ridges(ridges, features)[:frames] for features, _ in decoys]),
         decoy_phones_NF=np.stack([curve_F[:frames] for _, curve_F in decoys]),
         real=real,
         source=source,
     )
 
 
-def real_figures(clip: RealClip, ridge: Ridge, motion: MotionReference) -> dict[str, float]:
+def real_figures(clip: RealClip, ridges: Sequence[Ridge], motion: MotionReference) -> dict[str, float]:
     """Metrics of a real clip, named as in `measure.Measurement.metrics`."""
-    lips = score_lips(clip.mouth_F, ridge.apply(clip.features[ridge.kind]), clip.phones_F)
+    lips = score_lips(clip.mouth_F, apply_ridges(ridges, clip.features), clip.phones_F)
     return {
         "mn": naturalness(clip.motion, motion)[0],
         "ls": lips.score,

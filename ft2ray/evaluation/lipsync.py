@@ -1,6 +1,6 @@
 """Lip-sync from decoded pixels: a mouth curve predicted from the sound against the mouth seen in the video.
 
-Two predictors of different kinds: a ridge from speech features fitted on real talking clips (here), and a
+Two predictors of different kinds: ridges from speech features fitted on real talking clips (here), and a
 table of phone openness that nothing was fitted for (`phones`). A clip's score is the correlation of the
 predicted and the seen curve, over windows of 3 s. Correlation ignores how wide the mouth opens, so a mouth
 that exaggerates gains nothing (the known weakness of SyncNet confidence, paper section 1).
@@ -10,7 +10,7 @@ Shape suffixes: T audio samples, F frames, P mesh points, D features, W frames o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,6 +26,7 @@ MIN_SHIFT = 5
 """Shifts from 5 frames (200 ms) on count as out of sync: people notice them."""
 WINDOW, HOP = 75, 25
 MEL_RATE = 100
+KINDS = ("whisper", "mel")
 
 
 def mouth_curve(mesh_FP3: np.ndarray, face_height: float) -> np.ndarray:
@@ -116,6 +117,16 @@ def fit_ridge(
     # the dual form: few frames, many features
     weights_D = z_ND.T @ np.linalg.solve(z_ND @ z_ND.T + strength * width * np.eye(n), y_N)
     return Ridge(kind, context, mean_D, scale_D, weights_D)
+
+
+def apply_ridges(ridges: Sequence[Ridge], features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Sum of the standardised predictions of several ridges, [F]; features by kind of `speech_features`.
+
+    Whisper features know more about lips, log-mel bands carry over better from few seconds of material: their
+    errors differ, and the sum is better than either (assets/judge/README.md has the figures).
+    """
+    curves = [ridge.apply(features[ridge.kind]) for ridge in ridges]
+    return np.sum([(curve_F - curve_F.mean()) / (curve_F.std() + 1e-9) for curve_F in curves], axis=0)
 
 
 def correlation(a_W: np.ndarray, b_W: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ft2ray.evaluation.judge import Judge
-from ft2ray.evaluation.lipsync import LipScore, score_lips
+from ft2ray.evaluation.lipsync import LipScore, apply_ridges, score_lips
 from ft2ray.evaluation.motion import naturalness, plain_figures
 from ft2ray.evaluation.observation import feature_curve, observe, phone_curve
 from ft2ray.evaluation.quality import Quality, measure_quality, portrait_figures
@@ -107,11 +107,11 @@ def measure_clip(
     if seen is None:
         return Measurement(face_found=found)
     mouth_F = seen.motion.mouth_F
-    ridge_F = judge.ridge.apply(feature_curve(wav_T, len(mouth_F), judge.ridge.kind))
+    features = {ridge.kind: feature_curve(wav_T, len(mouth_F), ridge.kind) for ridge in judge.ridges}
     motion, parts = naturalness(seen.motion, judge.motion)
     return Measurement(
         face_found=found,
-        lips=score_lips(mouth_F, ridge_F, phone_curve(wav_T, len(mouth_F))),
+        lips=score_lips(mouth_F, apply_ridges(judge.ridges, features), phone_curve(wav_T, len(mouth_F))),
         motion=motion,
         motion_parts=parts,
         plain=plain_figures(seen.motion),

@@ -9,8 +9,6 @@ Shape suffixes: T audio samples, F video frames, L phone steps of 10 ms.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 from pocketsphinx import Config, Decoder, get_model_path
 from scipy.ndimage import gaussian_filter1d
@@ -33,8 +31,8 @@ OPENNESS = {
 SILENCE = 0.0
 
 
-@cache
 def _decoder() -> Decoder:
+    """A new decoder (20 ms): a used one adapts to what it heard; a score may not depend on other clips."""
     folder = get_model_path("en-us")
     beam = 1e-20
     return Decoder(

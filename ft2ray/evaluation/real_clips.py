@@ -13,6 +13,7 @@ import numpy as np
 
 from ft2ray.evaluation.identity import SAME_PERSON, descriptor
 from ft2ray.evaluation.judge import Judge, RealClip, fit_judge
+from ft2ray.evaluation.lipsync import KINDS
 from ft2ray.evaluation.observation import RATE, crop_head, feature_curve, observe, phone_curve
 from ft2ray.evaluation.quality import measure_quality, portrait_figures
 from ft2ray.media.errors import MediaError
@@ -21,7 +22,6 @@ from ft2ray.media.portrait import Portrait
 from ft2ray.media.video import read_video
 
 SUFFIXES = (".mp4", ".mpg", ".mov", ".mkv", ".avi", ".webm")
-KINDS = ("mel", "whisper")
 MIN_FRAMES = 50
 
 

@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 
-from ft2ray.evaluation.phones import OPENNESS, openness_curve, predict_opening
+import ft2ray
+from ft2ray.evaluation.phones import OPENNESS, openness_curve, predict_opening, recognise
+from ft2ray.media.audio import read_audio
 
 
 def test_bilabials_close_the_mouth_and_open_vowels_open_it():
@@ -26,3 +30,11 @@ def test_table_is_within_bounds_and_covers_the_phones():
 
 def test_silence_keeps_the_mouth_nearly_closed():
     assert predict_opening(np.zeros(16000, np.float32), 25, 25).max() < 0.3
+
+
+def test_a_recording_gives_the_same_phones_whatever_came_before():
+    speech = read_audio(next((Path(ft2ray.__file__).parent / "assets" / "speech").glob("*.flac")))[:32000]
+    first = recognise(speech)
+    recognise(np.random.default_rng(0).normal(0, 0.2, 16000).astype(np.float32))
+    assert recognise(speech) == first
+    assert len({name for name, _, _ in first} & set(OPENNESS)) > 5
