@@ -61,14 +61,14 @@ def _decode(path: Path, max_seconds: float) -> np.ndarray:
         if not container.streams.audio:
             raise MediaError("no_audio", f"{path.name} has no sound track; give a file with speech in it.")
         stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)  # keeps the channels
         for frame in container.decode(stream):
             for piece in resampler.resample(frame):
-                chunks.append(piece.to_ndarray().reshape(-1))
+                chunks.append(piece.to_ndarray().mean(axis=0))
                 samples += chunks[-1].size
             if samples > (max_seconds + 1.0) * SAMPLE_RATE:
                 raise _too_long(path.name, max_seconds)
-        chunks += [piece.to_ndarray().reshape(-1) for piece in resampler.resample(None)]
+        chunks += [piece.to_ndarray().mean(axis=0) for piece in resampler.resample(None)]
         promised = _promised_seconds(container, stream)
     if not chunks:
         raise MediaError(

@@ -23,7 +23,7 @@ CROP_FACES = 2.0
 """Side of the square crop in face heights: room for hair and neck."""
 
 _SECOND_FACE = 0.4  # a face smaller than this share of the largest is somebody in the background
-_SEARCH_SIDE = 1280
+_SEARCH_SIDE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +124,9 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _only_face(image_HW3: np.ndarray, mesher: FaceMesher, name: str) -> np.ndarray:
     """The mesh of the one large face, in pixels of the full picture."""
-    shrink = min(1.0, _SEARCH_SIDE / max(image_HW3.shape[:2]))
-    searched = image_HW3 if shrink == 1.0 else _resize_by(image_HW3, shrink)
-    faces = [mesh_P3 / shrink for mesh_P3 in mesher.meshes(searched)]
+    faces = _search(image_HW3, mesher, parts=1) or _search_with_margin(image_HW3, mesher)
+    for parts in (2, 4):  # the detector overlooks faces below a tenth of what it is shown
+        faces = faces or _search(image_HW3, mesher, parts)
     if not faces:
         raise MediaError(
             "no_face",
@@ -144,6 +144,36 @@ def _only_face(image_HW3: np.ndarray, mesher: FaceMesher, name: str) -> np.ndarr
             "use a larger picture or crop it tighter before scaling down.",
         )
     return faces[0]
+
+
+def _search_with_margin(image_HW3: np.ndarray, mesher: FaceMesher) -> list[np.ndarray]:
+    """Meshes of faces that fill the whole picture: the detector wants to see some room around them."""
+    margin = max(image_HW3.shape[:2]) // 3
+    padded_HW3 = np.pad(image_HW3, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return [mesh_P3 - np.float32([margin, margin, 0]) for mesh_P3 in _search(padded_HW3, mesher, parts=1)]
+
+
+def _search(image_HW3: np.ndarray, mesher: FaceMesher, parts: int) -> list[np.ndarray]:
+    """Meshes of all faces, largest first, looked for in overlapping tiles of 1 / `parts` of the picture."""
+    height, width = image_HW3.shape[:2]
+    tile_h, tile_w = -(-height // parts), -(-width // parts)
+    found: list[np.ndarray] = []
+    for top in np.linspace(0, height - tile_h, 2 * parts - 1).astype(int):
+        for left in np.linspace(0, width - tile_w, 2 * parts - 1).astype(int):
+            tile_HW3 = image_HW3[top : top + tile_h, left : left + tile_w]
+            shrink = min(1.0, _SEARCH_SIDE / max(tile_h, tile_w))
+            shown_HW3 = tile_HW3 if shrink == 1.0 else _resize_by(tile_HW3, shrink)
+            found += [m / np.float32(shrink) + np.float32([left, top, 0]) for m in mesher.meshes(shown_HW3)]
+    found.sort(key=lambda mesh_P3: -float(face_height(mesh_P3)))
+    distinct: list[np.ndarray] = []
+    for mesh_P3 in found:  # tiles overlap, and an eye can look like a face: a face inside a face is none
+        centre_2 = mesh_P3[:, :2].mean(axis=0)
+        if not any(
+            (other[:, :2].min(axis=0) < centre_2).all() and (centre_2 < other[:, :2].max(axis=0)).all()
+            for other in distinct
+        ):
+            distinct.append(mesh_P3)
+    return distinct
 
 
 def _crop_head(image_HW3: np.ndarray, mesh_P3: np.ndarray) -> np.ndarray:

@@ -15,9 +15,8 @@ FEATURE_WIDTH = 384
 
 _WINDOW_STEPS = 30 * FEATURE_RATE
 _STEP_SAMPLES = SAMPLE_RATE // FEATURE_RATE
-_OVERLAP_STEPS = (
-    2 * FEATURE_RATE
-)  # windows overlap by 2 s; the join lies 1 s inside both, where both see context
+_OVERLAP_STEPS = 2 * FEATURE_RATE  # neighbouring windows are cross-faded over 2 s
+_FADE_IN = ((np.arange(_OVERLAP_STEPS) + 0.5) / _OVERLAP_STEPS).astype(np.float32)
 
 
 class SpeechEncoder:
@@ -42,25 +41,30 @@ class SpeechEncoder:
         steps = round(wav_T.size / SAMPLE_RATE * FEATURE_RATE)
         if steps == 0:
             return np.zeros((0, FEATURE_WIDTH), np.float32)
-        feat_LD = np.concatenate([self._window(wav_T, *span) for span in window_spans(steps)])
+        feat_LD = np.zeros((steps, FEATURE_WIDTH), np.float32)
+        for start in window_starts(steps):
+            part_LD = self._encode_window(wav_T, start)[: steps - start]
+            weight_L = np.ones(len(part_LD), np.float32)
+            if start > 0:
+                weight_L[:_OVERLAP_STEPS] = _FADE_IN
+            if start + _WINDOW_STEPS < steps:
+                weight_L[-_OVERLAP_STEPS:] = 1.0 - _FADE_IN
+            feat_LD[start : start + len(part_LD)] += part_LD * weight_L[:, None]
         return feat_LD - feat_LD.mean(axis=0)
 
-    def _window(self, wav_T: np.ndarray, start: int, keep_from: int, keep_to: int) -> np.ndarray:
+    def _encode_window(self, wav_T: np.ndarray, start: int) -> np.ndarray:
+        """All 1500 steps of the 30 s from feature step `start` on, silence after the recording's end."""
         piece_T = wav_T[start * _STEP_SAMPLES : (start + _WINDOW_STEPS) * _STEP_SAMPLES]
         mel = self._mel(piece_T, sampling_rate=SAMPLE_RATE, return_tensors="np").input_features.astype(
             np.float32
         )
         encoded = self._model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel)))
-        return np.array(encoded)[0, keep_from - start : keep_to - start].astype(np.float32)
+        return np.array(encoded)[0].astype(np.float32)
 
 
-def window_spans(steps: int) -> list[tuple[int, int, int]]:
-    """The 30 s windows of a long recording: (start, keep from, keep to) in feature steps, without gaps."""
-    spans = []
-    start = keep_from = 0
-    while start + _WINDOW_STEPS < steps:
-        keep_to = start + _WINDOW_STEPS - _OVERLAP_STEPS // 2
-        spans.append((start, keep_from, keep_to))
-        start += _WINDOW_STEPS - _OVERLAP_STEPS
-        keep_from = keep_to
-    return [*spans, (start, keep_from, steps)]
+def window_starts(steps: int) -> list[int]:
+    """Where the 30 s windows of a recording begin, in feature steps; each overlaps the one before by 2 s."""
+    starts = [0]
+    while starts[-1] + _WINDOW_STEPS < steps:
+        starts.append(starts[-1] + _WINDOW_STEPS - _OVERLAP_STEPS)
+    return starts

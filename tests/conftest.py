@@ -1,0 +1,39 @@
+"""Fixtures for all tests: real media, where this machine has them, and the embedded portraits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.portrait import Portrait, load_portrait
+
+ASSETS = Path(__file__).parents[1] / "ft2ray" / "assets"
+REAL_MEDIA = Path(__file__).parents[2] / "shared" / "real"
+
+torch.set_num_threads(1)  # OpenMP threads that wait for each other make small models many times slower
+
+
+@pytest.fixture(scope="session")
+def real_media() -> Path:
+    """Folder of real portraits, clips and speech that are not part of the repository."""
+    if not (REAL_MEDIA / "manifest.csv").is_file():
+        pytest.skip("needs the real media beside the checkout (../shared/real), which this machine lacks")
+    return REAL_MEDIA
+
+
+@pytest.fixture(scope="session")
+def mesher() -> FaceMesher:
+    return FaceMesher()
+
+
+@pytest.fixture(scope="session")
+def hopper(mesher: FaceMesher) -> Portrait:
+    """The embedded portrait with closed lips."""
+    return load_portrait(ASSETS / "portraits" / "grace_hopper.jpg", 256, mesher)
+
+
+@pytest.fixture(scope="session")
+def astronaut(mesher: FaceMesher) -> Portrait:
+    """The embedded portrait with a smile that shows teeth."""
+    return load_portrait(ASSETS / "portraits" / "astronaut.jpg", 256, mesher)

@@ -1,0 +1,131 @@
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ft2ray.media.audio import SAMPLE_RATE, active_dbfs, check_speech, read_audio, slice_clips
+from ft2ray.media.errors import MediaError
+
+
+def tone(seconds: float, rate: int = SAMPLE_RATE, level: float = 0.3) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def save(path, channels: np.ndarray, rate: int, codec: str) -> None:
+    """channels [channels, T] float32."""
+    layout = {1: "mono", 2: "stereo"}[len(channels)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout=layout)
+        frame.sample_rate = rate
+        frame.pts = 0
+        resampler = av.AudioResampler(format=stream.codec_context.format.name, layout=layout, rate=rate)
+        queue = av.AudioFifo()
+        for piece in resampler.resample(frame):
+            queue.write(piece)
+        while (piece := queue.read(stream.codec_context.frame_size or 4096, partial=True)) is not None:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+
+
+def reason(call, *args, **kwargs) -> str:
+    with pytest.raises(MediaError) as caught:
+        call(*args, **kwargs)
+    assert len(str(caught.value)) > 20 and str(caught.value).rstrip().endswith(".")
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [
+        ("a.wav", "pcm_s16le", 44100),
+        ("a.flac", "flac", 16000),
+        ("a.mp4", "aac", 48000),
+        ("a.mp3", "libmp3lame", 44100),
+    ],
+)
+def test_any_container_becomes_16_khz_mono(tmp_path, name, codec, rate):
+    wave = tone(2.0, rate)
+    save(tmp_path / name, np.stack([wave, np.zeros_like(wave)]), rate, codec)
+    wav_T = read_audio(tmp_path / name)
+    assert wav_T.dtype == np.float32
+    assert abs(wav_T.size / SAMPLE_RATE - 2.0) < 0.1
+    middle_T = wav_T[8000:24000]
+    spectrum = np.abs(np.fft.rfft(middle_T))
+    assert np.argmax(spectrum) == pytest.approx(440, abs=2)  # 1 Hz bins
+    assert np.abs(middle_T).max() == pytest.approx(0.15, rel=0.15)  # mean of the two channels
+
+
+def test_broken_files_are_named(tmp_path):
+    good = tmp_path / "good.flac"
+    save(
+        good,
+        tone(4.0)[None] + 0.01 * np.random.default_rng(0).standard_normal((1, 64000), np.float32),
+        16000,
+        "flac",
+    )
+    (tmp_path / "cut.flac").write_bytes(good.read_bytes()[: good.stat().st_size // 3])
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("this is not sound\n" * 50)
+    assert reason(read_audio, tmp_path / "cut.flac") in {"truncated", "unreadable"}
+    assert reason(read_audio, tmp_path / "empty.wav") == "unreadable"
+    assert reason(read_audio, tmp_path / "text.wav") == "unreadable"
+    assert reason(read_audio, tmp_path / "absent.wav") == "unreadable"
+
+
+def test_video_without_sound_is_named(tmp_path):
+    from ft2ray.media.video import write_video
+
+    write_video(tmp_path / "silent.mp4", np.zeros((5, 64, 64, 3), np.uint8), 25, None)
+    assert reason(read_audio, tmp_path / "silent.mp4") == "no_audio"
+
+
+def test_nan_samples_are_named(tmp_path):
+    wave = tone(2.0)
+    wave[100:200] = np.nan
+    save(tmp_path / "nan.wav", wave[None], 16000, "pcm_f32le")
+    assert reason(read_audio, tmp_path / "nan.wav") == "not_finite"
+    assert reason(check_speech, wave) == "not_finite"
+
+
+def test_long_recordings_stop_at_the_limit(tmp_path):
+    save(tmp_path / "long.wav", tone(10.0)[None], 16000, "pcm_s16le")
+    assert reason(read_audio, tmp_path / "long.wav", max_seconds=3.0) == "too_long"
+    assert read_audio(tmp_path / "long.wav", max_seconds=10.0).size == 160_000
+
+
+def test_speech_check_tells_what_is_wrong():
+    check_speech(tone(2.0))
+    assert reason(check_speech, tone(0.1)) == "too_short"
+    assert reason(check_speech, np.zeros(0, np.float32)) == "too_short"
+    assert reason(check_speech, tone(600.0)) == "too_long"
+    assert reason(check_speech, np.zeros(32000, np.float32)) == "silence"
+    assert reason(check_speech, np.full(32000, 0.4, np.float32)) == "silence"  # an offset is not sound
+    assert reason(check_speech, tone(2.0, level=1e-3)) == "silence"
+
+
+def test_a_short_word_in_a_long_pause_is_not_silence():
+    wav_T = np.zeros(5 * SAMPLE_RATE, np.float32)
+    wav_T[16000:24000] = tone(0.5)
+    check_speech(wav_T)
+    assert active_dbfs(wav_T) > -15
+
+
+@given(
+    samples=st.integers(0, 200_000),
+    seconds=st.floats(0.5, 5.0),
+    hop=st.floats(0.1, 5.0),
+)
+def test_clips_lie_inside_and_leave_no_room_for_another(samples, seconds, hop):
+    starts = slice_clips(np.zeros(samples, np.float32), seconds, hop)
+    length, step = round(seconds * SAMPLE_RATE), round(hop * SAMPLE_RATE)
+    assert all(start + length <= samples for start in starts)
+    assert [b - a for a, b in zip(starts, starts[1:], strict=False)] == [step] * max(len(starts) - 1, 0)
+    after = starts[-1] + step if starts else 0
+    assert after + length > samples
+
+
+def test_clip_length_must_be_positive():
+    with pytest.raises(ValueError, match="positive"):
+        slice_clips(np.zeros(100), 0.0, 1.0)
