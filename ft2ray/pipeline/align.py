@@ -19,10 +19,11 @@ from ray import serve
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
+from ft2ray.critic.critic import TalkingCritic
 from ft2ray.evaluation.judge import Judge
 from ft2ray.generator.generator import Generator
 from ft2ray.pipeline.critic_service import APP, start_critic
-from ft2ray.pipeline.curation import BASE_POLICY, curate, read_groups
+from ft2ray.pipeline.curation import BASE_POLICY, curate, missing_prompts, read_groups
 from ft2ray.pipeline.evaluation import evaluate
 from ft2ray.pipeline.prompts import Plan, Quarantined, plan_prompts
 from ft2ray.pipeline.reporting import run_groups, write_run_report
@@ -53,6 +54,7 @@ def align(config: AlignConfig) -> Path:
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     generator = Generator.load(config.generator.weights).fingerprint
     judge = Judge.load(config.evaluation.reference_clips).fingerprint
+    check_critic(config, TalkingCritic.load(config.critic.weights))
 
     say(f"Curating: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
     with timed(config, "curation"):
@@ -75,23 +77,31 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
 
 
 def _curate(config: AlignConfig, plan: Plan, generator: str) -> None:
-    handle = start_critic(config.critic, config.cluster)
-    identity = handle.identity.remote().result(timeout_s=config.critic.timeout_seconds)
-    if tuple(identity["dimensions"]) != config.tlpo.dimensions:
-        raise ValueError(
-            f"tlpo.dimensions {list(config.tlpo.dimensions)} are not the critic's {identity['dimensions']}"
-        )
-    others = {group.critic for group in read_groups(config.run_dir)} - {identity["fingerprint"]}
-    if others:
-        raise ValueError(
-            f"{config.run_dir} holds scores of critic {', '.join(map(str, others))}, now it is "
-            f"{identity['fingerprint']}: scores of two critics do not compare; choose a new run_dir"
-        )
-    summaries = curate(config, plan.curation, generator, BASE_POLICY, None)
-    for summary in tqdm(summaries, total=len(plan.curation), unit="group"):
+    missing = missing_prompts(config, plan.curation, generator, BASE_POLICY)
+    if not missing:
+        return
+    start_critic(config.critic, config.cluster)
+    summaries = curate(config, missing, None)
+    for summary in tqdm(
+        summaries, total=len(plan.curation), initial=len(plan.curation) - len(missing), unit="group"
+    ):
         if summary["quarantine"]:
             add_quarantined(config.run_dir, Quarantined(*json.loads(summary["quarantine"])))
     serve.delete(APP)
+
+
+def check_critic(config: AlignConfig, critic: TalkingCritic) -> None:
+    """Scores of two critics do not compare, nor do other dimensions than the critic's."""
+    if critic.dimensions != config.tlpo.dimensions:
+        raise ValueError(
+            f"tlpo.dimensions {list(config.tlpo.dimensions)} are not the critic's {critic.dimensions}"
+        )
+    others = {group.critic for group in read_groups(config.run_dir)} - {critic.fingerprint}
+    if others:
+        raise ValueError(
+            f"{config.run_dir} holds scores of critic {', '.join(map(str, others))}, now it is "
+            f"{critic.fingerprint}; choose a new run_dir"
+        )
 
 
 @contextmanager
@@ -101,6 +111,10 @@ def ray_cluster(config: AlignConfig) -> Iterator[None]:
     environment = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # else every checkpoint waits 2 s
     local = config.cluster.address is None
+    if local:
+        os.environ.setdefault(
+            "RAY_AUTH_MODE", "token"
+        )  # Ray's own default for local clusters, without its warning
     ray.init(
         address="local" if local else config.cluster.address,
         num_cpus=max(4, os.cpu_count() or 1) if local else None,  # logical: the actors ask for halves
@@ -114,8 +128,6 @@ def ray_cluster(config: AlignConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        if local:
-            serve.shutdown()
         ray.shutdown()
 
 

@@ -177,19 +177,19 @@ class ScoreAndCommit:
         return {"candidates": len(group.candidates), "unscored": unscored, "quarantine": None}
 
 
-def curate(
-    config: AlignConfig, prompts: list[Prompt], generator: str, policy: str, policy_dir: str | None
-) -> Iterator[dict[str, Any]]:
-    """Make, score and commit the groups that the store lacks; yields one summary per finished group."""
+def missing_prompts(config: AlignConfig, prompts: list[Prompt], generator: str, policy: str) -> list[Prompt]:
+    """The prompts whose group is not committed yet."""
     committed = group_store(config.run_dir).keys()
-    todo = [p for p in prompts if group_id(config, p.prompt_id, generator, policy) not in committed]
-    if not todo:
-        return
-    rows = ray.data.from_items([dataclasses.asdict(p) for p in todo], override_num_blocks=len(todo))
+    return [p for p in prompts if group_id(config, p.prompt_id, generator, policy) not in committed]
+
+
+def curate(config: AlignConfig, prompts: list[Prompt], policy_dir: str | None) -> Iterator[dict[str, Any]]:
+    """Make, score and commit the groups of `prompts`; yields one summary per finished group."""
+    rows = ray.data.from_items([dataclasses.asdict(p) for p in prompts], override_num_blocks=len(prompts))
     groups = rows.map(
         GenerateGroup,
         fn_constructor_args=(config, policy_dir),
-        compute=ActorPoolStrategy(size=min(config.cluster.generators, len(todo))),
+        compute=ActorPoolStrategy(size=min(config.cluster.generators, len(prompts))),
         num_cpus=config.cluster.generator_cpus,
         num_gpus=config.cluster.generator_gpus,
     ).map(ScoreAndCommit, fn_constructor_args=(config,), compute=ActorPoolStrategy(size=1), num_cpus=0.1)

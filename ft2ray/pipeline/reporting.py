@@ -21,7 +21,7 @@ from ft2ray.pipeline.curation import BASE_POLICY, group_id, read_groups
 from ft2ray.pipeline.evaluation import measurement_store
 from ft2ray.pipeline.prompts import Plan
 from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds
-from ft2ray.pipeline.training import pair_pools, pair_rule
+from ft2ray.pipeline.training import curves_file, pair_pools, pair_rule
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt, PromptGroup
 from ft2ray.tlpo.gate import weights_over_time
@@ -142,7 +142,7 @@ def _curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Loss, margin and accuracy per adapter, as means over SMOOTHING updates."""
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     raw: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for point in json.loads((folder / "curves.json").read_text()):
+    for point in json.loads(curves_file(folder).read_text()):
         for key in ("loss", "margin", "accuracy"):
             raw[key, point["name"]].append((point["step"], point[key]))
     for (key, name), points in raw.items():

@@ -58,6 +58,11 @@ def training_key(config: AlignConfig, groups: list[PromptGroup]) -> str:
     return content_id(sections, config.seed, json.dumps(data))
 
 
+def curves_file(published: Path) -> Path:
+    """Training curves of a published policy: a list of {"step", "name", metric: value, ...}."""
+    return published.with_name(published.name + ".curves.json")
+
+
 def train(config: AlignConfig, groups: list[PromptGroup]) -> Path:
     """Train (or go on training) the policy of these groups; returns its published folder."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -133,25 +138,25 @@ def _train_loop(arguments: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             run.restore(Path(folder) / "state")
             curves = json.loads((Path(folder) / "curves.json").read_text())
+    if rank != 0:
+        run.train(lambda run: ray.train.report({"step": run.step}))
+        return
 
     def save(run: TlpoRun) -> None:
-        if rank != 0:
-            ray.train.report({"step": run.step})
-            return
+        curves.extend(run.curves)
+        _log(writer, run.curves)
+        run.curves.clear()
         with tempfile.TemporaryDirectory() as folder:
             run.save(Path(folder) / "state")
-            curves.extend(run.curves)
             (Path(folder) / "curves.json").write_text(json.dumps(curves))
-            _log(writer, run.curves)
-            run.curves.clear()
             ray.train.report({"step": run.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
+    # A resumed run overwrites what TensorBoard had of the steps after its checkpoint.
     with SummaryWriter(str(Path(config.run_dir) / "tensorboard"), purge_step=run.step) as writer:
         run.train(save)
-    if rank == 0:
-        published = Path(arguments["published"])
-        save_policy(published, run.policy())
-        write_atomically(published / "curves.json", json.dumps(curves).encode())
+    published = Path(arguments["published"])
+    write_atomically(curves_file(published), json.dumps(curves).encode())
+    save_policy(published, run.policy())
 
 
 def _log(writer: SummaryWriter, curves: list[dict[str, Any]]) -> None:

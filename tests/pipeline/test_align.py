@@ -1,0 +1,129 @@
+"""The whole method at the smallest size: it ends in a report, repeats bitwise, and survives SIGKILL anywhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ft2ray.pipeline.curation import read_groups
+from ft2ray.pipeline.evaluation import measurement_store
+from ft2ray.pipeline.run_folder import policy_dir, read_plan
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SYSTEMS = {"base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo"}
+SETTINGS = [
+    "generator.steps=3",
+    "prompts.curation=3",
+    "prompts.evaluation=2",
+    "curation.candidates=3",
+    "preference.answers_differ=false",
+    "preference.margin=0.0",
+    "tlpo.rank=2",
+    "tlpo.batch=2",
+    "tlpo.steps=8",
+    "tlpo.gate_steps=4",
+    "tlpo.checkpoint_every=1",
+    "evaluation.seeds=[0]",
+    "evaluation.report_videos=1",
+    "evaluation.bootstrap=200",
+]
+
+
+def start(run_dir: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}", *SETTINGS]
+    return subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(run_dir: Path) -> None:
+    process = start(run_dir)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-3000:]
+
+
+def kill_when(run_dir: Path, reached, still_open) -> None:
+    """SIGKILL the run once `reached()`; `still_open()` must hold then, else the kill came too late to test."""
+    process = start(run_dir)
+    deadline = time.monotonic() + 400
+    while not reached():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert still_open()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def result(run_dir: Path) -> dict:
+    """Everything that must not depend on how often the run was interrupted."""
+    measured = sorted(
+        (m["row_id"], m["system"], sorted(m["metrics"])) for m in measurement_store(run_dir).rows()
+    )
+    return {
+        "groups": [
+            (g.group_id, [(c.candidate_id, c.scores, c.latents_CFHW.tobytes()) for c in g.candidates])
+            for g in read_groups(run_dir)
+        ],
+        "policy": json.loads((policy_dir(run_dir) / "policy.json").read_text())["fingerprint"],
+        "measured": measured,
+        "systems": json.loads((run_dir / "report.json").read_text())["systems"],
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    finish(run_dir)
+    return run_dir
+
+
+def test_a_run_ends_in_a_complete_report(undisturbed):
+    report = json.loads((undisturbed / "report.json").read_text())
+    assert set(report["systems"]) == SYSTEMS
+    for dimension in ("mn", "ls", "vq"):
+        base = report["systems"]["base"][dimension]
+        assert np.isfinite(base["mean"]) and base["delta_vs_base"] == 0.0
+        assert np.isfinite(report["systems"]["tlpo"][dimension]["mean"])
+    assert set(report["references"]) == {"real_video", "wrong_audio", "shifted_audio"}
+    assert report["prompts"] == 2 and report["seeds"] == [0] and report["seconds"] > 0
+    page = (undisturbed / "report.html").read_text()
+    assert page.count("data:video/mp4") == len(SYSTEMS) and "http" not in page.split("<body")[0].replace(
+        "http-equiv", ""
+    )
+    plan = read_plan(undisturbed)
+    assert len(read_groups(undisturbed)) == len(plan.curation) == 3
+
+
+def test_killed_in_every_stage_it_goes_on_and_ends_the_same(undisturbed, tmp_path):
+    def shards(folder):
+        return list((tmp_path / "store" / folder).glob("*.parquet"))
+
+    kill_when(tmp_path, lambda: len(shards("groups")) >= 1, lambda: len(shards("groups")) < 3)
+    before = {path: path.stat().st_mtime_ns for path in shards("groups")}
+    kill_when(
+        tmp_path,
+        lambda: len(list((tmp_path / "train").glob("*/checkpoint_*"))) >= 2,
+        lambda: not (tmp_path / "policies").exists(),
+    )
+    assert all(path.stat().st_mtime_ns == before[path] for path in before), "a committed group was made again"
+    kill_when(
+        tmp_path, lambda: len(shards("measurements")) >= 1, lambda: not (tmp_path / "report.json").exists()
+    )
+    finish(tmp_path)
+    assert result(tmp_path) == result(undisturbed)
+
+
+def test_a_finished_run_makes_nothing_again(undisturbed):
+    files = {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")}
+    policy = {p: p.stat().st_mtime_ns for p in policy_dir(undisturbed).rglob("*") if p.is_file()}
+    finish(undisturbed)
+    assert {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")} == files
+    assert {p: p.stat().st_mtime_ns for p in policy_dir(undisturbed).rglob("*") if p.is_file()} == policy
