@@ -1,4 +1,4 @@
-"""The whole method at the smallest size: it ends in a report, repeats bitwise, and survives SIGKILL anywhere."""
+"""The whole method at the smallest size ends in a report, repeats bitwise and survives SIGKILL anywhere."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def finish(run_dir: Path) -> None:
 
 
 def kill_when(run_dir: Path, reached, still_open) -> None:
-    """SIGKILL the run once `reached()`; `still_open()` must hold then, else the kill came too late to test."""
+    """SIGKILL the run once `reached()`; unless `still_open()` holds then, the kill came too late to test."""
     process = start(run_dir)
     deadline = time.monotonic() + 400
     while not reached():
