@@ -7,6 +7,7 @@ of its paired difference to the base lies above zero. A high mean without that i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ft2ray.evaluation.compare import (
     BASE,
@@ -54,7 +55,7 @@ def build_report(
     systems = compare(rows, dimensions, BASE, resamples, seed)
     others = [name for name in systems if name != BASE]
     present = [name for name in rivals if name in systems]
-    report = {
+    report: dict[str, Any] = {
         "systems": systems,
         "references": reference_figures(reference_rows, dimensions, resamples, seed),
         "critic": dict(critic),

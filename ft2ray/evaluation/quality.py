@@ -16,6 +16,7 @@ Shape suffixes: F frames, H height, W width, 3 rgb or xyz, P mesh points, N patc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -68,22 +69,21 @@ def texture_statistics(chip_HW: np.ndarray) -> np.ndarray:
     mean_HW = cv2.GaussianBlur(chip_HW, (7, 7), 7 / 6)
     spread_HW = np.sqrt(np.maximum(cv2.GaussianBlur(chip_HW**2, (7, 7), 7 / 6) - mean_HW**2, 0))
     mscn_HW = (chip_HW - mean_HW) / (spread_HW + 1.0)
-    products = [
-        mscn_HW,
-        mscn_HW * np.roll(mscn_HW, 1, axis=1),
-        mscn_HW * np.roll(mscn_HW, 1, axis=0),
-        mscn_HW * np.roll(mscn_HW, (1, 1), axis=(0, 1)),
-    ]
-    rows = []
-    for top in range(0, _CHIP - _PATCH + 1, _STRIDE):
-        for left in range(0, _CHIP - _PATCH + 1, _STRIDE):
-            window = slice(top, top + _PATCH), slice(left, left + _PATCH)
-            row = [np.log(spread_HW[window].mean() + 1.0)]
-            for index, field in enumerate(products):
-                values = field[window]
-                row += [np.abs(values).mean(), values.std()] if index == 0 else [values.mean(), values.std()]
-            rows.append(row)
-    return np.array(rows)
+    neighbours = (
+        np.roll(mscn_HW, 1, axis=1),
+        np.roll(mscn_HW, 1, axis=0),
+        np.roll(mscn_HW, (1, 1), axis=(0, 1)),
+    )
+    patches = [_patches(field) for field in (mscn_HW, *(mscn_HW * moved_HW for moved_HW in neighbours))]
+    columns = [np.log(_patches(spread_HW).mean(axis=1) + 1.0), np.abs(patches[0]).mean(axis=1)]
+    columns += [field.std(axis=1) for field in patches] + [field.mean(axis=1) for field in patches[1:]]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _patches(field_HW: np.ndarray) -> np.ndarray:
+    """Overlapping patches, [N, pixels]."""
+    windows = np.lib.stride_tricks.sliding_window_view(field_HW, (_PATCH, _PATCH))[::_STRIDE, ::_STRIDE]
+    return windows.reshape(-1, _PATCH * _PATCH)
 
 
 def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
@@ -96,7 +96,8 @@ def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
 
 def flicker(earlier_HW: np.ndarray, later_HW: np.ndarray, flow: cv2.DISOpticalFlow) -> float:
     """Mean grey-level difference that remains after the earlier frame was moved along the optical flow."""
-    motion_HW2 = flow.calc(later_HW.astype(np.uint8), earlier_HW.astype(np.uint8), None)
+    start_HW2 = np.zeros((*later_HW.shape, 2), np.float32)
+    motion_HW2 = flow.calc(later_HW.astype(np.uint8), earlier_HW.astype(np.uint8), start_HW2)
     height, width = later_HW.shape
     grid_x, grid_y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     moved_HW = cv2.remap(
@@ -115,8 +116,9 @@ class PortraitFigures:
     statistics_ND: np.ndarray
 
 
+@lru_cache(maxsize=16)
 def portrait_figures(portrait: Portrait) -> PortraitFigures:
-    """Measure a portrait as `measure_quality` measures frames."""
+    """Measure a portrait as `measure_quality` measures frames; the last ones are remembered."""
     chip_HW = face_chip(portrait.image_HW3, portrait.mesh_P3)
     return PortraitFigures(
         descriptor(portrait.image_HW3, portrait.mesh_P3), fine_detail(chip_HW), texture_statistics(chip_HW)
@@ -136,7 +138,7 @@ def measure_quality(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray, portrait: Por
     chips = [face_chip(frames_FHW3[i], mesh_FP3[i]) for i in looked_at]
     ratios = [fine_detail(chip) / portrait.detail for chip in chips]
     statistics_ND = np.concatenate([texture_statistics(chip) for chip in chips])
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     before = [face_chip(frames_FHW3[i - 1], mesh_FP3[i - 1]) for i in looked_at]
     flickers = [flicker(a, b, flow) for a, b in zip(before, chips, strict=True)]
     compared = np.linspace(0, frames - 1, IDENTITY_FRAMES + 2).round().astype(int)[1:-1]
