@@ -159,7 +159,7 @@ def _passes(
 ) -> WindowVelocity:
     """Guided velocity of one window; all guidance passes run as one batch."""
     weights = guidance_weights(config, has_text=cond.text_LD is not None)
-    text_LD = cond.text_LD if cond.text_LD is not None else torch.zeros(1, transformer.config.text_dim)
+    text_LD = text_tokens(cond, transformer)
     null_LD = cond.null_text_LD if cond.null_text_LD is not None else torch.zeros_like(text_LD)
     text_BLD = torch.stack([null_LD if name == "null" else text_LD for name in weights]).to(device)
     audio_scale_B = torch.tensor([float(name == "all") for name in weights], device=device)
@@ -186,6 +186,11 @@ def _passes(
         return (weight_B1111 * v_BCFHW).sum(dim=0)
 
     return velocity
+
+
+def text_tokens(cond: Conditions, transformer: AudioWanTransformer) -> torch.Tensor:
+    """The text of a clip, [L, text_dim]; a single zero token for a model without text."""
+    return cond.text_LD if cond.text_LD is not None else torch.zeros(1, transformer.config.text_dim)
 
 
 def audio_slice(cond: Conditions, start: int, frames: int, stride: int) -> torch.Tensor:
