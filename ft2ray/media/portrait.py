@@ -150,7 +150,10 @@ def _search_with_margin(image_HW3: np.ndarray, mesher: FaceMesher) -> list[np.nd
     """Meshes of faces that fill the whole picture: the detector wants to see some room around them."""
     margin = max(image_HW3.shape[:2]) // 3
     padded_HW3 = np.pad(image_HW3, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-    return [mesh_P3 - np.float32([margin, margin, 0]) for mesh_P3 in _search(padded_HW3, mesher, parts=1)]
+    return [
+        mesh_P3 - np.array([margin, margin, 0], np.float32)
+        for mesh_P3 in _search(padded_HW3, mesher, parts=1)
+    ]
 
 
 def _search(image_HW3: np.ndarray, mesher: FaceMesher, parts: int) -> list[np.ndarray]:
@@ -163,7 +166,8 @@ def _search(image_HW3: np.ndarray, mesher: FaceMesher, parts: int) -> list[np.nd
             tile_HW3 = image_HW3[top : top + tile_h, left : left + tile_w]
             shrink = min(1.0, _SEARCH_SIDE / max(tile_h, tile_w))
             shown_HW3 = tile_HW3 if shrink == 1.0 else _resize_by(tile_HW3, shrink)
-            found += [m / np.float32(shrink) + np.float32([left, top, 0]) for m in mesher.meshes(shown_HW3)]
+            corner_3 = np.array([left, top, 0], np.float32)
+            found += [mesh_P3 / np.float32(shrink) + corner_3 for mesh_P3 in mesher.meshes(shown_HW3)]
     found.sort(key=lambda mesh_P3: -float(face_height(mesh_P3)))
     distinct: list[np.ndarray] = []
     for mesh_P3 in found:  # tiles overlap, and an eye can look like a face: a face inside a face is none

@@ -151,7 +151,7 @@ def write_video(path: str | Path, frames_FHW3: np.ndarray, fps: float, wav_T: np
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
                 container.mux(video.encode(picture))
             container.mux(video.encode(None))
-            if audio is not None:
+            if audio is not None and wav_T is not None:
                 _mux_sound(container, audio, _fit(wav_T, round(len(frames_FHW3) / fps * SAMPLE_RATE)))
         os.replace(part, path)
     finally:
