@@ -37,6 +37,10 @@ def read_audio(path: str | Path, max_seconds: float = MAX_SECONDS) -> np.ndarray
         raise MediaError("unreadable", f"{path.name}: there is no such file; check the path.")
     if path.stat().st_size == 0:
         raise MediaError("unreadable", f"{path.name} is empty (0 bytes); copy or record it again.")
+    if _riff_is_cut(path):
+        raise MediaError(
+            "truncated", f"{path.name} is shorter than its header says: truncated. Copy it again."
+        )
     try:
         wav_T = _decode(path, max_seconds)
     except MediaError:
@@ -85,6 +89,18 @@ def _decode(path: Path, max_seconds: float) -> np.ndarray:
             "the file is truncated. Copy it again.",
         )
     return wav_T
+
+
+def _riff_is_cut(path: Path) -> bool:
+    """Whether a WAV file ends before the size in its header; FFmpeg decodes what is there and says nothing."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if len(head) < 8 or head[:4] != b"RIFF":
+        return False
+    size = int.from_bytes(head[4:], "little")
+    if size in (0, 0xFFFFFFFF):  # written as a stream, the size was not known
+        return False
+    return path.stat().st_size < size + 8 - 1024  # some writers count a few bytes too many
 
 
 def _promised_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:

@@ -44,7 +44,7 @@ def read_video(
         with av.open(str(path)) as container:
             has_video, has_audio = bool(container.streams.video), bool(container.streams.audio)
             size = _scaled_size(container.streams.video[0], max_side) if has_video else (0, 0)
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
             "unreadable", f"{path.name} is not a readable video ({error}); export it again."
         ) from error
@@ -52,7 +52,9 @@ def read_video(
         raise MediaError("no_video", f"{path.name} has no pictures, only sound; give a video file.")
     try:
         frames_FHW3 = _decode_pictures(path, size, fps, max_seconds)
-    except (av.error.FFmpegError, OSError) as error:
+    except MediaError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
             "unreadable",
             f"the pictures of {path.name} cannot be decoded ({error}); it is truncated. Export it again.",
@@ -77,13 +79,13 @@ def _decode_pictures(path: Path, size: tuple[int, int], fps: float, max_seconds:
             moment = frame.time if frame.time is not None else start + decoded / rate
             if current is None:
                 start = moment
-            else:
-                _show_until(moment - start, current, shown, size, fps)
-            current, current_start, decoded = frame, moment - start, decoded + 1
-            if current_start + 1 / rate > max_seconds + 0.5 / rate:
+            elif moment - start > max_seconds - 0.5 / rate:
                 raise MediaError(
                     "too_long", f"{path.name} is longer than the limit of {max_seconds:g} s; cut it."
                 )
+            else:
+                _show_until(moment - start, current, shown, size, fps)
+            current, current_start, decoded = frame, moment - start, decoded + 1
         if current is not None:
             _show_until(current_start + 1 / rate, current, shown, size, fps)
     if not shown or decoded < 0.9 * promised:
@@ -107,6 +109,8 @@ def _show_until(
 
 def _scaled_size(stream: av.VideoStream, max_side: int) -> tuple[int, int]:
     """Width and height to decode to, even."""
+    if stream.codec_context is None:
+        raise ValueError("unknown video codec")
     scale = min(1.0, max_side / max(stream.width, stream.height))
     return round(stream.width * scale / 2) * 2, round(stream.height * scale / 2) * 2
 

@@ -68,6 +68,9 @@ def test_broken_files_are_named(tmp_path):
     (tmp_path / "cut.flac").write_bytes(good.read_bytes()[: good.stat().st_size // 3])
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("this is not sound\n" * 50)
+    save(tmp_path / "whole.wav", tone(4.0)[None], 16000, "pcm_s16le")
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "whole.wav").read_bytes()[:60_000])
+    assert reason(read_audio, tmp_path / "cut.wav") == "truncated"
     assert reason(read_audio, tmp_path / "cut.flac") in {"truncated", "unreadable"}
     assert reason(read_audio, tmp_path / "empty.wav") == "unreadable"
     assert reason(read_audio, tmp_path / "text.wav") == "unreadable"
