@@ -24,7 +24,7 @@ from ft2ray.evaluation.judge import Judge
 from ft2ray.generator.generator import Generator
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import BASE_POLICY, curate, missing_prompts, read_groups
-from ft2ray.pipeline.evaluation import evaluate
+from ft2ray.pipeline.evaluation import evaluate, run_judge
 from ft2ray.pipeline.prompts import Plan, Quarantined, plan_prompts
 from ft2ray.pipeline.reporting import run_groups, write_run_report
 from ft2ray.pipeline.run_folder import add_quarantined, add_seconds, exclusive, publish, write_inputs
@@ -53,7 +53,7 @@ def align(config: AlignConfig) -> Path:
 
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     generator = Generator.load(config.generator.weights).fingerprint
-    judge = Judge.load(config.evaluation.reference_clips).fingerprint
+    judge = Judge.load(run_judge(config)).fingerprint
     check_critic(config, TalkingCritic.load(config.critic.weights))
 
     say(f"Curating: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")

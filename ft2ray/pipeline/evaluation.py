@@ -17,6 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig
+from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import FPS, write_video
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.records import Prompt, content_id
@@ -39,6 +40,24 @@ def measurement_store(run_dir: str | Path) -> RowStore:
     return RowStore(Path(run_dir) / "store" / "measurements", MEASUREMENT, "row_id")
 
 
+def run_judge(config: AlignConfig) -> Path:
+    """The judge of this run as one file: fitting it on a folder of clips takes a minute, once is enough."""
+    source = config.evaluation.reference_clips
+    if source is None or Path(source).is_file():
+        return EMBEDDED if source is None else Path(source)
+    files = sorted(
+        (str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in Path(source).rglob("*") if p.is_file()
+    )
+    fitted = Path(config.run_dir) / "judges" / f"{content_id(files)}.safetensors"
+    if not fitted.is_file():
+        judge = Judge.load(source)
+        fitted.parent.mkdir(parents=True, exist_ok=True)
+        temporary = fitted.with_suffix(".part")
+        judge.save(temporary)
+        temporary.replace(fitted)
+    return fitted
+
+
 def sampler_settings(config: AlignConfig) -> dict[str, Any]:
     g = config.generator
     return {"steps": g.steps, "shift": g.shift, "text_scale": g.text_scale, "audio_scale": g.audio_scale}
@@ -56,7 +75,6 @@ class MeasurePrompt:
     def __init__(self, config: AlignConfig, policy_dir: str, with_video: frozenset[str]):
         import torch
 
-        from ft2ray.evaluation.judge import Judge
         from ft2ray.generator.generator import Generator
         from ft2ray.media.face import FaceMesher
         from ft2ray.tlpo.policy import AttachedPolicy, load_policy
@@ -66,7 +84,7 @@ class MeasurePrompt:
         self.generator = Generator.load(config.generator.weights)
         self.policy = load_policy(policy_dir, self.generator.fingerprint)
         self.attached = AttachedPolicy(self.generator.transformer, self.policy)
-        self.judge = Judge.load(config.evaluation.reference_clips)
+        self.judge = Judge.load(run_judge(config))
         self.mesher = FaceMesher()
         self.store = measurement_store(config.run_dir)
 

@@ -18,7 +18,7 @@ from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.generator import Generator
 from ft2ray.pipeline.curation import BASE_POLICY, group_id, read_groups
-from ft2ray.pipeline.evaluation import measurement_store
+from ft2ray.pipeline.evaluation import measurement_store, run_judge
 from ft2ray.pipeline.prompts import Plan
 from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds
 from ft2ray.pipeline.training import curves_file, pair_pools, pair_rule
@@ -36,7 +36,7 @@ def write_run_report(run_dir: Path) -> Path:
     config, plan = read_config(run_dir), read_plan(run_dir)
     generator = Generator.load(config.generator.weights)
     critic = TalkingCritic.load(config.critic.weights)
-    judge = Judge.load(config.evaluation.reference_clips)
+    judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
     groups = run_groups(config, plan, generator.fingerprint)
