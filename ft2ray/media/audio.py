@@ -92,7 +92,7 @@ def _decode(path: Path, max_seconds: float) -> np.ndarray:
 
 
 def _riff_is_cut(path: Path) -> bool:
-    """Whether a WAV file ends before the size in its header; FFmpeg decodes what is there and says nothing."""
+    """Whether a WAV file ends before the size in its header: FFmpeg decodes what is there, silently."""
     with path.open("rb") as file:
         head = file.read(8)
     if len(head) < 8 or head[:4] != b"RIFF":
