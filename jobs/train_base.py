@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; a secon
 import torch
 from tqdm import tqdm
 
-from ft2ray.generator.base_training import BaseTrainingConfig, build_dataset, latent_scale, train
+from ft2ray.generator.base_training import BaseTrainingConfig, build_dataset, latent_scale, loss_weight, train
 from ft2ray.generator.checkpoint import save_generator
 from ft2ray.generator.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
@@ -37,7 +37,8 @@ def main() -> None:
     config = replace(BaseTrainingConfig(), steps=arguments.steps, seed=arguments.seed)
     started = time.monotonic()
     print("Settings:", asdict(config))
-    clips, _ = build_dataset(arguments.media, SpeechEncoder(), FaceMesher(), MotionBasis.load(), config)
+    basis = MotionBasis.load()
+    clips, _ = build_dataset(arguments.media, SpeechEncoder(), FaceMesher(), basis, config)
     filmed = sum(clip.filmed for clip in clips)
     print(f"{filmed} filmed and {len(clips) - filmed} labelled clips, {time.monotonic() - started:.0f} s")
     scale_C = latent_scale(clips)
@@ -50,9 +51,10 @@ def main() -> None:
             if step % 20 == 19:
                 bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.3f}")
 
-        transformer = train(clips, scale_C, config, report)
+        transformer = train(clips, scale_C, loss_weight(basis), config, report)
     save_generator(arguments.out, transformer, "portrait", [float(scale) for scale in scale_C])
-    print(f"Wrote {arguments.out} after {time.monotonic() - started:.0f} s.")
+    elapsed, used = time.monotonic() - started, time.process_time()
+    print(f"Wrote {arguments.out} after {elapsed:.0f} s, {used:.0f} s of them on the processor.")
 
 
 if __name__ == "__main__":

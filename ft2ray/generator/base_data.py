@@ -30,10 +30,10 @@ JUDGE_CLIPS = ("bbaf2n", "test_video", "sbia1a")
 """GRID clips kept for the evaluation's judge (other speakers): never trained on."""
 
 TEACHER_STRENGTH = 3.0
-RESIDUAL_SHARE = 0.5
+RESIDUAL_SHARE = 0.4
 RESIDUAL_VARIANTS = 8
 """Variants per clip that the leave-one-out teachers are fitted to: enough, and solved in a second."""
-HEAD_DEGREES = (1.5, 4.5)
+HEAD_DEGREES = (3.0, 7.0)
 """Range of the head's standard deviation in a clip, all three angles together. GRID speakers hold still
 (about one degree), people on video move by three to six."""
 SEGMENT_SECONDS = 3.6

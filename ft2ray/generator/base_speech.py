@@ -30,7 +30,8 @@ from ft2ray.media.audio import SAMPLE_RATE, read_audio
 
 BLINK_EVERY_SECONDS = (1.2, 4.5)
 """People blink 15 to 25 times a minute while talking."""
-SILENT_SEGMENTS = 6
+SILENT_SEGMENTS = 10
+"""Segments without speech, half of them digital silence and half the faint noise of a room."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def speech_segments(paths: list[Path], rng: np.random.Generator) -> list[np.ndar
         for start in range(0, max(len(wav_T) - samples // 2, 1), samples):
             piece_T = fit_length(wav_T[start : start + samples], samples)
             segments.append(with_pause(piece_T, rng) if len(segments) % 3 == 2 else piece_T)
-    hush = [rng.standard_normal(samples) * 10 ** (-rng.uniform(60, 90) / 20) for _ in range(SILENT_SEGMENTS)]
+    levels = [0.0 if number % 2 else 10 ** (-rng.uniform(60, 90) / 20) for number in range(SILENT_SEGMENTS)]
+    hush = [level * rng.standard_normal(samples) for level in levels]
     return segments + [noise_T.astype(np.float32) for noise_T in hush]
 
 

@@ -58,11 +58,12 @@ def base_architecture(channels: int) -> dict:
 
 @dataclass(frozen=True)
 class BaseTrainingConfig:
-    """steps, batch: updates and clips per update; frames: shortest and longest crop; silence_share: clips
-    whose audio is dropped, for guidance; ema: decay of the averaged weights that are kept; variants: per
-    filmed clip."""
+    """steps, batch: updates and clips per update; frames: shortest and longest crop; drop_audio: share of
+    clips whose audio is dropped, for guidance; ema: decay of the averaged weights that are kept; variants:
+    number of variants made of each filmed clip.
+    """
 
-    steps: int = 1200
+    steps: int = 1400
     batch: int = 16
     frames: tuple[int, int] = (40, 80)
     learning_rate: float = 2e-3
@@ -122,9 +123,20 @@ def latent_scale(clips: list[Clip]) -> np.ndarray:
     return np.concatenate([clip.x_CF for clip in clips], axis=1).std(axis=1)
 
 
+def loss_weight(basis: MotionBasis) -> np.ndarray:
+    """Weight of each channel in the loss, mean 1: lips matter most, and blinks are rare but must not wash
+    out.
+    """
+    weight_C = np.ones(basis.channels, np.float32)
+    weight_C[basis.mouth] = 1.5
+    weight_C[basis.lid] = 4.0
+    return weight_C / weight_C.mean()
+
+
 def train(
     clips: list[Clip],
     scale_C: np.ndarray,
+    weight_C: np.ndarray,
     config: BaseTrainingConfig,
     report: Callable[[int, float], None],
 ) -> AudioWanTransformer:
@@ -144,6 +156,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
     generator = torch.Generator().manual_seed(config.seed)
     scale_C1 = torch.from_numpy(scale_C)[:, None]
+    weight_C1 = torch.from_numpy(weight_C)[:, None]
     text_B1D = torch.zeros(config.batch, 1, transformer.config.text_dim)
     for step in range(config.steps):
         x0_BCF, audio_BLD = draw_batch(clips, config, rng)
@@ -161,7 +174,7 @@ def train(
             audio_scale=heard_B,
             return_dict=False,
         )[0][..., 0, 0]
-        loss = (v_BCF - (eps_BCF - x0_BCF)).square().mean()
+        loss = (weight_C1 * (v_BCF - (eps_BCF - x0_BCF)).square()).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
