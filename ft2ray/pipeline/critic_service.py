@@ -38,7 +38,7 @@ def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Applicatio
         def identity(self) -> dict[str, Any]:
             return {"fingerprint": self.critic.fingerprint, "dimensions": list(self.critic.dimensions)}
 
-    return CriticService.bind()
+    return CriticService.bind()  # type: ignore[attr-defined]  # the decorator makes it a Deployment
 
 
 def start_critic(critic: CriticConfig, cluster: ClusterConfig) -> DeploymentHandle:

@@ -110,9 +110,9 @@ class GenerateGroup:
                 video = f"store/videos/{identity}.mp4"
                 write_video(Path(self.config.run_dir) / video, frames_FHW3, FPS, wav_T)
             try:
-                view, error = clip_view(frames_FHW3, wav_T, FPS, self.mesher), None
+                view, unseen = clip_view(frames_FHW3, wav_T, FPS, self.mesher), None
             except ValueError as problem:  # no face to look at: a candidate without scores, not a score of 0
-                view, error = None, str(problem)
+                view, unseen = None, str(problem)
             views.append(view)
             candidates.append(
                 Candidate(
@@ -123,7 +123,7 @@ class GenerateGroup:
                     latents_CFHW=x_CFHW.numpy(),
                     lip_mask=self.generator.lip_mask(x_CFHW).numpy(),
                     video=video,
-                    error=error,
+                    error=unseen,
                 )
             )
         group = PromptGroup(
@@ -187,10 +187,15 @@ def curate(config: AlignConfig, prompts: list[Prompt], policy_dir: str | None) -
     """Make, score and commit the groups of `prompts`; yields one summary per finished group."""
     rows = ray.data.from_items([dataclasses.asdict(p) for p in prompts], override_num_blocks=len(prompts))
     groups = rows.map(
-        GenerateGroup,
+        GenerateGroup,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
         fn_constructor_args=(config, policy_dir),
         compute=ActorPoolStrategy(size=min(config.cluster.generators, len(prompts))),
         num_cpus=config.cluster.generator_cpus,
         num_gpus=config.cluster.generator_gpus,
-    ).map(ScoreAndCommit, fn_constructor_args=(config,), compute=ActorPoolStrategy(size=1), num_cpus=0.1)
+    ).map(
+        ScoreAndCommit,  # type: ignore[arg-type]
+        fn_constructor_args=(config,),
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=0.1,
+    )
     yield from groups.iter_rows()

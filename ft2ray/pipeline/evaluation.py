@@ -160,7 +160,7 @@ def evaluate(
         return
     with_video = frozenset(p.prompt_id for p in prompts[: config.evaluation.report_videos])
     rows = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
-        MeasurePrompt,
+        MeasurePrompt,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
         fn_constructor_args=(config, str(policy_dir), with_video),
         compute=ActorPoolStrategy(size=min(config.cluster.generators, len(todo))),
         num_cpus=config.cluster.generator_cpus,
