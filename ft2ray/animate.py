@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from ft2ray.config import AlignConfig
-from ft2ray.generator.generator import Generator
 from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.media.audio import check_speech, read_audio
 from ft2ray.media.portrait import load_portrait
 from ft2ray.media.video import FPS, write_video
+from ft2ray.parts import load_generator
 from ft2ray.tlpo.policy import apply_system, load_policy
 
 
@@ -40,7 +40,7 @@ def animate(
     portrait = load_portrait(portrait_path, size=config.prompts.size)
     wav_T = read_audio(audio_path)
     check_speech(wav_T, max_seconds=config.prompts.max_recording_seconds)
-    generator = Generator.load(config.generator.weights)
+    generator = load_generator(config.generator.weights)
     if policy_dir is not None:
         apply_system(generator.transformer, load_policy(policy_dir, generator.fingerprint), system, weights)
     g = config.generator

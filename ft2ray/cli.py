@@ -120,13 +120,13 @@ def _weights(text: str | None) -> dict[str, float] | None:
 def _score(arguments: argparse.Namespace) -> None:
     import torch
 
-    from ft2ray.critic.critic import TalkingCritic
     from ft2ray.critic.view import clip_view
     from ft2ray.media.face import FaceMesher
     from ft2ray.media.video import FPS, read_video
+    from ft2ray.parts import load_critic
 
     torch.set_num_threads(1)
-    critic, mesher = TalkingCritic.load(arguments.critic), FaceMesher()
+    critic, mesher = load_critic(arguments.critic), FaceMesher()
     failed = []
     for clip in arguments.clips:
         try:

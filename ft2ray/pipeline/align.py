@@ -19,9 +19,9 @@ from ray import serve
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
-from ft2ray.critic.critic import TalkingCritic
+from ft2ray.critic.critic import Critic
 from ft2ray.evaluation.judge import Judge
-from ft2ray.generator.generator import Generator
+from ft2ray.parts import load_critic, load_generator
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import BASE_POLICY, curate, missing_prompts, read_groups
 from ft2ray.pipeline.evaluation import evaluate, run_judge
@@ -52,9 +52,9 @@ def align(config: AlignConfig) -> Path:
 
 
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
-    generator = Generator.load(config.generator.weights).fingerprint
+    generator = load_generator(config.generator.weights).fingerprint
     judge = Judge.load(run_judge(config)).fingerprint
-    check_critic(config, TalkingCritic.load(config.critic.weights))
+    check_critic(config, load_critic(config.critic.weights))
 
     say(f"Curating: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
     with timed(config, "curation"):
@@ -90,7 +90,7 @@ def _curate(config: AlignConfig, plan: Plan, generator: str) -> None:
     serve.delete(APP)
 
 
-def check_critic(config: AlignConfig, critic: TalkingCritic) -> None:
+def check_critic(config: AlignConfig, critic: Critic) -> None:
     """Scores of two critics do not compare, nor do other dimensions than the critic's."""
     if critic.dimensions != config.tlpo.dimensions:
         raise ValueError(

@@ -26,10 +26,10 @@ def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Applicatio
         def __init__(self) -> None:
             import torch
 
-            from ft2ray.critic.critic import TalkingCritic
+            from ft2ray.parts import load_critic
 
             torch.set_num_threads(1)
-            self.critic = TalkingCritic.load(critic.weights)
+            self.critic = load_critic(critic.weights)
 
         @serve.batch(max_batch_size=critic.batch, batch_wait_timeout_s=0.02)
         async def score(self, views: list[ClipView]) -> list[list[float]]:

@@ -66,12 +66,12 @@ class GenerateGroup:
     def __init__(self, config: AlignConfig, policy_dir: str | None):
         import torch
 
-        from ft2ray.generator.generator import Generator
         from ft2ray.media.face import FaceMesher
+        from ft2ray.parts import load_generator
 
         torch.set_num_threads(1)
         self.config = config
-        self.generator = Generator.load(config.generator.weights)
+        self.generator = load_generator(config.generator.weights)
         self.mesher = FaceMesher()
         self.policy = BASE_POLICY
         if policy_dir is not None:

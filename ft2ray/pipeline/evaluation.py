@@ -75,13 +75,13 @@ class MeasurePrompt:
     def __init__(self, config: AlignConfig, policy_dir: str, with_video: frozenset[str]):
         import torch
 
-        from ft2ray.generator.generator import Generator
         from ft2ray.media.face import FaceMesher
+        from ft2ray.parts import load_generator
         from ft2ray.tlpo.policy import AttachedPolicy, load_policy
 
         torch.set_num_threads(1)
         self.config, self.with_video = config, with_video
-        self.generator = Generator.load(config.generator.weights)
+        self.generator = load_generator(config.generator.weights)
         self.policy = load_policy(policy_dir, self.generator.fingerprint)
         self.attached = AttachedPolicy(self.generator.transformer, self.policy)
         self.judge = Judge.load(run_judge(config))

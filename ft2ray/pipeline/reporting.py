@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from ft2ray.config import AlignConfig, to_yaml
-from ft2ray.critic.critic import TalkingCritic
+from ft2ray.critic.critic import Critic
 from ft2ray.critic.questions import QUESTIONS
 from ft2ray.evaluation.compare import REFERENCES, Row
 from ft2ray.evaluation.findings import build_report
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.generator import Generator
+from ft2ray.parts import load_critic, load_generator
 from ft2ray.pipeline.curation import BASE_POLICY, group_id, read_groups
 from ft2ray.pipeline.evaluation import measurement_store, run_judge
 from ft2ray.pipeline.prompts import Plan
@@ -34,8 +35,8 @@ SMOOTHING = 10  # training curves are drawn as means over this many updates
 def write_run_report(run_dir: Path) -> Path:
     """Write report.html and report.json from what the run folder holds; returns the path of the page."""
     config, plan = read_config(run_dir), read_plan(run_dir)
-    generator = Generator.load(config.generator.weights)
-    critic = TalkingCritic.load(config.critic.weights)
+    generator = load_generator(config.generator.weights)
+    critic = load_critic(config.critic.weights)
     judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
@@ -51,7 +52,7 @@ def write_run_report(run_dir: Path) -> Path:
         [_row(m, dimensions) for m in measured if m["system"] in config.evaluation.systems],
         [_row(m, dimensions) for m in measured if m["system"] in REFERENCES]
         + [Row("real_video", name, 0, _chosen(figures, dimensions)) for name, figures in judge.real.items()],
-        {"accuracy": critic.calibration["accuracy"], "n": min(critic.calibration["n"].values())},
+        _calibration(critic, dimensions),
         sum(read_seconds(run_dir).values()),
         dimensions=dimensions,
         resamples=config.evaluation.bootstrap,
@@ -98,7 +99,7 @@ def write_run_report(run_dir: Path) -> Path:
 def export_run_pairs(run_dir: Path, out: Path) -> str:
     """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
     config, plan = read_config(run_dir), read_plan(run_dir)
-    groups = run_groups(config, plan, Generator.load(config.generator.weights).fingerprint)
+    groups = run_groups(config, plan, load_generator(config.generator.weights).fingerprint)
     if not groups:
         raise ValueError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     counts = export_pairs(groups, pair_rule(config), out / "pairs.parquet", QUESTIONS)
@@ -109,6 +110,14 @@ def run_groups(config: AlignConfig, plan: Plan, generator: str) -> list[PromptGr
     """The committed groups that this configuration asks for (a folder may hold those of others too)."""
     wanted = {group_id(config, p.prompt_id, generator, BASE_POLICY) for p in plan.curation}
     return [group for group in read_groups(config.run_dir) if group.group_id in wanted]
+
+
+def _calibration(critic: Critic, dimensions: tuple[str, ...]) -> dict[str, Any]:
+    """How often the critic was right on held-out clips; null for a critic that does not say."""
+    known = getattr(critic, "calibration", None)
+    if known is None:
+        return {"accuracy": dict.fromkeys(dimensions), "n": 0}
+    return {"accuracy": known["accuracy"], "n": min(known["n"].values())}
 
 
 def _row(measured: dict[str, Any], dimensions: tuple[str, ...]) -> Row:

@@ -17,7 +17,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from ft2ray.config import AlignConfig, to_dict
-from ft2ray.generator.generator import Generator
+from ft2ray.parts import load_generator
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.preference.draws import DrawConfig, PairPool
 from ft2ray.preference.rules import PairRule, full_dimension_pairs, pairs, summed_pairs
@@ -125,7 +125,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     wanted = set(arguments["group_ids"])
     groups = [group for group in read_groups(config.run_dir) if group.group_id in wanted]
     run = TlpoRun(
-        Generator.load(config.generator.weights),
+        load_generator(config.generator.weights),
         groups,
         pair_pools(config, groups),
         settings(config),

@@ -1,0 +1,28 @@
+import pytest
+
+from ft2ray.generator.generator import Generator
+from ft2ray.parts import load_critic, load_generator
+
+
+class Mine:
+    @classmethod
+    def load(cls) -> str:
+        return "my own"
+
+
+def test_embedded_folder_or_factory():
+    assert isinstance(load_generator("embedded"), Generator)
+    assert load_critic(f"{__name__}:Mine.load") == "my own"
+
+
+@pytest.mark.parametrize("weights", ["absent.module:Thing", f"{__name__}:Absent", f"{__name__}:Mine.absent"])
+def test_a_factory_that_is_not_there_is_one_sentence(weights):
+    with pytest.raises(ValueError, match="can not be loaded"):
+        load_critic(weights)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_generator(str(tmp_path))
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_critic(str(tmp_path))
