@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 
 MARGIN_TOKENS = 4
@@ -140,7 +141,7 @@ class AudioCrossAttention(nn.Module):
 
     def forward(
         self,
-        attn: nn.Module,
+        attn: WanAttention,
         hidden_BND: torch.Tensor,
         context: CrossContext,
         attention_mask: torch.Tensor | None = None,
@@ -153,9 +154,11 @@ class AudioCrossAttention(nn.Module):
         out_BND = self._attend(query_BNHE, attn.norm_k(attn.to_k(text)), attn.to_v(text))
         if context.image_BLD is not None:
             image = context.image_BLD
-            key_BLD, value_BLD = attn.norm_added_k(attn.add_k_proj(image)), attn.add_v_proj(image)
+            key_BLD = attn.norm_added_k(attn.add_k_proj(image))  # type: ignore[misc]
+            value_BLD = attn.add_v_proj(image)  # type: ignore[misc]  # declared as None in diffusers
             out_BND = out_BND + self._attend(query_BNHE, key_BLD, value_BLD)
         if context.audio_BLA is not None:
+            assert context.audio_scale_B is not None
             audio_BND = self.listen(query_BNHE, context).type_as(out_BND)
             out_BND = out_BND + audio_BND * context.audio_scale_B[:, None, None].type_as(out_BND)
         return attn.to_out[1](attn.to_out[0](out_BND))

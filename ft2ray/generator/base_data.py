@@ -85,9 +85,9 @@ def training_media(folder: Path) -> tuple[list[Path], list[Path]]:
     speech = sorted(file for file in use if file.startswith("speech/") and use[file] == "train")
     if not speech:
         raise ValueError(f"training media: {manifest} lists no speech with use=train")
-    for file in clips:
-        check_trainable(file, use[file])
-    return [folder / file for file in clips], [folder / file for file in speech]
+    for clip in clips:
+        check_trainable(clip, use[clip])
+    return [folder / clip for clip in clips], [folder / recording for recording in speech]
 
 
 def check_trainable(file: str, use: str) -> None:

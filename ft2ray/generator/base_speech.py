@@ -121,7 +121,7 @@ def speech_segments(paths: list[Path], rng: np.random.Generator) -> list[np.ndar
     silence.
     """
     samples = int(SEGMENT_SECONDS * SAMPLE_RATE) // FRAME_SAMPLES * FRAME_SAMPLES
-    segments = []
+    segments: list[np.ndarray] = []
     for path in paths:
         wav_T = read_audio(path)
         for start in range(0, max(len(wav_T) - samples // 2, 1), samples):

@@ -157,7 +157,7 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     scale_C1 = torch.from_numpy(scale_C)[:, None]
     weight_C1 = torch.from_numpy(weight_C)[:, None]
-    text_B1D = torch.zeros(config.batch, 1, transformer.config.text_dim)
+    text_B1D = torch.zeros(config.batch, 1, transformer.config["text_dim"])
     for step in range(config.steps):
         x0_BCF, audio_BLD = draw_batch(clips, config, rng)
         x0_BCF = x0_BCF / scale_C1

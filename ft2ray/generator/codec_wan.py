@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as nnf
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from ft2ray.generator.codec import bridge_gaps
 from ft2ray.media.face import LIPS_OUTER, FaceMesher
@@ -26,14 +26,14 @@ class WanCodec:
     def __init__(self, vae: AutoencoderKLWan, size: int) -> None:
         """vae: the autoencoder; size: side of the square video in pixels, a multiple of its spatial factor."""
         self.vae = vae.eval().requires_grad_(False)
-        self.channels = int(vae.config.z_dim)
-        self.time_factor = int(vae.config.scale_factor_temporal)
-        self.space_factor = int(vae.config.scale_factor_spatial)
+        self.channels = int(vae.config["z_dim"])
+        self.time_factor = int(vae.config["scale_factor_temporal"])
+        self.space_factor = int(vae.config["scale_factor_spatial"])
         if size % self.space_factor:
             raise ValueError(f"wan codec: size {size} is not a multiple of {self.space_factor} pixels")
         self.size = size
-        self._mean_C = torch.tensor(vae.config.latents_mean)[None, :, None, None, None]
-        self._std_C = torch.tensor(vae.config.latents_std)[None, :, None, None, None]
+        self._mean_C = torch.tensor(vae.config["latents_mean"])[None, :, None, None, None]
+        self._std_C = torch.tensor(vae.config["latents_std"])[None, :, None, None, None]
         self._mesher: FaceMesher | None = None
 
     def latent_shape(self, frames: int) -> tuple[int, int, int, int]:
@@ -78,7 +78,8 @@ class WanCodec:
         self._mesher = self._mesher or FaceMesher()
         frames_FHW3 = self.decode_frames(x_CFHW)
         mesh_FP3 = bridge_gaps(self._mesher.track(frames_FHW3))
-        mask_FHW = to_latent_grid(lip_pixels(mesh_FP3, self.size), tuple(x_CFHW.shape[1:]))
+        _, frames, height, width = x_CFHW.shape
+        mask_FHW = to_latent_grid(lip_pixels(mesh_FP3, self.size), (frames, height, width))
         return mask_FHW.expand(x_CFHW.shape).clone()
 
 

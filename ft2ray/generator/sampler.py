@@ -8,6 +8,7 @@ L tokens, D token width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -54,10 +55,8 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.shift <= 0:
             raise ValueError(f"sampler: needs steps >= 1 and shift > 0, got {self.steps} and {self.shift}")
-        if not 0 < self.overlap < self.window:
-            raise ValueError(
-                f"sampler: overlap {self.overlap} must lie between 0 and the window {self.window}"
-            )
+        if not 0 < self.overlap <= self.window // 2:
+            raise ValueError(f"sampler: overlap {self.overlap} must be 1 to half of the window {self.window}")
 
 
 def timesteps(steps: int, shift: float) -> list[float]:
@@ -82,11 +81,12 @@ def guidance_weights(config: SamplerConfig, has_text: bool) -> dict[str, float]:
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:
-    """First frames of windows of one length that cover all frames, neighbours sharing `overlap` or more."""
+    """First frames of windows of one length, evenly spread, neighbours sharing `overlap` frames or more."""
     if frames <= window:
         return [0]
     last = frames - window
-    return [*range(0, last, window - overlap), last]
+    steps = math.ceil(last / (window - overlap))
+    return [round(step * last / steps) for step in range(steps + 1)]
 
 
 def crossfade_weights(starts: Sequence[int], frames: int, window: int) -> torch.Tensor:
@@ -171,7 +171,7 @@ def _passes(
 
     def velocity(x_CFHW: torch.Tensor, t: float, start: int) -> torch.Tensor:
         frames = x_CFHW.shape[1]
-        audio_LD = audio_slice(cond, start, frames, transformer.config.audio_stride)
+        audio_LD = audio_slice(cond, start, frames, transformer.config["audio_stride"])
         if cond.latent_CFHW is not None:
             x_CFHW = torch.cat([x_CFHW, cond.latent_CFHW[:, start : start + frames].to(x_CFHW)])
         v_BCFHW = transformer(
@@ -190,7 +190,7 @@ def _passes(
 
 def text_tokens(cond: Conditions, transformer: AudioWanTransformer) -> torch.Tensor:
     """The text of a clip, [L, text_dim]; a single zero token for a model without text."""
-    return cond.text_LD if cond.text_LD is not None else torch.zeros(1, transformer.config.text_dim)
+    return cond.text_LD if cond.text_LD is not None else torch.zeros(1, transformer.config["text_dim"])
 
 
 def audio_slice(cond: Conditions, start: int, frames: int, stride: int) -> torch.Tensor:

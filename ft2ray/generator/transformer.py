@@ -12,9 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
+from diffusers.models.transformers.transformer_wan import (
+    WanTimeTextImageEmbedding,
+    WanTransformer3DModel,
+    WanTransformerBlock,
+)
 from torch import nn
 
 from ft2ray.generator.audio_attention import (
@@ -29,7 +32,7 @@ from ft2ray.generator.audio_attention import (
 class ContextEmbedder(WanTimeTextImageEmbedding):
     """Wan's condition embedder for a `CrossContext`: embeds its text and image and hands the context on."""
 
-    def forward(
+    def forward(  # type: ignore[override]  # a context is embedded where diffusers embeds text
         self,
         timestep: torch.Tensor,
         encoder_hidden_states: CrossContext,
@@ -111,7 +114,9 @@ class AudioWanTransformer(WanTransformer3DModel):
         self.audio_proj = AudioProjection(audio_features, audio_dim)
         self.audio_place = nn.Parameter(torch.zeros(audio_places, audio_dim)) if audio_places else None
         for block in self.blocks:
-            block.attn2.set_processor(AudioCrossAttention(width, audio_dim))
+            assert isinstance(block, WanTransformerBlock)
+            processor = AudioCrossAttention(width, audio_dim)
+            block.attn2.set_processor(processor)  # type: ignore[arg-type]  # a closed list of theirs
 
     def forward(
         self,
@@ -161,16 +166,16 @@ class AudioWanTransformer(WanTransformer3DModel):
         if (
             audio_BLD.ndim != 3
             or audio_BLD.shape[0] != batch
-            or audio_BLD.shape[2] != self.config.audio_features
+            or audio_BLD.shape[2] != self.config["audio_features"]
         ):
             raise ValueError(
-                f"audio must be [{batch}, tokens, {self.config.audio_features}], got {tuple(audio_BLD.shape)}"
+                f"audio must be [{batch}, tokens, {self.config['audio_features']}], got {tuple(audio_BLD.shape)}"
             )
         scale_B = torch.as_tensor(scale, dtype=x_BCFHW.dtype, device=x_BCFHW.device).expand(batch)
-        latent_frames = x_BCFHW.shape[2] // self.config.patch_size[0]
-        frames = self.config.audio_stride * (latent_frames - 1) + 1
+        latent_frames = x_BCFHW.shape[2] // self.config["patch_size"][0]
+        frames = self.config["audio_stride"] * (latent_frames - 1) + 1
         windows = audio_windows(
-            audio_BLD.shape[1], frames, self.config.audio_stride, self.config.audio_margin
+            audio_BLD.shape[1], frames, self.config["audio_stride"], self.config["audio_margin"]
         )
         if self.audio_place is not None and windows.index_FW.shape[1] != self.audio_place.shape[0]:
             raise ValueError(
