@@ -20,14 +20,15 @@ import cv2
 import numpy as np
 import torch
 
+from ft2ray.critic.candidates import draw_candidate, sample_candidates
 from ft2ray.critic.critic import save_critic
 from ft2ray.critic.dataset import SHARD, ClipData, SoundMix, read_shards, write_shard
 from ft2ray.critic.faces import draw_face
 from ft2ray.critic.model import TOY_PROCESSOR, build_model, toy_config
-from ft2ray.critic.motion_sources import MotionSource
+from ft2ray.critic.motion_sources import LipSource, MotionSource
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer
 from ft2ray.critic.rule import RuleCritic, fit_rules
-from ft2ray.critic.synthesis import LIP_CHANNELS, synthesise
+from ft2ray.critic.synthesis import LIP_CHANNELS, Mix, corrupt_and_render, synthesise
 from ft2ray.critic.training import AuxiliaryHeads, Setup, TrainingConfig, train
 from ft2ray.critic.training_media import (
     Media,
@@ -38,6 +39,7 @@ from ft2ray.critic.training_media import (
     talking_clips,
 )
 from ft2ray.critic.view import ClipView
+from ft2ray.generator.generator import Generator
 from ft2ray.generator.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
@@ -49,6 +51,7 @@ VALIDATION_CLIPS = ("grid_lwbsza",)
 ONE_PERSON_TWICE = ("grid_swwp2s",)  # the same face as grid_pwij3p
 VALIDATION_RECORDINGS = 5  # the last of the manifest: speakers that training never hears
 RULE_CLIPS = 500
+FIRST_CANDIDATE_SHARD = 9000
 SPEEDS = (1.0, 0.93, 1.08)
 
 
@@ -83,6 +86,27 @@ def render_clips(
             path, [synthesise(source, draw_face(media.faces, mesher, rng), rng) for _ in range(SHARD)]
         )
         print(f"{path.name}: {SHARD} clips in {time.monotonic() - began:.1f} s", flush=True)
+
+
+def render_candidates(
+    media: Media, lips: LipSource, folder: Path, count: int, seed: int, mesher: FaceMesher
+) -> None:
+    """Shards of the base generator's own motions; every sampled motion is rendered twice, differently."""
+    paths = [folder / f"clips-{FIRST_CANDIDATE_SHARD + n:04d}.npz" for n in range(-(-count // SHARD))]
+    if all(path.exists() for path in paths):
+        return
+    basis, mix = MotionBasis.load(), Mix(motion_fault=0.3, picture_fault=0.3, lip_fault=0.0, overdriven=0.0)
+    candidates = sample_candidates(Generator.load(), SpeechEncoder(), media.recordings, count // 2, seed)
+    for shard, path in enumerate(paths):
+        rng, clips = np.random.default_rng([seed, FIRST_CANDIDATE_SHARD, shard]), []
+        for _ in range(0 if path.exists() else SHARD):
+            x_CF, recording, start, labels = draw_candidate(candidates, lips, basis, rng)
+            face = draw_face(media.faces, mesher, rng)
+            source = MotionSource([], media.clips, basis, lips)
+            clips.append(corrupt_and_render(source, face, x_CF, recording, start, rng, mix, labels=labels))
+        if clips:
+            write_shard(path, clips)
+            print(f"{path.name}: {SHARD} clips of the generator", flush=True)
 
 
 def clip_data(folder: Path, media: Media, source: MotionSource) -> ClipData:
@@ -121,6 +145,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="where rendered clips are kept")
     parser.add_argument("--out", type=Path, default=PACKAGE / "assets/critic")
     parser.add_argument("--clips", type=int, default=3000, help="training clips to render")
+    parser.add_argument("--candidates", type=int, default=400, help="training clips from the base generator")
     parser.add_argument("--validation-clips", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=40.0, help="training time; 0 only renders")
     parser.add_argument("--rendered-elsewhere", action="store_true", help="another process fills the cache")
@@ -137,6 +162,8 @@ def main() -> None:
     folders = arguments.cache / "training", arguments.cache / "validation"
     if not arguments.rendered_elsewhere:
         render_clips(validation, held_out, folders[1], arguments.validation_clips, 1, mesher)
+        lips = source.lip_source
+        render_candidates(training, lips, folders[0], arguments.candidates, arguments.seed, mesher)
         render_clips(training, source, folders[0], arguments.clips, arguments.seed, mesher)
     if arguments.minutes <= 0:
         return

@@ -1,7 +1,7 @@
 """Rendered training clips on disk, and the batches drawn from them.
 
 Rendering is the dear part, so each clip is rendered once and met many times: with its own sound,
-with a shifted or a foreign one, mirrored and in other light. The sound decides the lip-sync label.
+with a shifted or a foreign one, and mirrored. The sound decides the lip-sync label.
 
 Shapes: N clips, B batch, F frames, H W 3 pixels, K stills, G target channels, T audio samples,
 M mel bins, J mel frames.
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -108,8 +107,8 @@ class ClipData:
         heard: tuple[list, list] = ([], [])
         for row in index_B:
             video, crops = self.arrays["video_FHW3"][row], self.arrays["stills_KHW3"][row]
-            if augment:
-                video, crops = _augment(video, crops, rng)
+            if augment and rng.random() < 0.5:  # the mirror image
+                video, crops = video[:, :, ::-1], crops[:, :, ::-1]
             videos.append(patches(video, self.config, still=False)[0])
             stills.append(torch.cat([patches(crop[None], self.config, still=True)[0] for crop in crops]))
             for kind, place in enumerate((self.own(row, rng, mix), self.wrong(row, rng, mix))):
@@ -178,22 +177,6 @@ class ClipData:
 def _grid(shape: Sequence[int], config: ProcessorConfig) -> tuple[int, int, int]:
     frames, height, width = shape[:3]
     return -(-frames // config.temporal_patch_size), height // config.patch_size, width // config.patch_size
-
-
-def _augment(
-    video: np.ndarray, stills: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror and other light, the same for the whole clip. Sharpness stays: it is a label."""
-    if rng.random() < 0.5:
-        video, stills = (np.ascontiguousarray(pictures[:, :, ::-1]) for pictures in (video, stills))
-    level = np.arange(256, dtype=np.float32)[:, None] / 255
-    table = level ** np.exp(rng.normal(0, 0.2)) * rng.uniform(0.85, 1.12) * rng.uniform(0.93, 1.07, 3)
-    table = (np.clip(table, 0, 1) * 255).astype(np.uint8)[None]
-    video, stills = (
-        np.asarray(cv2.LUT(pictures.reshape(-1, pictures.shape[2], 3), table)).reshape(pictures.shape)
-        for pictures in (video, stills)
-    )
-    return video, stills
 
 
 def _disturb(wav_T: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -64,9 +64,9 @@ TOY_PROCESSOR = ProcessorConfig(temporal_patch_size=4, seconds_per_chunk=4)
 
 
 def toy_config(
-    tokenizer: PreTrainedTokenizerFast, processor: ProcessorConfig, width: int = 128
+    tokenizer: PreTrainedTokenizerFast, processor: ProcessorConfig, width: int = 96
 ) -> Qwen2_5OmniThinkerConfig:
-    """Qwen2.5-Omni's thinker at about 1.3 M parameters, for one CPU core."""
+    """Qwen2.5-Omni's thinker at about 0.9 M parameters, for one CPU core."""
     token = tokenizer.convert_tokens_to_ids
     heads = 4
     third = width // heads // 2 // 3

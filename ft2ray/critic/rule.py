@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import cv2
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
@@ -37,7 +36,8 @@ def measurements(view: ClipView) -> dict[str, np.ndarray]:
 
 
 def _grey(pictures: np.ndarray) -> np.ndarray:
-    return pictures.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    """The grey channel of coded pictures."""
+    return pictures[..., 0].astype(np.float32)
 
 
 def _motion(video_FHW3: np.ndarray) -> np.ndarray:
@@ -65,13 +65,11 @@ def _lip_sync(video_FHW3: np.ndarray, mel_MJ: np.ndarray) -> np.ndarray:
 
 
 def _detail(stills_KHW3: np.ndarray) -> np.ndarray:
-    """Fine detail, its share of coarse detail, and steps at the borders of 8-pixel blocks."""
-    grey_KHW = _grey(stills_KHW3)
-    fine = np.mean([np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean() for grey in grey_KHW]) + _FLOOR
-    soft = [cv2.GaussianBlur(grey, (0, 0), 2.0) for grey in grey_KHW]
-    coarse = np.mean([np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean() for grey in soft]) + _FLOOR
-    flat = np.median([np.median(np.abs(cv2.Laplacian(grey, cv2.CV_32F))) for grey in grey_KHW]) + _FLOOR
-    return np.array([np.log(fine), np.log(fine / coarse), np.log(flat / fine)])
+    """Amount of the finest detail, its share of coarser detail, and how evenly it lies."""
+    finest_KHW = np.abs(stills_KHW3[..., 1].astype(np.float32) - 128)
+    coarser_KHW = np.abs(stills_KHW3[..., 2].astype(np.float32) - 128)
+    amount, flat = finest_KHW.mean() + _FLOOR, np.median(finest_KHW) + _FLOOR
+    return np.array([np.log(amount), np.log(amount / (coarser_KHW.mean() + _FLOOR)), np.log(flat / amount)])
 
 
 def fit_rules(views: Sequence[ClipView], label_NK: np.ndarray, dimensions: Sequence[str]) -> RuleCritic:

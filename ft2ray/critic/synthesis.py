@@ -94,15 +94,17 @@ def corrupt_and_render(
     rng: np.random.Generator,
     mix: Mix = Mix(),
     look: Look | None = None,
+    labels: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> SyntheticClip:
-    """Give a good motion its faults and labels, render it and look at it.
+    """Give a motion its faults and labels, render it and look at it.
 
     Args:
         look: makes the view from the rendered frames; without it the known meshes place the boxes,
             which spares the face detector.
+        labels: mn, lips, vq of the motion as it is given.
     """
     basis, faults = source.basis, []
-    mn = vq = lips = 1.0
+    mn, lips, vq = labels
     if rng.random() < mix.lip_fault:
         x_CF, name = spoil_lips(x_CF, source, rng)
         faults.append(name)
@@ -132,7 +134,7 @@ def corrupt_and_render(
     frames = render(face, mesh_FP3)
     if picture is not None:
         frames = PICTURE_FAULTS[picture](frames, rng, float(rng.random()))
-    elif vq == 1.0 and rng.random() < mix.recompressed:
+    elif vq != 0.0 and rng.random() < mix.recompressed:
         frames = h264(frames, crf=int(rng.integers(16, 27)))
 
     if look is None:

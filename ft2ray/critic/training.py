@@ -48,7 +48,7 @@ class TrainingConfig:
     batch: int = 16  # clips; each meets two sounds
     learning_rate: float = 1.5e-3
     warm_up: float = 0.03  # share of the run
-    tower_share: float = 0.15  # of the run: towers alone, before the language model joins
+    tower_share: float = 0.10  # of the run: towers alone, before the language model joins
     speech_batch: int = 32  # windows of sound alone in each step of the towers
     weight_decay: float = 0.02
     clip_norm: float = 1.0
@@ -56,7 +56,7 @@ class TrainingConfig:
     contrast: float = 0.3
     token_answers: float = 0.5
     tower_answers: float = 0.3
-    validate_every: float = 200.0  # seconds
+    validate_every: float = 300.0  # seconds
     seed: int = 0
 
 

@@ -6,6 +6,10 @@ visible) above the mouth in a box that glides with the head (so that lips stay r
 noise and torn pixels vanish in thumbnails, so two still crops at a fixed resolution go along: the
 moments when the mouth is widest open and when the head is farthest from its usual place.
 
+Colours would cost a small network most of its training: the three channels of its pictures carry
+what it needs instead. Of the video: grey, difference from the clip's median picture, difference
+from the frame before. Of the stills: grey, finest detail, fine detail. Grey contrast is made equal.
+
 Shapes: W windows, F frames, H W 3 pixels, K stills, M mel bins, J mel frames, P mesh points,
 T audio samples.
 """
@@ -33,14 +37,17 @@ FACE_BOX, MOUTH_BOX = 1.3, 0.6
 STILL_BOX = 0.875  # 112 of the 128 pixels that a face is high in a 256-pixel clip: no resampling there
 _LIP_CORNERS, _NOSE_BASE = (61, 291), 2
 _GLIDE_FRAMES = 9
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+_CONTRAST, _OFF_MEDIAN, _OFF_LAST = 45.0, 60.0, 120.0  # grey levels for one spread of the picture
+_FINEST, _FINE = 250.0, 100.0
 
 
 @dataclass(frozen=True, eq=False)
 class ClipView:
     """One clip as the critic takes it.
 
-    video_WFHW3: uint8 [W, F, 84, 56, 3], face above mouth.
-    stills_WKHW3: uint8 [W, 2, 112, 112, 3].
+    video_WFHW3: uint8 [W, F, 84, 56, 3], face above mouth; grey, off the median, off the last frame.
+    stills_WKHW3: uint8 [W, 2, 112, 112, 3]; grey, finest detail, fine detail.
     mel_WMJ: float32 log-mel of each window's sound.
     """
 
@@ -110,8 +117,8 @@ def view_from_meshes(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray, wav_T: np.nd
     videos, stills, mels = [], [], []
     for start, stop in window_bounds(len(frames_FHW3)):
         frames, meshes = frames_FHW3[start:stop], mesh_FP3[start:stop]
-        videos.append(_composite(frames, meshes))
-        stills.append(_stills(frames, meshes))
+        videos.append(coded_video(composite(frames, meshes)))
+        stills.append(coded_stills(still_crops(frames, meshes)))
         sound = wav_T[start * SAMPLE_RATE // FPS : stop * SAMPLE_RATE // FPS]
         mels.append(log_mel(sound, ProcessorConfig()))
     return ClipView(np.stack(videos), np.stack(stills), np.stack(mels))
@@ -126,7 +133,7 @@ def window_bounds(frames: int) -> list[tuple[int, int]]:
     return [(int(start), int(start) + WINDOW_FRAMES) for start in starts]
 
 
-def _composite(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray) -> np.ndarray:
+def composite(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray) -> np.ndarray:
     """Face box at rest above the gliding mouth box: uint8 [F, 84, 56, 3]."""
     height = float(np.median(face_height(mesh_FP3)))
     middle = np.median(mesh_FP3[:, [FOREHEAD_TOP, CHIN], :2].mean(axis=1), axis=0)
@@ -144,7 +151,7 @@ def _composite(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray) -> np.ndarray:
     return out
 
 
-def _stills(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray) -> np.ndarray:
+def still_crops(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray) -> np.ndarray:
     """Crops at full resolution where the mouth is widest and where the head is farthest off."""
     height = float(np.median(face_height(mesh_FP3)))
     middle_F2 = mesh_FP3[:, [FOREHEAD_TOP, CHIN], :2].mean(axis=1)
@@ -153,6 +160,38 @@ def _stills(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray) -> np.ndarray:
     # A low face is enlarged: its lack of detail is then what the critic should see.
     size = (STILL_PIXELS, STILL_PIXELS)
     return np.stack([crop(frames_FHW3[n], middle_F2[n], STILL_BOX * height, size) for n in moments])
+
+
+def coded_video(composite_FHW3: np.ndarray) -> np.ndarray:
+    """Grey, difference from the median picture and from the last frame; face and mouth each on its own."""
+    grey_FHW = composite_FHW3 @ _GREY
+    out = np.empty(composite_FHW3.shape, np.uint8)
+    for part in (slice(0, FACE_PIXELS), slice(FACE_PIXELS, None)):
+        region = grey_FHW[:, part]
+        spread = float(region.std()) + 1.0
+        last = np.diff(region, axis=0, prepend=region[:1])
+        off_median = region - np.median(region, axis=0)
+        channels = (
+            (region - region.mean()) * (_CONTRAST / spread),
+            off_median * (_OFF_MEDIAN / spread),
+            last * (_OFF_LAST / spread),
+        )
+        out[:, part] = np.clip(np.stack(channels, axis=-1) + 128.0, 0, 255)
+    return out
+
+
+def coded_stills(stills_KHW3: np.ndarray) -> np.ndarray:
+    """Grey, and what a blur of one and of three pixels takes away."""
+    out = np.empty(stills_KHW3.shape, np.uint8)
+    for index, grey in enumerate(stills_KHW3 @ _GREY):
+        spread = float(grey.std()) + 1.0
+        channels = (
+            (grey - grey.mean()) * (_CONTRAST / spread),
+            (grey - cv2.GaussianBlur(grey, (0, 0), 1.0)) * (_FINEST / spread),
+            (grey - cv2.GaussianBlur(grey, (0, 0), 3.0)) * (_FINE / spread),
+        )
+        out[index] = np.clip(np.stack(channels, axis=-1) + 128.0, 0, 255)
+    return out
 
 
 def crop(frame_HW3: np.ndarray, middle_2: np.ndarray, width: float, size: tuple[int, int]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Boxes, windows and clocks of the critic's view."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,9 @@ from ft2ray.critic.view import (
     WINDOW_FRAMES,
     at_view_rate,
     clip_view,
+    coded_stills,
+    coded_video,
+    composite,
     crop,
     fill_gaps,
     view_from_meshes,
@@ -70,7 +74,7 @@ def test_a_moving_head_moves_in_the_face_box_but_not_in_the_mouth_box():
     for index, offset in enumerate(shift):
         frames[index, 60:70, 120 + offset : 136 + offset] = 255  # a mark on the forehead
         frames[index, 132:140, 120 + offset : 136 + offset] = 255  # and on the lips
-    video = view_from_meshes(frames, mesh, np.zeros(48000, np.float32)).video_WFHW3[0].astype(float)
+    video = composite(frames, mesh).astype(float)
 
     def place(part):
         columns = part.sum(axis=(1, 3))
@@ -105,3 +109,24 @@ def test_short_sound_is_filled_with_silence():
     view = view_from_meshes(np.zeros((75, 64, 64, 3), np.uint8), still_mesh(75, (32, 32), 32), np.ones(16000))
     assert view.mel_WMJ.shape == (1, 80, 300)
     assert view.mel_WMJ[0, :, 150:].std() < 1e-6 < view.mel_WMJ[0, :, :80].std()
+
+
+def test_coded_pictures_show_change_and_forget_colour():
+    rng = np.random.default_rng(0)
+    video = np.repeat(rng.integers(60, 180, (1, 84, 56, 1), dtype=np.uint8), 20, axis=0).repeat(3, axis=3)
+    video[10, 60:80, 20:30] = 0  # the mouth opens in one frame
+    coded = coded_video(video).astype(int)
+    assert (coded[:10, ..., 1:] == 128).all() and (coded[12:, ..., 1:] == 128).all()
+    opened = coded[10, 60:80, 20:30]
+    assert opened[..., 1].mean() < 60 and opened[..., 2].mean() < 60
+    assert coded[11, 60:80, 20:30, 2].mean() > 190  # and closes again
+    darker = coded_video((video // 2).astype(np.uint8)).astype(int)
+    assert np.abs(darker - coded).mean() < 3
+
+
+def test_coded_stills_lose_their_detail_with_blur():
+    rng = np.random.default_rng(0)
+    still = rng.integers(0, 256, (1, 112, 112, 1), dtype=np.uint8).repeat(3, axis=3)
+    blurred = cv2.GaussianBlur(still[0], (0, 0), 2.0)[None]
+    finest = [np.abs(coded_stills(picture)[..., 1].astype(int) - 128).mean() for picture in (still, blurred)]
+    assert finest[1] < 0.5 * finest[0]
