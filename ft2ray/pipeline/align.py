@@ -111,16 +111,12 @@ def ray_cluster(config: AlignConfig) -> Iterator[None]:
     environment = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # else every checkpoint waits 2 s
     local = config.cluster.address is None
-    if local:
-        os.environ.setdefault(
-            "RAY_AUTH_MODE", "token"
-        )  # Ray's own default for local clusters, without its warning
     ray.init(
         address="local" if local else config.cluster.address,
         num_cpus=max(4, os.cpu_count() or 1) if local else None,  # logical: the actors ask for halves
         runtime_env={"env_vars": environment},
         log_to_driver=False,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
     )
     for name in ("ray.data", "ray.serve", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
