@@ -3,7 +3,7 @@
 MEDIA holds portraits, recordings and real talking clips with use=measure in its manifest.csv: nothing that
 any shipped weight has seen. The judge of lip-sync is a ridge fitted here to the real clips, each in step
 with its own sound as well as a linear predictor can tell. Rows are means over clips with standard errors:
-the base at three guidance scales, the ridge teacher that labelled its training speech (lips only, no
+the base at several guidance scales, the ridge teacher that labelled its training speech (lips only, no
 diffusion) and real clips, each beside the wrong sound. A last table correlates generated with true lips for
 the sound of real clips, the three GRID clips that no training may use among them.
 """
@@ -50,7 +50,10 @@ FRAMES = 75
 MAX_LAG = 5
 CONTEXT, STRENGTH = 5, 3.0
 FEATURES = "whisper"
-SCALES = (1.0, 2.0, 3.5)
+SETTINGS = (
+    *(SamplerConfig(audio_scale=scale) for scale in (0.5, 1.0, 2.0, 3.5, 6.0)),
+    SamplerConfig(steps=5),
+)
 BLINK_SHARE = 0.75
 """The mesh sees painted lids close to two thirds at most; below three quarters of the usual opening is a
 blink.
@@ -207,7 +210,7 @@ def summary(name: str, rows: list[Figures]) -> dict:
             result[field] = [round(float(np.nanmean(values)), 4), round(float(error), 4)]
     pairs = {key: value for key, value in result.items() if isinstance(value, list) and key != "at_lag"}
     cells = [f"{key} {mean:.3f} ({error:.3f})" for key, (mean, error) in pairs.items()]
-    print(f"{name:24s} n={len(rows):3d} lag {result['lag']:+d}  " + "  ".join(cells), flush=True)
+    print(f"{name:28s} n={len(rows):3d} lag {result['lag']:+d}  " + "  ".join(cells), flush=True)
     return result
 
 
@@ -301,9 +304,9 @@ def main() -> None:
         return summary(name, rows)
 
     results = []
-    for scale in SCALES:
-        draw = partial(generator.sample, config=SamplerConfig(audio_scale=scale))
-        results.append(over_prompts(f"base, guidance {scale:g}", draw))
+    for setting in SETTINGS:
+        name = f"base, guidance {setting.audio_scale:g}, {setting.steps} steps"
+        results.append(over_prompts(name, partial(generator.sample, config=setting)))
     results.append(over_prompts("ridge teacher", lambda cond, seed: teacher_latent(teacher, generator, cond)))
     results.append(summary("real clips, put in step", real_figures(clips)))
     grid = [arguments.media / "clips" / f"grid_{name}" for name in JUDGE_CLIPS]

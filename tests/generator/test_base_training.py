@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit():
 def test_training_starts_at_the_loss_of_knowing_nothing_and_falls():
     """Unit-variance noise and data: a model that says 0 has loss 2."""
     losses: list[float] = []
-    config = BaseTrainingConfig(steps=40, batch=4, frames=(8, 12), warmup=5)
+    config = BaseTrainingConfig(steps=24, batch=4, frames=(8, 12), warmup=5)
     data = clips(4)
     train(data, latent_scale(data), loss_weight(BASIS), config, lambda step, loss: losses.append(loss))
     assert 1.6 < losses[0] < 3.0
