@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from ft2ray.media.speech import SpeechEncoder
 from ft2ray.media.video import read_video
 
 BARS = {"mn": 0.925, "ls": 0.8694, "vq": 0.9467}
+WINDOW_SAMPLES = WINDOW_FRAMES * FRAME_SAMPLES
 SHIFTS = (5, 25)  # frames by which wrong sound is early or late
 EMBEDDED = Path(__file__).resolve().parents[1] / "ft2ray/assets/critic"
 
@@ -52,7 +54,7 @@ class Judged:
 
 
 def rendered_clips(media: Media, count: int, seed: int, mesher: FaceMesher) -> list[Judged]:
-    """Clips on the measuring portraits, half of them with a wrong sound where the lips fit."""
+    """Clips on the measuring portraits, a part of them with a wrong sound."""
     rng = np.random.default_rng(seed)
     source = MotionSource(media.recordings, media.clips, MotionBasis.load())
     sounds, judged = media.sounds, []
@@ -64,7 +66,11 @@ def rendered_clips(media: Media, count: int, seed: int, mesher: FaceMesher) -> l
             found.append(clip_view(frames, np.ones(1, np.float32), 25, mesher))
             return found[-1]
 
-        clip = synthesise(source, face, rng, look=look)
+        try:
+            clip = synthesise(source, face, rng, look=look)
+        except ValueError as error:  # a fault so gross that no face is left to judge
+            print(f"drawn again: {error}")
+            continue
         name, start, sync = clip.recording, clip.start, clip.lips
         kind = clip.fault
         if rng.random() < 0.42:
@@ -79,13 +85,12 @@ def rendered_clips(media: Media, count: int, seed: int, mesher: FaceMesher) -> l
 def wrong_sound(media: Media, name: str, start: int, rng: np.random.Generator) -> tuple[str, int, str]:
     """Another recording, or the same one moved by 5 to 25 frames."""
     if rng.random() < 0.5:
-        shift = int(rng.integers(SHIFTS[0], SHIFTS[1] + 1)) * (1 if rng.random() < 0.5 else -1)
-        return name, start + shift, "shifted"
-    others = [
-        other
-        for other, wav in media.sounds.items()
-        if other != name and len(wav) >= WINDOW_FRAMES * FRAME_SAMPLES
-    ]
+        last = len(media.sounds[name]) // FRAME_SAMPLES - WINDOW_FRAMES
+        shifts = np.r_[-SHIFTS[1] : -SHIFTS[0] + 1, SHIFTS[0] : SHIFTS[1] + 1]
+        inside = shifts[(start + shifts >= 0) & (start + shifts <= last)]
+        if len(inside):
+            return name, start + int(rng.choice(inside)), "shifted"
+    others = [other for other, wav in media.sounds.items() if other != name and len(wav) >= WINDOW_SAMPLES]
     other = others[rng.integers(len(others))]
     spare = len(media.sounds[other]) // FRAME_SAMPLES - WINDOW_FRAMES
     return other, int(rng.integers(spare + 1)), "other_sound"
@@ -93,7 +98,7 @@ def wrong_sound(media: Media, name: str, start: int, rng: np.random.Generator) -
 
 def window_mel(wav_T: np.ndarray, start: int) -> np.ndarray:
     """Log-mel of three seconds from a frame on; past the ends the recording goes round."""
-    samples = (start * FRAME_SAMPLES + np.arange(WINDOW_FRAMES * FRAME_SAMPLES)) % len(wav_T)
+    samples = (start * FRAME_SAMPLES + np.arange(WINDOW_SAMPLES)) % len(wav_T)
     return log_mel(wav_T[samples], ProcessorConfig())
 
 
@@ -177,12 +182,36 @@ def by_fault(critic: Critic, judged: Sequence[Judged]) -> None:
         print(f"  {dimension}: " + ", ".join(lines))
 
 
+def kept(path: Path | None) -> tuple[list[Judged], list[Judged]] | None:
+    """Clips of an earlier run of this file; only ever point it at a file of your own."""
+    return pickle.loads(path.read_bytes()) if path is not None and path.exists() else None
+
+
+def measured_clips(arguments: argparse.Namespace) -> tuple[list[Judged], list[Judged]]:
+    """Render on the measuring media, and look at the real clips."""
+    mesher, encoder, basis = FaceMesher(), SpeechEncoder(), MotionBasis.load()
+    paths = listed(arguments.media, "measure", "clips")
+    media = Media(
+        faces_of_pictures(listed(arguments.media, "measure", "portraits"), mesher),
+        recordings(listed(arguments.media, "measure", "speech"), encoder),
+        talking_clips(paths, mesher, encoder, basis),
+    )
+    print(
+        f"{len(media.faces)} portraits, {len(media.recordings)} recordings, {len(media.clips)} talking clips"
+    )
+    began = time.monotonic()
+    judged = rendered_clips(media, arguments.clips, arguments.seed, mesher)
+    print(f"{len(judged)} clips rendered in {time.monotonic() - began:.0f} s", flush=True)
+    return judged, real_clips(paths, mesher)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--media", type=Path, required=True, help="folder of real media with manifest.csv")
     parser.add_argument("--critic", default="embedded")
     parser.add_argument("--clips", type=int, default=480)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--keep", type=Path, help="file to keep the rendered clips in, and to take them from")
     parser.add_argument("--faults", action="store_true", help="also right answers by fault")
     parser.add_argument(
         "--write", action="store_true", help="store the accuracies in the critic's config.json"
@@ -190,21 +219,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    mesher, encoder, basis = FaceMesher(), SpeechEncoder(), MotionBasis.load()
     critic = TalkingCritic.load(arguments.critic)
 
-    clip_paths = listed(arguments.media, "measure", "clips")
-    media = Media(
-        faces_of_pictures(listed(arguments.media, "measure", "portraits"), mesher),
-        recordings(listed(arguments.media, "measure", "speech"), encoder),
-        talking_clips(clip_paths, mesher, encoder, basis),
-    )
-    print(
-        f"{len(media.faces)} portraits, {len(media.recordings)} recordings, {len(media.clips)} talking clips"
-    )
-    began = time.monotonic()
-    judged = rendered_clips(media, arguments.clips, arguments.seed, mesher)
-    print(f"{len(judged)} clips rendered in {time.monotonic() - began:.0f} s")
+    judged, real = kept(arguments.keep) or measured_clips(arguments)
+    if arguments.keep is not None and not arguments.keep.exists():
+        arguments.keep.write_bytes(pickle.dumps((judged, real)))
     began = time.monotonic()
     figures = table("critic", critic, judged)
     print(f"scored in {(time.monotonic() - began) / len(judged):.3f} s a clip")
@@ -213,8 +232,7 @@ def main() -> None:
     table("untuned", untuned(critic), judged)
     table("rules", RuleCritic.load(), judged)
     print("chance           50.0% in each")
-    real = real_clips(clip_paths, mesher)
-    print(f"real clips: {len(clip_paths)}, each in sync and moved by 12 frames either way")
+    print(f"real clips: {len(real) // 3}, each in sync and moved by 12 frames either way")
     table("critic, real", critic, real)
     table("rules, real", RuleCritic.load(), real)
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ft2ray.critic.candidates import draw_candidate, sample_candidates
-from ft2ray.critic.critic import save_critic
+from ft2ray.critic.critic import TalkingCritic, save_critic
 from ft2ray.critic.dataset import SHARD, ClipData, SoundMix, read_shards, write_shard
 from ft2ray.critic.faces import draw_face
 from ft2ray.critic.model import TOY_PROCESSOR, build_model, toy_config
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--validation-clips", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=40.0, help="training time; 0 only renders")
     parser.add_argument("--rendered-elsewhere", action="store_true", help="another process fills the cache")
+    parser.add_argument("--start-from", type=Path, help="folder of a critic to train further")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -169,6 +170,8 @@ def main() -> None:
         return
 
     setup = new_setup(arguments.seed)
+    if arguments.start_from is not None:
+        setup.model.load_state_dict(TalkingCritic.load(arguments.start_from).model.state_dict())
 
     def save(figures: dict[str, float]) -> None:
         calibration = {
@@ -180,7 +183,8 @@ def main() -> None:
             arguments.out, setup.model, setup.tokenizer, setup.processor, setup.questions, calibration
         )
 
-    config = TrainingConfig(minutes=arguments.minutes, seed=arguments.seed)
+    share = TrainingConfig.tower_share if arguments.start_from is None else 0.0
+    config = TrainingConfig(minutes=arguments.minutes, seed=arguments.seed, tower_share=share)
     print(json.dumps({"parameters": sum(p.numel() for p in setup.model.parameters())}), flush=True)
     train(
         setup,

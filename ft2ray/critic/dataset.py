@@ -23,6 +23,7 @@ from ft2ray.critic.synthesis import SyntheticClip
 from ft2ray.critic.view import FPS, WINDOW_FRAMES
 
 FRAME_SAMPLES = SAMPLE_RATE // FPS
+SHORT_SLACK = 5  # frames that a recording may be longer than one window and still count as short
 SHARD = 25  # clips in one file
 ARRAYS = ("video_FHW3", "stills_KHW3", "target_FG", "mn", "vq", "lips", "recording", "start", "fault")
 
@@ -49,12 +50,19 @@ def read_shards(paths: Sequence[Path]) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class SoundMix:
-    """Which sounds a clip meets: its own, and a wrong one that is its own shifted or a foreign one."""
+    """Which sounds a clip meets: its own, and a wrong one that is its own shifted or a foreign one.
+
+    The sound alone must not tell: short recordings, whose own sound always begins at their beginning,
+    are not shifted but swapped among themselves.
+    """
 
     slack_frames: int = 1  # own sound may be this much early or late: still in sync
     shifted: float = 0.65  # of the wrong sounds
     least_shift: int = 5
     most_shift: int = 25
+
+    def slack(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(-self.slack_frames, self.slack_frames + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +91,6 @@ class ClipData:
         lips: Mapping[str, np.ndarray],
     ) -> None:
         self.arrays, self.sounds, self.lips = arrays, sounds, lips
-        self._names = sorted(
-            name for name, wav in sounds.items() if len(wav) >= WINDOW_FRAMES * FRAME_SAMPLES
-        )
         self.config = TOY_PROCESSOR
 
     def __len__(self) -> int:
@@ -145,24 +150,33 @@ class ClipData:
 
     def own(self, row: int, rng: np.random.Generator, mix: SoundMix) -> tuple[str, int]:
         """Recording and frame of a clip's own sound, at most `slack_frames` off."""
-        slack = int(rng.integers(-mix.slack_frames, mix.slack_frames + 1))
-        return str(self.arrays["recording"][row]), int(self.arrays["start"][row]) + slack
+        return str(self.arrays["recording"][row]), int(self.arrays["start"][row]) + mix.slack(rng)
 
     def wrong(self, row: int, rng: np.random.Generator, mix: SoundMix) -> tuple[str, int]:
         """Recording and frame of a sound that does not fit a clip."""
         name, start = str(self.arrays["recording"][row]), int(self.arrays["start"][row])
         if rng.random() < mix.shifted:
-            shift = int(rng.integers(mix.least_shift, mix.most_shift + 1))
-            return name, start + shift * (1 if rng.random() < 0.5 else -1)
-        other = name
-        while other == name:
-            other, start = self._anywhere(rng)
-        return other, start
+            shifts = np.r_[-mix.most_shift : -mix.least_shift + 1, mix.least_shift : mix.most_shift + 1]
+            inside = shifts[(start + shifts >= 0) & (start + shifts <= self._last_start(name))]
+            if len(inside):
+                return name, start + int(rng.choice(inside))
+        other, start = self._anywhere(rng, like=name, but=name)
+        return other, start + mix.slack(rng)
 
-    def _anywhere(self, rng: np.random.Generator) -> tuple[str, int]:
-        name = self._names[rng.integers(len(self._names))]
-        frames = len(self.sounds[name]) // FRAME_SAMPLES
-        return name, int(rng.integers(max(1, frames - WINDOW_FRAMES + 1)))
+    def _anywhere(
+        self, rng: np.random.Generator, like: str | None = None, but: str | None = None
+    ) -> tuple[str, int]:
+        """A window of any recording; `like`: of those that are short, or long, as this one is."""
+        names = [name for name in self.sounds if name != but]
+        if like is not None:
+            short = self._last_start(like) < SHORT_SLACK
+            names = [name for name in names if (self._last_start(name) < SHORT_SLACK) == short] or names
+        name = names[int(rng.integers(len(names)))]
+        return name, int(rng.integers(self._last_start(name) + 1))
+
+    def _last_start(self, name: str) -> int:
+        """Last frame where a whole window begins; 0 for a recording that is just one window or less."""
+        return max(0, len(self.sounds[name]) // FRAME_SAMPLES - WINDOW_FRAMES)
 
     def window(self, name: str, start: int) -> tuple[np.ndarray, np.ndarray]:
         """Three seconds of sound from a frame on, and its lips_FG; past the ends it goes round."""

@@ -224,8 +224,9 @@ def read_prefix(
     read once for all S, which needs a layout with all pictures before the first sound token.
 
     Returns:
-        Last hidden states at the sound tokens and what follows [S * B, L', D] (of the whole prefix
-        if S is 1) and the key-value cache that answers the questions.
+        Hidden states before the last layer, which is what a question can still read, at the sound
+        tokens and what follows [S * B, L', D] (of the whole prefix if S is 1), and the key-value
+        cache that answers the questions.
     """
     clips, repeats = len(video_BND), len(audio_BND) // len(video_BND)
     kinds = ((model.config.video_token_id, video_BND), (model.config.image_token_id, stills_BND))
@@ -253,19 +254,21 @@ def _read(
     count: int,
     cache: DynamicCache,
 ) -> torch.Tensor:
-    """Read a part of the prefix behind what the cache holds: hidden states [count, L', D]."""
+    """Read a part of the prefix behind what the cache holds: last layer's input [count, L', D]."""
     ids_L = layout.ids_L[part]
     embeds = model.get_input_embeddings()(ids_L).repeat(count, 1, 1)
     for token, tokens_BND in features:
         where = torch.where(ids_L == token)[0]
         assert len(where) == tokens_BND.shape[1], (token, len(where), tokens_BND.shape)
         embeds = embeds.index_copy(1, where, tokens_BND)
-    return model.model.language_model(
+    out = model.model.language_model(
         inputs_embeds=embeds,
         position_ids=layout.position_3L[:, None, part].expand(-1, count, -1),
         past_key_values=cache,
         use_cache=True,
-    ).last_hidden_state
+        output_hidden_states=True,
+    )
+    return out.hidden_states[-2]
 
 
 def answer_logits(

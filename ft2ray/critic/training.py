@@ -54,9 +54,10 @@ class TrainingConfig:
     clip_norm: float = 1.0
     lips: float = 1.0
     contrast: float = 0.3
-    token_answers: float = 0.5
+    token_answers: float = 1.0
+    ranking: float = 0.5
     tower_answers: float = 0.3
-    validate_every: float = 300.0  # seconds
+    validate_every: float = 240.0  # seconds
     seed: int = 0
 
 
@@ -157,7 +158,7 @@ def answer_losses(
         stills_BND,
         torch.cat([own_BND, wrong_BND]),
     )
-    at_sound = hidden[:, : own_BND.shape[1]]
+    at_sound = F.rms_norm(hidden[:, : own_BND.shape[1]], hidden.shape[-1:])
     frames = min(at_sound.shape[1], batch.target_BFG.shape[1])
     lips_BFG = batch.target_BFG[:, :frames, :LIP_CHANNELS]
     wanted = torch.cat([lips_BFG.repeat(2, 1, 1), batch.heard_SBFG.flatten(0, 1)[:, :frames]], dim=2)
@@ -172,6 +173,9 @@ def answer_losses(
     )
     margin_SBK = (answers[..., 0] - answers[..., 1]).unflatten(0, (2, -1))
     losses["answers"] = masked_bce(margin_SBK, batch.label_SBK)
+    fits = batch.label_SBK[0, :, 1] == 1
+    if fits.any():  # the same pictures with the right and with a wrong sound: only their fit differs
+        losses["ranking"] = F.softplus(margin_SBK[1, fits, 1] - margin_SBK[0, fits, 1]).mean()
 
     later = slice(frames // 4, None)  # the first tokens have heard too little to know
     token_margin = heads.fits(at_sound[:, later]).squeeze(-1).unflatten(0, (2, -1))
@@ -215,6 +219,7 @@ def training_step(
         "contrast": config.contrast,
         "token_answers": config.token_answers,
         "tower_answers": config.tower_answers,
+        "ranking": config.ranking,
         "answers": 1.0,
     }
     total = sum(weights[name] * value for name, value in losses.items())

@@ -53,6 +53,19 @@ def test_own_sound_is_within_the_slack_and_wrong_sound_is_not(data):
         assert name == "a" and abs(start - 21) <= mix.slack_frames
         name, start = data.wrong(1, rng, mix)
         assert name == "b" or mix.least_shift <= abs(start - 21) <= mix.most_shift
+        assert -mix.slack_frames <= start <= FRAMES - 75 + mix.slack_frames
+
+
+def test_the_sound_of_short_recordings_does_not_tell(data):
+    short = np.zeros(75 * FRAME_SAMPLES, np.float32)
+    data.sounds = data.sounds | {"c": short, "d": short}
+    data.arrays["recording"] = np.array(["c"] * 4)
+    data.arrays["start"] = np.zeros(4, int)
+    rng, mix = np.random.default_rng(0), SoundMix()
+    own = {data.own(0, rng, mix) for _ in range(60)}
+    wrong = {data.wrong(0, rng, mix) for _ in range(60)}
+    assert {start for _, start in own} == {start for _, start in wrong} == {-1, 0, 1}
+    assert {name for name, _ in wrong} == {"d"}
 
 
 def test_sound_and_lips_of_a_window_belong_together(data):
