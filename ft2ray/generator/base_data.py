@@ -223,7 +223,7 @@ def fit_teacher(variants: list[tuple[str, Clip]], basis: MotionBasis) -> LipTeac
 
 
 def teacher_residuals(variants: list[tuple[str, Clip]], basis: MotionBasis) -> list[np.ndarray]:
-    """What a teacher that has not seen the clip misses in it, [mouth channels, F] per clip and mirror image."""
+    """What a teacher that has not seen the clip misses, [mouth channels, F] per clip and mirror image."""
     residuals = []
     names = list(dict.fromkeys(name for name, _ in variants))
     for name in names:

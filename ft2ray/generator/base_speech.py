@@ -54,7 +54,7 @@ def motion_bank(clips: list[Filmed], residuals: list[np.ndarray], basis: MotionB
 
 
 def find_blinks(lid_F: np.ndarray, basis: MotionBasis, before: int = 3, after: int = 10) -> list[np.ndarray]:
-    """Single blinks, each as closing above the open eye around it: [before + after] from 0 up and back to 0."""
+    """Single blinks, each as closing above the open eye around it: [before + after], from 0 back to 0."""
     closure_F = lid_F * basis.std_C[basis.lid] + basis.mean_C[basis.lid]
     shut = np.flatnonzero(closure_F > 0.5)
     starts = [frame for frame in shut if frame - 1 not in shut]

@@ -37,7 +37,7 @@ TOKENS_PER_WINDOW = 3 + 2 * AUDIO_MARGIN
 
 
 def base_architecture(channels: int) -> dict:
-    """Arguments of the embedded default's AudioWanTransformer: 2.1 M parameters, one token per video frame."""
+    """Arguments of the embedded default's transformer: 2.1 M parameters, one token per video frame."""
     return dict(
         patch_size=(1, 1, 1),
         num_attention_heads=4,
@@ -107,7 +107,7 @@ def draw_batch(
 
 
 def new_transformer(channels: int, seed: int) -> AudioWanTransformer:
-    """Fresh weights. The audio path starts small instead of at zero: it is trained from scratch, not added."""
+    """Fresh weights. The audio path starts small, not at zero: it is trained from scratch, not added."""
     torch.manual_seed(seed)
     transformer = AudioWanTransformer(**base_architecture(channels))
     for name, parameter in transformer.named_parameters():

@@ -140,7 +140,7 @@ def audio_tensors(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:
 
 
 def load_fantasytalking(transformer: AudioWanTransformer, tensors: Mapping[str, object]) -> None:
-    """Put FantasyTalking's audio weights on a Wan transformer; raises ValueError where keys or shapes differ."""
+    """Put FantasyTalking's audio weights on a transformer; ValueError where keys or shapes differ."""
     audio = from_fantasytalking(tensors)
     own = transformer.state_dict()
     expected = audio_tensors(transformer)

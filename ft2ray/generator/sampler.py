@@ -90,7 +90,7 @@ def window_starts(frames: int, window: int, overlap: int) -> list[int]:
 
 
 def crossfade_weights(starts: Sequence[int], frames: int, window: int) -> torch.Tensor:
-    """Share of each window in each frame, [windows, frames]: linear ramps where windows overlap, sums to 1."""
+    """Share of each window in each frame, [windows, frames]: ramps where windows overlap, sums to 1."""
     weights_KF = torch.zeros(len(starts), frames, dtype=torch.float64)
     for row, start in enumerate(starts):
         end = min(start + window, frames)

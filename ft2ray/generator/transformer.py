@@ -169,7 +169,8 @@ class AudioWanTransformer(WanTransformer3DModel):
             or audio_BLD.shape[2] != self.config["audio_features"]
         ):
             raise ValueError(
-                f"audio must be [{batch}, tokens, {self.config['audio_features']}], got {tuple(audio_BLD.shape)}"
+                f"audio must be [{batch}, tokens, {self.config['audio_features']}], "
+                f"got {tuple(audio_BLD.shape)}"
             )
         scale_B = torch.as_tensor(scale, dtype=x_BCFHW.dtype, device=x_BCFHW.device).expand(batch)
         latent_frames = x_BCFHW.shape[2] // self.config["patch_size"][0]

@@ -1,4 +1,4 @@
-"""Reading and writing weights: nothing missing, nothing unknown, and FantasyTalking's audio layout both ways."""
+"""Weights on disk: nothing missing, nothing unknown, FantasyTalking's audio layout both ways."""
 
 import json
 

@@ -143,7 +143,7 @@ def test_overlapping_windows_equal_one_window_where_frames_do_not_see_each_other
 
 @given(st.integers(60, 300), st.integers(1, 20))
 def test_long_clips_have_no_seam_in_the_velocity(frames, overlap):
-    """Even windows that disagree completely (velocity 0 and 1 in turn) never make a jump between two frames."""
+    """Windows that disagree completely (velocity 0 and 1 in turn) make no jump between two frames."""
     config = SamplerConfig(window=50, overlap=overlap)
     starts = window_starts(frames, 50, overlap)
 
