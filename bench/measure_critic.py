@@ -26,7 +26,7 @@ import torch
 
 from ft2ray.critic.critic import CONFIG, Critic, TalkingCritic
 from ft2ray.critic.dataset import FRAME_SAMPLES
-from ft2ray.critic.model import build_model
+from ft2ray.critic.model import build_model, toy_config
 from ft2ray.critic.motion_sources import MotionSource
 from ft2ray.critic.processor import ProcessorConfig, log_mel
 from ft2ray.critic.rule import RuleCritic
@@ -138,7 +138,7 @@ def interval(p_N: np.ndarray, label_N: np.ndarray, draws: int = 2000) -> tuple[f
 def untuned(critic: TalkingCritic) -> TalkingCritic:
     """The same network before training."""
     torch.manual_seed(0)
-    model = build_model(critic.model.config).eval()
+    model = build_model(toy_config(critic.tokenizer, critic.processor)).eval()
     return TalkingCritic(model, critic.tokenizer, critic.processor, critic.questions, {}, "untuned")
 
 

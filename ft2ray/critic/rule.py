@@ -65,11 +65,9 @@ def _lip_sync(video_FHW3: np.ndarray, mel_MJ: np.ndarray) -> np.ndarray:
 
 
 def _detail(stills_KHW3: np.ndarray) -> np.ndarray:
-    """Amount of the finest detail, its share of coarser detail, and how evenly it lies."""
-    finest_KHW = np.abs(stills_KHW3[..., 1].astype(np.float32) - 128)
-    coarser_KHW = np.abs(stills_KHW3[..., 2].astype(np.float32) - 128)
-    amount, flat = finest_KHW.mean() + _FLOOR, np.median(finest_KHW) + _FLOOR
-    return np.array([np.log(amount), np.log(amount / (coarser_KHW.mean() + _FLOOR)), np.log(flat / amount)])
+    """Amount of the finest detail, its lead over coarser detail, and how evenly it lies (in octaves)."""
+    finest_KHW, coarser_KHW = (stills_KHW3[..., channel].astype(np.float32) for channel in (1, 2))
+    return np.array([finest_KHW.mean(), (finest_KHW - coarser_KHW).mean(), finest_KHW.std()]) / 25.0
 
 
 def fit_rules(views: Sequence[ClipView], label_NK: np.ndarray, dimensions: Sequence[str]) -> RuleCritic:

@@ -7,8 +7,9 @@ noise and torn pixels vanish in thumbnails, so two still crops at a fixed resolu
 moments when the mouth is widest open and when the head is farthest from its usual place.
 
 Colours would cost a small network most of its training: the three channels of its pictures carry
-what it needs instead. Of the video: grey, difference from the clip's median picture, difference
-from the frame before. Of the stills: grey, finest detail, fine detail. Grey contrast is made equal.
+what it needs instead. Of the video: grey, difference from the clip's median picture, size of the
+change since the frame before. Of the stills: grey, amount of finest and of fine detail around each
+pixel, in octaves. Grey contrast is made equal.
 
 Shapes: W windows, F frames, H W 3 pixels, K stills, M mel bins, J mel frames, P mesh points,
 T audio samples.
@@ -46,8 +47,8 @@ _FINEST, _FINE = 250.0, 100.0
 class ClipView:
     """One clip as the critic takes it.
 
-    video_WFHW3: uint8 [W, F, 84, 56, 3], face above mouth; grey, off the median, off the last frame.
-    stills_WKHW3: uint8 [W, 2, 112, 112, 3]; grey, finest detail, fine detail.
+    video_WFHW3: uint8 [W, F, 84, 56, 3], face above mouth; grey, off the median, change.
+    stills_WKHW3: uint8 [W, 2, 112, 112, 3]; grey, amount of finest and of fine detail.
     mel_WMJ: float32 log-mel of each window's sound.
     """
 
@@ -163,7 +164,7 @@ def still_crops(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray) -> np.ndarray:
 
 
 def coded_video(composite_FHW3: np.ndarray) -> np.ndarray:
-    """Grey, difference from the median picture and from the last frame; face and mouth each on its own."""
+    """Grey, difference from the median picture, size of the change; face and mouth each on its own."""
     grey_FHW = composite_FHW3 @ _GREY
     out = np.empty(composite_FHW3.shape, np.uint8)
     for part in (slice(0, FACE_PIXELS), slice(FACE_PIXELS, None)):
@@ -174,24 +175,30 @@ def coded_video(composite_FHW3: np.ndarray) -> np.ndarray:
         channels = (
             (region - region.mean()) * (_CONTRAST / spread),
             off_median * (_OFF_MEDIAN / spread),
-            last * (_OFF_LAST / spread),
+            np.abs(last) * (_OFF_LAST / spread) - 128.0,
         )
         out[:, part] = np.clip(np.stack(channels, axis=-1) + 128.0, 0, 255)
     return out
 
 
 def coded_stills(stills_KHW3: np.ndarray) -> np.ndarray:
-    """Grey, and what a blur of one and of three pixels takes away."""
+    """Grey, and how much a blur of one and of three pixels takes away around each pixel."""
     out = np.empty(stills_KHW3.shape, np.uint8)
     for index, grey in enumerate(stills_KHW3 @ _GREY):
         spread = float(grey.std()) + 1.0
         channels = (
             (grey - grey.mean()) * (_CONTRAST / spread),
-            (grey - cv2.GaussianBlur(grey, (0, 0), 1.0)) * (_FINEST / spread),
-            (grey - cv2.GaussianBlur(grey, (0, 0), 3.0)) * (_FINE / spread),
+            _octaves((grey - cv2.GaussianBlur(grey, (0, 0), 1.0)) * (_FINEST / spread)),
+            _octaves((grey - cv2.GaussianBlur(grey, (0, 0), 3.0)) * (_FINE / spread)),
         )
         out[index] = np.clip(np.stack(channels, axis=-1) + 128.0, 0, 255)
     return out
+
+
+def _octaves(detail_HW: np.ndarray) -> np.ndarray:
+    """Mean size of the detail around each pixel on a logarithmic scale, 25 levels for a doubling."""
+    size = cv2.GaussianBlur(np.minimum(np.abs(detail_HW), 127.0), (0, 0), 2.0)
+    return 25.0 * (np.log2(size + 0.5) - 3.0)
 
 
 def crop(frame_HW3: np.ndarray, middle_2: np.ndarray, width: float, size: tuple[int, int]) -> np.ndarray:

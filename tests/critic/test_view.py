@@ -116,10 +116,11 @@ def test_coded_pictures_show_change_and_forget_colour():
     video = np.repeat(rng.integers(60, 180, (1, 84, 56, 1), dtype=np.uint8), 20, axis=0).repeat(3, axis=3)
     video[10, 60:80, 20:30] = 0  # the mouth opens in one frame
     coded = coded_video(video).astype(int)
-    assert (coded[:10, ..., 1:] == 128).all() and (coded[12:, ..., 1:] == 128).all()
+    still = np.r_[0:10, 12:20]
+    assert (coded[still, ..., 1] == 128).all() and (coded[still, ..., 2] == 0).all()
     opened = coded[10, 60:80, 20:30]
-    assert opened[..., 1].mean() < 60 and opened[..., 2].mean() < 60
-    assert coded[11, 60:80, 20:30, 2].mean() > 190  # and closes again
+    assert opened[..., 1].mean() < 60 and opened[..., 2].mean() > 90
+    assert coded[11, 60:80, 20:30, 2].mean() > 90  # and closes again
     darker = coded_video((video // 2).astype(np.uint8)).astype(int)
     assert np.abs(darker - coded).mean() < 3
 
@@ -128,5 +129,5 @@ def test_coded_stills_lose_their_detail_with_blur():
     rng = np.random.default_rng(0)
     still = rng.integers(0, 256, (1, 112, 112, 1), dtype=np.uint8).repeat(3, axis=3)
     blurred = cv2.GaussianBlur(still[0], (0, 0), 2.0)[None]
-    finest = [np.abs(coded_stills(picture)[..., 1].astype(int) - 128).mean() for picture in (still, blurred)]
-    assert finest[1] < 0.5 * finest[0]
+    finest = [coded_stills(picture)[..., 1].astype(int).mean() for picture in (still, blurred)]
+    assert finest[1] < finest[0] - 50  # two octaves
