@@ -25,7 +25,7 @@ class PromptsConfig:
     portraits: str = "embedded"  # a folder of photos, or the public-domain ones in the package
     speech: str = "embedded"  # a folder of recordings, or the public-domain ones in the package
     seconds: float = 3.0  # length of a clip; lip-sync can not be judged below about 1.3 s
-    hop_seconds: float = 1.5  # curation clips of one recording may overlap; evaluation clips never do
+    hop_seconds: float = 1.0  # curation clips of one recording may overlap; evaluation clips never do
     curation: int = 24  # prompt groups to curate at most
     evaluation: int = 8  # prompts of the evaluation at most, from recordings that curation never saw
     max_recording_seconds: float = 300.0
@@ -51,8 +51,8 @@ class CriticConfig:
 
 @dataclass(frozen=True)
 class CurationConfig:
-    candidates: int = 6  # per prompt
-    audio_scales: tuple[float, ...] = (1.0, 2.0, 3.5)  # guidance values, dealt round-robin to the candidates
+    candidates: int = 8  # per prompt
+    audio_scales: tuple[float, ...] = (0.4, 1.0, 2.0, 6.0)  # guidance, dealt round-robin to the candidates
     keep_videos: bool = False  # also store an mp4 of every candidate
 
 
@@ -72,16 +72,16 @@ class TlpoConfig:
     rank: int = 16
     alpha: float = 16.0
     loss: str = "dpo"  # dpo | ipo | simpo
-    beta: float = 500.0  # with the mean over elements as reduction
+    beta: float = 100.0  # with the mean over elements as reduction
     masked: tuple[str, ...] = ("ls",)  # dimensions whose error counts the lip region only
     sdpo_mu: float | None = None  # winner safeguard of Diffusion-SDPO; None is off
     learning_rate: float = 2e-4
     batch: int = 8  # pairs a step
-    steps: int = 150  # updates of each expert
+    steps: int = 80  # updates of each expert
     gate: str = "full"  # full | timestep | layer | uniform | segments
     gate_shared: bool = False  # one projection for all layers instead of one per layer
     gate_learning_rate: float = 2e-2
-    gate_steps: int = 80
+    gate_steps: int = 40
     workers: int = 2
     checkpoint_every: int = 25
 

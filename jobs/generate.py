@@ -1,4 +1,4 @@
-"""Animate a portrait as a job: `ray job submit --working-dir . -- python jobs/generate.py --portrait ... --audio ... --out ...`."""
+"""Animate a portrait as a job: `ray job submit --working-dir . -- python jobs/generate.py --portrait ...`."""
 
 import sys
 

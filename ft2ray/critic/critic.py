@@ -41,8 +41,15 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 class Critic(Protocol):
     """Anything that scores clips in named dimensions."""
 
-    dimensions: tuple[str, ...]
-    fingerprint: str
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the K dimensions, in the order of the scores."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of everything that decides a score; scores of two critics never meet in a pair."""
+        ...
 
     def score(self, views: Sequence[ClipView]) -> np.ndarray:
         """p_NK float64: probability that the answer is Yes. Raises rather than return NaN."""
