@@ -32,7 +32,7 @@ from ft2ray.critic.processor import ProcessorConfig, log_mel
 from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.synthesis import synthesise
 from ft2ray.critic.training_media import Media, faces_of_pictures, listed, recordings, talking_clips
-from ft2ray.critic.view import WINDOW_FRAMES, ClipView, clip_view
+from ft2ray.critic.view import WINDOW_FRAMES, ClipView, at_loudness, clip_view
 from ft2ray.generator.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
@@ -99,7 +99,7 @@ def wrong_sound(media: Media, name: str, start: int, rng: np.random.Generator) -
 def window_mel(wav_T: np.ndarray, start: int) -> np.ndarray:
     """Log-mel of three seconds from a frame on; past the ends the recording goes round."""
     samples = (start * FRAME_SAMPLES + np.arange(WINDOW_SAMPLES)) % len(wav_T)
-    return log_mel(wav_T[samples], ProcessorConfig())
+    return log_mel(at_loudness(wav_T[samples]), ProcessorConfig())
 
 
 def real_clips(paths: Sequence[Path], mesher: FaceMesher) -> list[Judged]:

@@ -24,7 +24,7 @@ from ft2ray.media.audio import SAMPLE_RATE
 FPS = 25
 RIDGE = 0.1  # relative to the mean variance of the speech features
 MOST_GAIN = 1.8  # beyond it a channel that speech hardly predicts would be amplified error
-POSE_SCALES = (0.8, 5.0)  # clips of interviews move 1 to 10 times as much as the seated GRID speakers
+POSE_SPREAD = (0.7, 8.0)  # of head motion; seated GRID speakers have about 1, people in interviews up to 10
 BLINK = (0.35, 0.9, 1.0, 0.75, 0.45, 0.2, 0.05)  # closure of the lids frame by frame
 
 
@@ -163,7 +163,8 @@ class MotionSource:
             x[1 : basis.upper.stop - rest.start] *= rng.uniform(0.5, 2.0)
             x[0] = self._blinks(rng, frames)
         pose = slice(basis.pose.start - rest.start, None)
-        x[pose] *= np.exp(rng.uniform(*np.log(POSE_SCALES))) * rng.uniform(0.7, 1.3, (6, 1))
+        spread = np.exp(rng.uniform(*np.log(POSE_SPREAD)))
+        x[pose] *= spread / max(float(x[pose].std(axis=1).mean()), 0.1) * rng.uniform(0.7, 1.3, (6, 1))
         return x
 
     def _blinks(self, rng: np.random.Generator, frames: int) -> np.ndarray:

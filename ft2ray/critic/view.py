@@ -31,6 +31,7 @@ SHORTEST_FRAMES = 25
 FACE_PIXELS, MOUTH_SIZE = 56, (56, 28)
 STILL_PIXELS = 112
 STILLS = 2
+LOUDNESS, MOST_GAIN = 0.05, 20.0  # root mean square of the sound that the critic hears
 TRACK_EVERY = 3  # frames between two face detections; the detector is the dearest part of a view
 
 # Box sizes in face heights (forehead to chin).
@@ -115,6 +116,7 @@ def view_from_meshes(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray, wav_T: np.nd
     """The view of a 25-fps clip whose meshes are known for every frame."""
     samples = round(len(frames_FHW3) / FPS * SAMPLE_RATE)
     wav_T = np.pad(wav_T[:samples].astype(np.float32), (0, max(0, samples - len(wav_T))))
+    wav_T = at_loudness(wav_T)
     videos, stills, mels = [], [], []
     for start, stop in window_bounds(len(frames_FHW3)):
         frames, meshes = frames_FHW3[start:stop], mesh_FP3[start:stop]
@@ -123,6 +125,11 @@ def view_from_meshes(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray, wav_T: np.nd
         sound = wav_T[start * SAMPLE_RATE // FPS : stop * SAMPLE_RATE // FPS]
         mels.append(log_mel(sound, ProcessorConfig()))
     return ClipView(np.stack(videos), np.stack(stills), np.stack(mels))
+
+
+def at_loudness(wav_T: np.ndarray) -> np.ndarray:
+    """The sound at the loudness that the critic hears everything at; near silence stays quiet."""
+    return wav_T * np.float32(LOUDNESS / max(float(np.sqrt(np.mean(wav_T**2))), LOUDNESS / MOST_GAIN))
 
 
 def window_bounds(frames: int) -> list[tuple[int, int]]:
