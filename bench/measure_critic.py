@@ -27,7 +27,7 @@ import torch
 from ft2ray.critic.critic import CONFIG, Critic, TalkingCritic
 from ft2ray.critic.dataset import FRAME_SAMPLES
 from ft2ray.critic.model import build_model, toy_config
-from ft2ray.critic.motion_sources import MotionSource
+from ft2ray.critic.motion_sources import LipSource, MotionSource
 from ft2ray.critic.processor import ProcessorConfig, log_mel
 from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.synthesis import synthesise
@@ -40,6 +40,11 @@ from ft2ray.media.video import read_video
 
 BARS = {"mn": 0.925, "ls": 0.8694, "vq": 0.9467}
 WINDOW_SAMPLES = WINDOW_FRAMES * FRAME_SAMPLES
+TRAINING_CLIPS = ("grid_pwij3p", "grid_swwp2s", "grid_brbk7n", "grid_lbax4n", "grid_lbbc2a")
+# Real clips whose own sound is two frames or more off, by the manifest: no example of lips in sync.
+OUT_OF_SYNC = (
+    "hdtf_a", "retalk_1", "pcavs_00104", "pcavs_00473", "pcavs_517600055", "pcavs_796100172",
+)  # fmt: skip
 SHIFTS = (5, 25)  # frames by which wrong sound is early or late
 EMBEDDED = Path(__file__).resolve().parents[1] / "ft2ray/assets/critic"
 
@@ -53,10 +58,13 @@ class Judged:
     kind: str
 
 
-def rendered_clips(media: Media, count: int, seed: int, mesher: FaceMesher) -> list[Judged]:
-    """Clips on the measuring portraits, a part of them with a wrong sound."""
+def rendered_clips(media: Media, lips: LipSource, count: int, seed: int, mesher: FaceMesher) -> list[Judged]:
+    """Clips on the measuring portraits, a part of them with a wrong sound.
+
+    Lips are those of real clips, or what the training's ridge reads out of unheard voices.
+    """
     rng = np.random.default_rng(seed)
-    source = MotionSource(media.recordings, media.clips, MotionBasis.load())
+    source = MotionSource(media.recordings, media.clips, MotionBasis.load(), lips)
     sounds, judged = media.sounds, []
     while len(judged) < count:
         face = media.faces[len(judged) % len(media.faces)]
@@ -139,7 +147,8 @@ def untuned(critic: TalkingCritic) -> TalkingCritic:
     """The same network before training."""
     torch.manual_seed(0)
     model = build_model(toy_config(critic.tokenizer, critic.processor)).eval()
-    return TalkingCritic(model, critic.tokenizer, critic.processor, critic.questions, {}, "untuned")
+    plain = {name: (1.0, 0.0) for name in critic.questions}
+    return TalkingCritic(model, critic.tokenizer, critic.processor, critic.questions, plain, {}, "untuned")
 
 
 def table(name: str, critic: Critic, judged: Sequence[Judged]) -> dict[str, dict[str, float]]:
@@ -194,13 +203,22 @@ def measured_clips(arguments: argparse.Namespace) -> tuple[list[Judged], list[Ju
     media = Media(
         faces_of_pictures(listed(arguments.media, "measure", "portraits"), mesher),
         recordings(listed(arguments.media, "measure", "speech"), encoder),
-        talking_clips(paths, mesher, encoder, basis),
+        talking_clips([path for path in paths if path.stem not in OUT_OF_SYNC], mesher, encoder, basis),
     )
     print(
         f"{len(media.faces)} portraits, {len(media.recordings)} recordings, {len(media.clips)} talking clips"
     )
     began = time.monotonic()
-    judged = rendered_clips(media, arguments.clips, arguments.seed, mesher)
+    lips = LipSource(
+        talking_clips(
+            [path for path in listed(arguments.media, "train", "clips") if path.stem in TRAINING_CLIPS],
+            mesher,
+            encoder,
+            basis,
+        ),
+        basis.mouth,
+    )
+    judged = rendered_clips(media, lips, arguments.clips, arguments.seed, mesher)
     print(f"{len(judged)} clips rendered in {time.monotonic() - began:.0f} s", flush=True)
     return judged, real_clips(paths, mesher)
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ft2ray.critic.candidates import draw_candidate, sample_candidates
-from ft2ray.critic.critic import TalkingCritic, save_critic
+from ft2ray.critic.critic import TalkingCritic, fit_scaling, save_critic
 from ft2ray.critic.dataset import SHARD, ClipData, SoundMix, read_shards, write_shard
 from ft2ray.critic.faces import draw_face
 from ft2ray.critic.model import TOY_PROCESSOR, build_model, toy_config
@@ -29,7 +29,7 @@ from ft2ray.critic.motion_sources import LipSource, MotionSource
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer
 from ft2ray.critic.rule import RuleCritic, fit_rules
 from ft2ray.critic.synthesis import LIP_CHANNELS, Mix, corrupt_and_render, synthesise
-from ft2ray.critic.training import AuxiliaryHeads, Setup, TrainingConfig, train
+from ft2ray.critic.training import AuxiliaryHeads, Setup, TrainingConfig, figures, train
 from ft2ray.critic.training_media import (
     Media,
     faces_of_clips,
@@ -139,6 +139,20 @@ def rules_for(data: ClipData, questions: list[str], seed: int) -> RuleCritic:
     return fit_rules(views, np.stack(labels), questions)
 
 
+def save_validated(folder: Path, setup: Setup, margin_NK: np.ndarray, label_NK: np.ndarray) -> None:
+    """Write the critic, its logits scaled by what the validation clips say."""
+    names = list(setup.questions)
+    scaling = {name: fit_scaling(margin_NK[:, k], label_NK[:, k]) for k, name in enumerate(names)}
+    scaled_NK = np.stack([a * margin_NK[:, k] + b for k, (a, b) in enumerate(scaling.values())], axis=1)
+    reached = figures(scaled_NK, label_NK, names)
+    calibration = {
+        "set": "validation clips, on which the scaling was fitted",
+        "accuracy": {name: round(reached[f"{name}_accuracy"], 4) for name in names},
+        "n": {name: int((~np.isnan(label_NK[:, k])).sum()) for k, name in enumerate(names)},
+    }
+    save_critic(folder, setup.model, setup.tokenizer, setup.processor, setup.questions, calibration, scaling)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--media", type=Path, required=True, help="folder of real media with manifest.csv")
@@ -173,15 +187,8 @@ def main() -> None:
     if arguments.start_from is not None:
         setup.model.load_state_dict(TalkingCritic.load(arguments.start_from).model.state_dict())
 
-    def save(figures: dict[str, float]) -> None:
-        calibration = {
-            "set": "validation",
-            "accuracy": {k: figures[f"{k}_accuracy"] for k in setup.questions},
-        }
-        calibration["n"] = {k: 2 * arguments.validation_clips for k in setup.questions}
-        save_critic(
-            arguments.out, setup.model, setup.tokenizer, setup.processor, setup.questions, calibration
-        )
+    def save(margin_NK: np.ndarray, label_NK: np.ndarray) -> None:
+        save_validated(arguments.out, setup, margin_NK, label_NK)
 
     share = TrainingConfig.tower_share if arguments.start_from is None else 0.0
     config = TrainingConfig(minutes=arguments.minutes, seed=arguments.seed, tower_share=share)

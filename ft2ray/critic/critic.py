@@ -60,7 +60,9 @@ class Critic(Protocol):
 class TalkingCritic:
     """The Qwen2.5-Omni thinker as a critic: P(Yes) = softmax over the logits of Yes and No.
 
-    Clips longer than three seconds are judged window by window and their logits averaged.
+    Clips longer than three seconds are judged window by window and their logits averaged. Both logits
+    are scaled, and Yes is shifted, by one `scaling` (a, b) for each question, fitted on held-out clips:
+    a small network is too sure of itself, and then no two candidates would seem to differ.
     `calibration` says how often its answers were right on held-out clips:
     {"accuracy": {dimension: share}, "n": {dimension: clips}, ...}.
     """
@@ -69,6 +71,7 @@ class TalkingCritic:
     tokenizer: PreTrainedTokenizerFast
     processor: ProcessorConfig
     questions: dict[str, str]
+    scaling: dict[str, tuple[float, float]]
     calibration: dict[str, Any]
     fingerprint: str
     windows_per_pass: int = 8
@@ -105,6 +108,7 @@ class TalkingCritic:
             tokenizer=PreTrainedTokenizerFast.from_pretrained(folder),
             processor=ProcessorConfig(**own["processor"]),
             questions=own["questions"],
+            scaling={name: (pair[0], pair[1]) for name, pair in own["scaling"].items()},
             calibration=own["calibration"],
             fingerprint=fingerprint,
         )
@@ -125,6 +129,7 @@ class TalkingCritic:
 
     def margins(self, views: Sequence[ClipView]) -> np.ndarray:
         """Logit of Yes minus logit of No, averaged over a clip's windows: float64 [N, K]."""
+        scale_K, shift_K = np.array([self.scaling[name] for name in self.questions]).T
         margin_NK = np.full((len(views), len(self.questions)), np.nan)
         for index, view in enumerate(views):
             windows = [
@@ -132,7 +137,7 @@ class TalkingCritic:
                 for start in range(0, len(view.video_WFHW3), self.windows_per_pass)
             ]
             margin_NK[index] = np.concatenate(windows).mean(axis=0)
-        return margin_NK
+        return scale_K * margin_NK + shift_K
 
     @torch.inference_mode()
     def _window_margins(self, view: ClipView, start: int) -> np.ndarray:
@@ -174,11 +179,28 @@ def view_batch(view: ClipView, windows: slice, processor: ProcessorConfig) -> Cl
 
 
 def critic_fingerprint(weights: bytes, config: dict[str, Any], own: dict[str, Any]) -> str:
-    """First 16 hex digits of the sha256 over weights, network, processor and questions."""
+    """First 16 hex digits of the sha256 over weights, network, processor, questions and scaling."""
     digest = hashlib.sha256(weights)
-    described = {"network": config, "processor": own["processor"], "questions": own["questions"]}
+    described = {"network": config} | {name: own[name] for name in ("processor", "questions", "scaling")}
     digest.update(json.dumps(described, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def fit_scaling(margin_N: np.ndarray, label_N: np.ndarray, steps: int = 100) -> tuple[float, float]:
+    """Platt's scaling: (a, b) for which sigmoid(a * margin + b) fits the labels (1, 0; NaN is skipped).
+
+    Both answers weigh the same, so that 0.5 is the fair threshold.
+    """
+    known = ~np.isnan(label_N)
+    x, y = np.stack([margin_N[known], np.ones(known.sum())], axis=1), label_N[known]
+    weight = np.where(y == 1, 0.5 / max((y == 1).mean(), 1e-6), 0.5 / max((y == 0).mean(), 1e-6))
+    ab = np.array([0.1, 0.0])
+    for _ in range(steps):
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ ab, -30, 30)))
+        gradient = x.T @ (weight * (p - y)) / len(y) + 1e-3 * ab
+        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x / len(y) + 1e-3 * np.eye(2)
+        ab = ab - np.linalg.solve(curvature, gradient)
+    return float(max(ab[0], 1e-3)), float(ab[1])
 
 
 def save_critic(
@@ -188,8 +210,12 @@ def save_critic(
     processor: ProcessorConfig,
     questions: dict[str, str],
     calibration: dict[str, Any],
+    scaling: dict[str, tuple[float, float]] | None = None,
 ) -> str:
-    """Write everything that `TalkingCritic.load` reads; returns the fingerprint."""
+    """Write everything that `TalkingCritic.load` reads; returns the fingerprint.
+
+    scaling: (a, b) of each question, see `TalkingCritic`; None leaves the logits as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
@@ -198,6 +224,7 @@ def save_critic(
     own: dict[str, Any] = {
         "questions": questions,
         "processor": asdict(processor),
+        "scaling": scaling or {name: (1.0, 0.0) for name in questions},
         "calibration": calibration,
     }
     fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)

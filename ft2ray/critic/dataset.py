@@ -20,7 +20,7 @@ import torch
 from ft2ray.critic.model import TOY_PROCESSOR, ClipBatch
 from ft2ray.critic.processor import SAMPLE_RATE, ProcessorConfig, log_mel, patches
 from ft2ray.critic.synthesis import SyntheticClip
-from ft2ray.critic.view import FPS, WINDOW_FRAMES
+from ft2ray.critic.view import FPS, WINDOW_FRAMES, at_loudness
 
 FRAME_SAMPLES = SAMPLE_RATE // FPS
 SHORT_SLACK = 5  # frames that a recording may be longer than one window and still count as short
@@ -118,7 +118,7 @@ class ClipData:
             stills.append(torch.cat([patches(crop[None], self.config, still=True)[0] for crop in crops]))
             for kind, place in enumerate((self.own(row, rng, mix), self.wrong(row, rng, mix))):
                 wav_T, lips_FG = self.window(*place)
-                wav_T = _disturb(wav_T, rng) if augment else wav_T
+                wav_T = _disturb(wav_T, rng) if augment else at_loudness(wav_T)
                 mels[kind].append(torch.from_numpy(log_mel(wav_T, self.config)))
                 heard[kind].append(torch.from_numpy(lips_FG))
             mn, vq, lips = (float(self.arrays[name][row]) for name in ("mn", "vq", "lips"))

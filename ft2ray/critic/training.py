@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -227,8 +227,8 @@ def training_step(
 
 
 @torch.no_grad()
-def validate(setup: Setup, data: ClipData, batch: int, seed: int) -> dict[str, float]:
-    """Balanced accuracy and area under the curve for each question on all clips of `data`."""
+def judge(setup: Setup, data: ClipData, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits Yes - No of all clips, each with its own and with a wrong sound, and their labels: [N, K]."""
     setup.model.eval()
     rng, margins, labels = np.random.default_rng(seed), [], []
     for start in range(0, len(data), batch):
@@ -247,10 +247,13 @@ def validate(setup: Setup, data: ClipData, batch: int, seed: int) -> dict[str, f
         margins.append(margin)
         labels.append(drawn.label_SBK)
     setup.model.train()
-    margin_NK = torch.cat(margins, 1).flatten(0, 1).numpy()
-    label_NK = torch.cat(labels, 1).flatten(0, 1).numpy()
+    return torch.cat(margins, 1).flatten(0, 1).numpy(), torch.cat(labels, 1).flatten(0, 1).numpy()
+
+
+def figures(margin_NK: np.ndarray, label_NK: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Balanced accuracy and area under the curve of each question."""
     out = {}
-    for k, name in enumerate(setup.questions):
+    for k, name in enumerate(names):
         good, bad = margin_NK[label_NK[:, k] == 1, k], margin_NK[label_NK[:, k] == 0, k]
         out[f"{name}_accuracy"] = float(((good > 0).mean() + (bad <= 0).mean()) / 2)
         out[f"{name}_auc"] = float((good[:, None] > bad[None]).mean())
@@ -262,14 +265,14 @@ def train(
     config: TrainingConfig,
     training: Callable[[], ClipData],
     validation: ClipData,
-    save: Callable[[dict], None],
+    save: Callable[[np.ndarray, np.ndarray], None],
     log: Path,
 ) -> None:
     """Train for `config.minutes`; every so often validate, write the curve and save the weights.
 
     Args:
         training: gives the training clips; asked again now and then, since more may have been rendered.
-        save: called with the newest validation figures.
+        save: called with the newest validation margins and labels.
         log: JSON lines, one for each validation.
     """
     torch.manual_seed(config.seed)
@@ -299,21 +302,22 @@ def train(
         recent.append(losses)
         if elapsed - checked > config.validate_every:
             checked = elapsed
-            figures = validate(setup, validation, config.batch, seed=1)
+            judged = judge(setup, validation, config.batch, seed=1)
             means = {
                 name: float(np.mean([losses[name] for losses in recent if name in losses]))
                 for name in sorted({name for losses in recent for name in losses})
             }
-            line = {"seconds": round(elapsed), "step": step, "clips": len(data), **means, **figures}
+            line = {"seconds": round(elapsed), "step": step, "clips": len(data)}
+            line |= means | figures(*judged, list(setup.questions))
             with log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}, flush=True)
-            save(figures)
+            save(*judged)
             recent = []
             if len(fresh := training()) > len(data):
                 data = fresh
                 batches = data.batches(rng, config.batch, SoundMix())
-    save(validate(setup, validation, config.batch, seed=1))
+    save(*judge(setup, validation, config.batch, seed=1))
 
 
 def learning_rate_share(done: float, warm_up: float) -> float:

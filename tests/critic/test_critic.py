@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ft2ray.critic.critic import CONFIG, WEIGHTS, Critic, TalkingCritic, save_critic
+from ft2ray.critic.critic import CONFIG, WEIGHTS, Critic, TalkingCritic, fit_scaling, save_critic
 from ft2ray.critic.model import TOY_PROCESSOR, build_model, toy_config
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer
 from ft2ray.critic.rule import Rule, RuleCritic, correlation, fit_rule
@@ -125,3 +125,13 @@ def test_the_rule_critic_has_the_same_interface(tmp_path):
 def test_correlation_of_a_flat_signal_is_zero():
     assert correlation(np.ones(10), np.arange(10.0)) == 0.0
     assert correlation(np.arange(10.0), np.arange(10.0)) == pytest.approx(1.0)
+
+
+def test_scaling_moves_the_threshold_between_the_answers():
+    rng = np.random.default_rng(0)
+    label = np.r_[np.ones(60), np.zeros(140), np.nan]
+    margin = np.r_[rng.normal(-5, 1, 60), rng.normal(-9, 1, 140), 100.0]
+    a, b = fit_scaling(margin, label)
+    p = 1 / (1 + np.exp(-(a * margin + b)))
+    assert a > 0 and -8 < -b / a < -6
+    assert ((p[:200] > 0.5) == (label[:200] == 1)).mean() > 0.95

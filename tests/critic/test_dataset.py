@@ -12,10 +12,11 @@ from ft2ray.critic.training import (
     AuxiliaryHeads,
     Setup,
     TrainingConfig,
+    figures,
+    judge,
     learning_rate_share,
     masked_bce,
     training_step,
-    validate,
 )
 
 FRAMES = 200
@@ -124,5 +125,11 @@ def test_a_few_steps_learn_to_see_motion(data):
     assert "answers" not in history[0] and "answers" in history[1]
     assert all(np.isfinite(list(losses.values())).all() for losses in history)
     assert history[-1]["seen"] < 0.95 * history[0]["seen"]
-    figures = validate(setup, data, 4, seed=0)
-    assert set(figures) == {f"{k}_{what}" for k in QUESTIONS for what in ("accuracy", "auc")}
+    margin_NK, label_NK = judge(setup, data, 4, seed=0)
+    assert margin_NK.shape == label_NK.shape == (8, 3) and np.isfinite(margin_NK).all()
+
+
+def test_figures_are_counted_over_known_labels():
+    margin = np.array([[1.0], [-1.0], [-2.0], [9.0]])
+    label = np.array([[1.0], [1.0], [0.0], [np.nan]])
+    assert figures(margin, label, ["mn"]) == {"mn_accuracy": 0.75, "mn_auc": 1.0}
