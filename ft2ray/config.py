@@ -83,7 +83,7 @@ class TlpoConfig:
     gate_learning_rate: float = 2e-2
     gate_steps: int = 40
     workers: int = 2
-    checkpoint_every: int = 25
+    checkpoint_every: int = 10
 
 
 @dataclass(frozen=True)

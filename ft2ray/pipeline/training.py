@@ -8,13 +8,18 @@ experts together.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from ft2ray.config import AlignConfig, to_dict
 from ft2ray.parts import load_generator
@@ -76,7 +81,8 @@ def train(config: AlignConfig, groups: list[PromptGroup]) -> Path:
                 f"tlpo.batch {config.tlpo.batch} must be a multiple of tlpo.workers {config.tlpo.workers}"
             )
         resources = {"CPU": config.cluster.train_cpus, "GPU": config.cluster.train_gpus}
-        TorchTrainer(
+        storage = Path(config.run_dir).absolute() / "train"
+        trainer = TorchTrainer(
             _train_loop,
             train_loop_config={
                 "config": config,
@@ -90,12 +96,36 @@ def train(config: AlignConfig, groups: list[PromptGroup]) -> Path:
             ),
             run_config=RunConfig(
                 name=key,
-                storage_path=str(Path(config.run_dir).absolute() / "train"),
+                storage_path=str(storage),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 failure_config=FailureConfig(max_failures=3),
             ),
-        ).fit()
+        )
+        with progress(storage / key, config.tlpo.steps + config.tlpo.gate_steps):
+            trainer.fit()
     return published
+
+
+@contextmanager
+def progress(folder: Path, steps: int) -> Iterator[None]:
+    """A progress bar that follows the checkpoints in `folder`: the workers may sit on other machines."""
+    finished = threading.Event()
+
+    def follow() -> None:
+        with tqdm(total=steps, unit="step") as bar:
+            while not finished.wait(1.0):
+                for state in folder.glob("checkpoint_*/state/state.json"):
+                    with contextlib.suppress(OSError, ValueError):  # being written, or just deleted
+                        step = json.loads(state.read_text())["counters"]["step"]
+                        bar.update(max(0, step - bar.n))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
 
 
 def settings(config: AlignConfig) -> TlpoSettings:
