@@ -30,7 +30,6 @@ WINDOW_FRAMES = 75
 SHORTEST_FRAMES = 25
 FACE_PIXELS, MOUTH_SIZE = 56, (56, 28)
 STILL_PIXELS = 112
-STILLS = 2
 LOUDNESS, MOST_GAIN = 0.05, 20.0  # root mean square of the sound that the critic hears
 TRACK_EVERY = 3  # frames between two face detections; the detector is the dearest part of a view
 

@@ -23,19 +23,18 @@ from ft2ray.critic.critic import Critic
 from ft2ray.evaluation.judge import Judge
 from ft2ray.parts import load_critic, load_generator
 from ft2ray.pipeline.critic_service import APP, start_critic
-from ft2ray.pipeline.curation import BASE_POLICY, curate, missing_prompts, read_groups
+from ft2ray.pipeline.curation import BASE_POLICY, curate, curated, missing_prompts, read_groups
 from ft2ray.pipeline.evaluation import evaluate, run_judge
 from ft2ray.pipeline.prompts import Plan, Quarantined, plan_prompts
-from ft2ray.pipeline.reporting import run_groups, write_run_report
+from ft2ray.pipeline.reporting import write_run_report
 from ft2ray.pipeline.run_folder import add_quarantined, add_seconds, exclusive, publish, write_inputs
 from ft2ray.pipeline.training import pair_pools, train
 
 
 def align(config: AlignConfig) -> Path:
     """Run everything that the run folder lacks; returns the path of report.html."""
-    config = dataclasses.replace(
-        config, run_dir=str(Path(config.run_dir).absolute())
-    )  # workers may sit elsewhere
+    # absolute, since workers may sit in another folder
+    config = dataclasses.replace(config, run_dir=str(Path(config.run_dir).absolute()))
     with exclusive(config.run_dir):
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(config, "prompts"):
@@ -59,7 +58,7 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     say(f"Curating: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
     with timed(config, "curation"):
         _curate(config, plan, generator)
-    groups = run_groups(config, plan, generator)
+    groups = curated(config, plan.curation, generator)
     pools = pair_pools(config, groups)
     say("  pairs: " + ", ".join(f"{name} {len(pool)}" for name, pool in pools.items()))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -35,8 +33,8 @@ def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Applicatio
         async def score(self, views: list[ClipView]) -> list[list[float]]:
             return [list(map(float, row)) for row in self.critic.score(views)]
 
-        def identity(self) -> dict[str, Any]:
-            return {"fingerprint": self.critic.fingerprint, "dimensions": list(self.critic.dimensions)}
+        def fingerprint(self) -> str:
+            return self.critic.fingerprint
 
     return CriticService.bind()  # type: ignore[attr-defined]  # the decorator makes it a Deployment
 

@@ -89,7 +89,7 @@ class GenerateGroup:
         prompt = Prompt(**row)
         fingerprint = self.generator.fingerprint
         try:
-            portrait = load_portrait(prompt.portrait, size=self.config.prompts.size)
+            portrait = load_portrait(prompt.portrait, size=self.config.prompts.size, mesher=self.mesher)
             wav_T = read_clip(prompt)
         except MediaError as error:  # readable when the run was planned, but not any more
             return {
@@ -155,9 +155,7 @@ class ScoreAndCommit:
 
         self.config = config
         self.handle = serve.get_app_handle(APP)
-        self.critic = self.handle.identity.remote().result(timeout_s=config.critic.timeout_seconds)[
-            "fingerprint"
-        ]
+        self.critic = self.handle.fingerprint.remote().result(timeout_s=config.critic.timeout_seconds)
         self.store = group_store(config.run_dir)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +173,12 @@ class ScoreAndCommit:
         self.store.commit([group.to_row()])
         unscored = sum(candidate.scores is None for candidate in group.candidates)
         return {"candidates": len(group.candidates), "unscored": unscored, "quarantine": None}
+
+
+def curated(config: AlignConfig, prompts: list[Prompt], generator: str) -> list[PromptGroup]:
+    """The committed groups that this configuration asks for (a folder may hold those of others too)."""
+    wanted = {group_id(config, p.prompt_id, generator, BASE_POLICY) for p in prompts}
+    return [group for group in read_groups(config.run_dir) if group.group_id in wanted]
 
 
 def missing_prompts(config: AlignConfig, prompts: list[Prompt], generator: str, policy: str) -> list[Prompt]:

@@ -17,6 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig
+from ft2ray.evaluation.compare import REFERENCES
 from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import FPS, write_video
 from ft2ray.pipeline.prompts import read_clip
@@ -139,6 +140,19 @@ class MeasurePrompt:
             "metrics": list(metrics.items()),
             "video": video,
         }
+
+
+def measured(
+    config: AlignConfig, prompts: list[Prompt], generator: str, policy: str, judge: str
+) -> list[dict[str, Any]]:
+    """The committed measurements of exactly these prompts, settings, generator, policy and judge."""
+    wanted = {
+        row_id(config, prompt.prompt_id, seed, system, generator, policy, judge)
+        for prompt in prompts
+        for seed in config.evaluation.seeds
+        for system in (*config.evaluation.systems, *REFERENCES)
+    }
+    return [row for row in measurement_store(config.run_dir).rows() if row["row_id"] in wanted]
 
 
 def evaluate(

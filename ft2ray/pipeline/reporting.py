@@ -18,13 +18,13 @@ from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.generator import Generator
 from ft2ray.parts import load_critic, load_generator
-from ft2ray.pipeline.curation import BASE_POLICY, group_id, read_groups
-from ft2ray.pipeline.evaluation import measurement_store, run_judge
+from ft2ray.pipeline.curation import curated
+from ft2ray.pipeline.evaluation import measured, run_judge
 from ft2ray.pipeline.prompts import Plan
 from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds
 from ft2ray.pipeline.training import curves_file, pair_pools, pair_rule
 from ft2ray.preference.export import export_pairs
-from ft2ray.records import Prompt, PromptGroup
+from ft2ray.records import Prompt
 from ft2ray.tlpo.gate import weights_over_time
 from ft2ray.tlpo.policy import Policy, load_policy
 
@@ -40,17 +40,17 @@ def write_run_report(run_dir: Path) -> Path:
     judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
-    groups = run_groups(config, plan, generator.fingerprint)
+    groups = curated(config, plan.curation, generator.fingerprint)
     pools = pair_pools(config, groups)
-    measured = [row for row in measurement_store(run_dir).rows() if row["policy"] == policy.fingerprint]
-    if not measured:
+    rows = measured(config, plan.evaluation, generator.fingerprint, policy.fingerprint, judge.fingerprint)
+    if not rows:
         raise ValueError(
             f"{run_dir} holds no measurements of its policy yet; run `ft2ray align` to its end first"
         )
     dimensions = config.tlpo.dimensions
     report = build_report(
-        [_row(m, dimensions) for m in measured if m["system"] in config.evaluation.systems],
-        [_row(m, dimensions) for m in measured if m["system"] in REFERENCES]
+        [_row(m, dimensions) for m in rows if m["system"] in config.evaluation.systems],
+        [_row(m, dimensions) for m in rows if m["system"] in REFERENCES]
         + [Row("real_video", name, 0, _chosen(figures, dimensions)) for name, figures in judge.real.items()],
         _calibration(critic, dimensions),
         sum(read_seconds(run_dir).values()),
@@ -63,7 +63,7 @@ def write_run_report(run_dir: Path) -> Path:
     data = ReportData(
         title=run_dir.name,
         report=report,
-        videos=_videos(config, plan, measured, dimensions),
+        videos=_videos(config, plan, rows, dimensions),
         curves=_curves(folder),
         gate=_gate_map(generator, policy),
         scores={
@@ -99,17 +99,11 @@ def write_run_report(run_dir: Path) -> Path:
 def export_run_pairs(run_dir: Path, out: Path) -> str:
     """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
     config, plan = read_config(run_dir), read_plan(run_dir)
-    groups = run_groups(config, plan, load_generator(config.generator.weights).fingerprint)
+    groups = curated(config, plan.curation, load_generator(config.generator.weights).fingerprint)
     if not groups:
         raise ValueError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     counts = export_pairs(groups, pair_rule(config), out / "pairs.parquet", QUESTIONS)
     return f"{out / 'pairs.parquet'}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
-
-
-def run_groups(config: AlignConfig, plan: Plan, generator: str) -> list[PromptGroup]:
-    """The committed groups that this configuration asks for (a folder may hold those of others too)."""
-    wanted = {group_id(config, p.prompt_id, generator, BASE_POLICY) for p in plan.curation}
-    return [group for group in read_groups(config.run_dir) if group.group_id in wanted]
 
 
 def _calibration(critic: Critic, dimensions: tuple[str, ...]) -> dict[str, Any]:
@@ -120,9 +114,9 @@ def _calibration(critic: Critic, dimensions: tuple[str, ...]) -> dict[str, Any]:
     return {"accuracy": known["accuracy"], "n": min(known["n"].values())}
 
 
-def _row(measured: dict[str, Any], dimensions: tuple[str, ...]) -> Row:
-    figures = _chosen(dict(measured["metrics"]), dimensions)
-    return Row(measured["system"], measured["prompt_id"], measured["seed"], figures)
+def _row(m: dict[str, Any], dimensions: tuple[str, ...]) -> Row:
+    figures = _chosen(dict(m["metrics"]), dimensions)
+    return Row(m["system"], m["prompt_id"], m["seed"], figures)
 
 
 def _chosen(figures: Any, dimensions: tuple[str, ...]) -> dict[str, float | None]:
@@ -130,12 +124,12 @@ def _chosen(figures: Any, dimensions: tuple[str, ...]) -> dict[str, float | None
 
 
 def _videos(
-    config: AlignConfig, plan: Plan, measured: list[dict[str, Any]], dimensions: tuple[str, ...]
+    config: AlignConfig, plan: Plan, rows: list[dict[str, Any]], dimensions: tuple[str, ...]
 ) -> list[ReportVideo]:
     words = {p.prompt_id: _words(p) for p in plan.evaluation}
     videos = []
     for system in config.evaluation.systems:
-        for m in measured:
+        for m in rows:
             if m["system"] == system and m["video"] and m["prompt_id"] in words:
                 figures = _chosen(dict(m["metrics"]), dimensions)
                 path = Path(config.run_dir) / m["video"]

@@ -3,7 +3,7 @@
 config.yaml versions.json prompts.json     what was asked, with what, on what (and what was quarantined)
 store/groups store/measurements            Parquet shards: prompt groups, measurements
 train/                                     checkpoints of the Ray Train run
-policy/                                    adapters (peft/diffusers layout) and gate
+policies/                                  adapters (peft/diffusers layout), gate, curves
 tensorboard/ videos/                       scalars; evaluation clips with sound
 report.html report.json
 """
