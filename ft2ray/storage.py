@@ -1,71 +1,281 @@
-"""Where rows live: a folder of small Parquet shards, each of which appears whole or not at all.
+"""Where files live: local paths and s3:// URLs, by the same functions; and folders of rows.
 
-A shard is named after its contents, so writing the same rows twice leaves one file, and whatever is listed
-in the store is never made again.
+A `url` is a local path or s3://bucket/key. Readers see the old file or the new one, never a part of it. What
+boto3 and pyarrow complain of comes out as ValueError (StoreUnavailable where trying later may help), a file
+that is not there as FileNotFoundError.
+
+A RowStore is a folder of small Parquet shards, each of which appears whole or not at all. A shard is named
+after its contents, so writing the same rows twice leaves one file, and whatever is listed in the store is
+never made again.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem, LocalFileSystem
 
+from ft2ray import s3
 from ft2ray.records import content_id
+from ft2ray.s3 import StoreUnavailable as StoreUnavailable  # callers need not know where it is raised
+
+WEEK = 7 * 24 * 3600
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Readers see the old file or the new one, never a part of it, whatever kills the writer."""
-    path = Path(path)
+def is_s3(url: str | Path) -> bool:
+    return isinstance(url, str) and url.startswith(s3.SCHEME)
+
+
+def join(root: str | Path, *parts: str) -> str:
+    if is_s3(root):
+        return "/".join([str(root).rstrip("/"), *(part.strip("/") for part in parts)])
+    return str(Path(root, *parts))
+
+
+def name(url: str | Path) -> str:
+    """The last part of the path."""
+    return str(url).rstrip("/").rsplit("/", 1)[-1] if is_s3(url) else Path(url).name
+
+
+def absolute(url: str | Path) -> str:
+    """The same place for processes that sit in other folders."""
+    return str(url) if is_s3(url) else str(Path(url).absolute())
+
+
+def exists(url: str | Path) -> bool:
+    """Whether there is a file `url`; a folder is not one."""
+    return s3.head(str(url)) is not None if is_s3(url) else Path(url).is_file()
+
+
+def read_bytes(url: str | Path) -> bytes:
+    return s3.read(str(url)).data if is_s3(url) else Path(url).read_bytes()
+
+
+def write_atomically(url: str | Path, data: bytes, if_absent: bool = False) -> bool:
+    """Readers see the old file or the new one, never a part of it, whatever kills the writer.
+
+    With `if_absent` a file that is there already stays as it is, and the answer is False; of several writers
+    at once exactly one gets True.
+    """
+    if is_s3(url):
+        return s3.put(str(url), data, if_absent) is not None
+    path = Path(url)
+    with _temporary_beside(path) as temporary:
+        temporary.write_bytes(data)
+        return _put_in_place(temporary, path, if_absent)
+
+
+def list_files(folder: str | Path, suffix: str = "", recursive: bool = False) -> list[str]:
+    """Names of the files in `folder` (`recursive`: paths relative to it), sorted, hidden ones left out."""
+    if is_s3(folder):
+        found: Iterable[str] = s3.keys(str(folder), recursive)
+    else:
+        paths = Path(folder).rglob("*") if recursive else Path(folder).glob("*")
+        found = (path.relative_to(folder).as_posix() for path in paths if path.is_file())
+    return sorted(n for n in found if n.endswith(suffix) and not n.startswith(".") and "/." not in n)
+
+
+def upload(local: str | Path, url: str | Path) -> None:
+    """Copy a local file to `url`, in parts where it is large; it appears whole or not at all."""
+    if not is_s3(url):
+        with _temporary_beside(Path(url)) as temporary:
+            shutil.copyfile(local, temporary)
+            _put_in_place(temporary, Path(url))
+        return
+    bucket, key = s3.split(str(url))
+    with s3.explained(str(url)), open(local, "rb") as stream:
+        s3.client().upload_fileobj(stream, bucket, key, Config=s3.TRANSFER)
+
+
+def download(url: str | Path, local: str | Path) -> None:
+    """Copy the file `url` to a local path; it appears whole or not at all."""
+    if not is_s3(url):
+        upload(url, local)
+        return
+    bucket, key = s3.split(str(url))
+    with s3.explained(str(url)), _temporary_beside(Path(local)) as temporary:
+        with open(temporary, "wb") as stream:
+            s3.client().download_fileobj(bucket, key, stream, Config=s3.TRANSFER)
+        _put_in_place(temporary, Path(local))
+
+
+def local_copy(url: str | Path) -> Path:
+    """The path itself where it is local, else a copy in the cache, fetched again when the object changes."""
+    if not is_s3(url):
+        return Path(url)
+    about = s3.head(str(url))
+    if about is None:
+        raise FileNotFoundError(f"{url}: no such file")
+    copy = _cache() / content_id(s3.client().meta.endpoint_url, str(url), about["ETag"]) / name(url)
+    if not copy.is_file():
+        download(url, copy)
+    return copy
+
+
+def local_folder(url: str | Path) -> Path:
+    """The folder itself where it is local, else the cached copies of all its files under their names."""
+    if not is_s3(url):
+        return Path(url)
+    folder = _cache() / content_id(s3.client().meta.endpoint_url, str(url)) / name(url)
+    names = list_files(url, recursive=True)
+    for known in list_files(folder, recursive=True):
+        if known not in names:
+            (folder / known).unlink(missing_ok=True)
+    for file in names:
+        fresh, linked = local_copy(join(url, file)), folder / file
+        if not (linked.is_file() and linked.samefile(fresh)):
+            with _temporary_beside(linked) as temporary:
+                os.link(fresh, temporary)
+                os.replace(temporary, linked)
+    return folder
+
+
+def upload_folder(local: str | Path, url: str | Path, last: str) -> None:
+    """Copy all files below a local folder; `last` goes last, so whoever sees it finds all the others."""
+    for file in sorted(list_files(local, recursive=True), key=lambda file: (file == last, file)):
+        upload(Path(local) / file, join(url, file))
+
+
+@contextmanager
+def new_file(url: str | Path) -> Iterator[Path]:
+    """A local path to write to, which becomes `url` when the block ends; after an error nothing does."""
+    parent = None if is_s3(url) else Path(url).parent
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".") as folder:
+        path = Path(folder) / name(url)  # under its own name, since the ending may say what is to be written
+        yield path
+        if parent is None:
+            upload(path, url)
+        else:
+            _put_in_place(path, Path(url))
+
+
+def delete(url: str | Path) -> None:
+    """Remove the file `url`; nothing happens where there is none."""
+    if is_s3(url):
+        bucket, key = s3.split(str(url))
+        with s3.explained(str(url)):
+            s3.client().delete_object(Bucket=bucket, Key=key)
+    else:
+        Path(url).unlink(missing_ok=True)
+
+
+def filesystem(url: str | Path) -> tuple[FileSystem, str]:
+    """For Ray and Parquet: pyarrow's file system of `url` and the path of `url` within it."""
+    if is_s3(url):
+        with s3.explained(str(url)):
+            return s3.filesystem(), str(url).removeprefix(s3.SCHEME).rstrip("/")
+    return LocalFileSystem(), absolute(url)
+
+
+def presigned(url: str | Path, seconds: int) -> str:
+    """A link by which anybody reads this one file over HTTP during the next `seconds`."""
+    if not is_s3(url) or not 0 < seconds <= WEEK:
+        raise ValueError(f"no link to {url} for {seconds} s: only s3:// URLs have links, for a week at most")
+    bucket, key = s3.split(str(url))
+    with s3.explained(str(url)):
+        return s3.client().generate_presigned_url(
+            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+        )
+
+
+def _cache() -> Path:
+    """Copies of objects, named after their ETag: may be deleted whenever no process runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ft2ray" / "s3"
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, path: Path, if_absent: bool = False) -> bool:
+    with open(temporary, "rb") as stream:
+        os.fsync(stream.fileno())
+    if not if_absent:
+        os.replace(temporary, path)
+        return True
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    return True
 
 
 class RowStore:
     """Rows of one Arrow schema under `root`, keyed by the string column `key`."""
 
     def __init__(self, root: str | Path, schema: pa.Schema, key: str):
-        self.root, self.schema, self.key = Path(root), schema, key
+        self.root, self.schema, self.key = str(root), schema, key
 
     def commit(self, rows: list[dict[str, Any]]) -> str:
-        """Write `rows` as one shard, atomically; returns its file name."""
-        assert rows, "a shard has at least one row"
-        table = pa.Table.from_pylist(rows, schema=self.schema)
-        name = content_id(sorted(row[self.key] for row in rows)) + ".parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        write_atomically(self.root / name, sink.getvalue().to_pybytes())
-        return name
+        """Write `rows` as one shard, atomically; returns its name."""
+        shard = self._shard_name(rows)
+        write_atomically(join(self.root, shard), self._parquet(rows))
+        return shard
 
-    def shards(self) -> list[Path]:
-        """Committed shards in the order of their names (the same on every machine)."""
-        return sorted(p for p in self.root.glob("*.parquet") if not p.name.startswith("."))
+    def commit_once(self, rows: list[dict[str, Any]]) -> bool:
+        """Write `rows` unless a shard of the same keys is there; of several writers exactly one gets True."""
+        return write_atomically(join(self.root, self._shard_name(rows)), self._parquet(rows), if_absent=True)
+
+    def shards(self) -> list[str]:
+        """Names of the committed shards, sorted (the same order on every machine)."""
+        return list_files(self.root, ".parquet")
+
+    def read(self, shard: str) -> list[dict[str, Any]]:
+        """The rows of one shard."""
+        return pq.read_table(
+            pa.BufferReader(read_bytes(join(self.root, shard))), schema=self.schema
+        ).to_pylist()
 
     def keys(self) -> set[str]:
         """Keys of everything committed; reads that one column only."""
-        return {
-            key
-            for shard in self.shards()
-            for key in pq.read_table(shard, columns=[self.key])[self.key].to_pylist()
-        }
+        dataset = self._dataset()
+        with s3.explained(self.root):
+            return set(dataset.to_table(columns=[self.key])[self.key].to_pylist())
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All committed rows, each key once (two writers may both have committed a row)."""
         seen: set[str] = set()
-        for shard in self.shards():
-            for row in pq.read_table(shard, schema=self.schema).to_pylist():
+        batches = self._dataset().to_batches()
+        while True:
+            with s3.explained(self.root):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            for row in batch.to_pylist():
                 if row[self.key] not in seen:
                     seen.add(row[self.key])
                     yield row
+
+    def _shard_name(self, rows: list[dict[str, Any]]) -> str:
+        assert rows, "a shard has at least one row"
+        return content_id(sorted(row[self.key] for row in rows)) + ".parquet"
+
+    def _parquet(self, rows: list[dict[str, Any]]) -> bytes:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=self.schema), sink, compression="zstd")
+        return sink.getvalue().to_pybytes()
+
+    def _dataset(self) -> ds.Dataset:
+        """All shards as one dataset: pyarrow reads a few of them ahead, in their order."""
+        shards = self.shards()
+        files, root = filesystem(self.root) if shards else (LocalFileSystem(), self.root)
+        paths = [f"{root}/{shard}" for shard in shards]
+        return ds.dataset(paths, schema=self.schema, format="parquet", filesystem=files)

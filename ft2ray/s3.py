@@ -1,0 +1,253 @@
+"""S3 as storage.py needs it: one client per process, conditional writes, and errors that say what to do.
+
+Endpoint, region and credentials come from where every AWS tool looks for them: AWS_ENDPOINT_URL, AWS_REGION,
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws, the role of the machine. A store that does
+not answer is asked again with growing pauses (AWS_MAX_ATTEMPTS times, by default 8, which takes half a minute
+where connections are refused); after that comes StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.session
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+from s3transfer.exceptions import RetriesExceededError
+
+SCHEME = "s3://"
+CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
+ATTEMPTS = 8
+TRANSFER = TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20)
+AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
+REFUSED = {
+    "403",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+}
+BROKEN_OFF = (HTTPClientError, ConnectionError, IncompleteReadError, RetriesExceededError)
+
+
+class StoreUnavailable(ValueError):
+    """The store does not answer, or with errors only; the same call may work later."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One state of an object: `age` is its age in seconds by the store's own clock."""
+
+    data: bytes
+    etag: str
+    age: float
+
+
+def split(url: str) -> tuple[str, str]:
+    """s3://bucket/some/key -> (bucket, some/key)."""
+    bucket, _, key = url.removeprefix(SCHEME).partition("/")
+    if not url.startswith(SCHEME) or not bucket:
+        raise ValueError(f"{url!r} is not of the form s3://bucket/path")
+    return bucket, key
+
+
+def client() -> Any:
+    """The client for the credentials and endpoint that the environment names now."""
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return _client(os.getpid(), settings)  # a forked process must not share the parent's connections
+
+
+@functools.lru_cache(maxsize=4)
+def _client(_process: int, _settings: tuple[tuple[str, str], ...]) -> Any:
+    session = botocore.session.Session()
+    return boto3.Session(botocore_session=session).client(
+        "s3",
+        config=Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": _attempts(session)},
+            signature_version="s3v4",
+            max_pool_connections=16,
+        ),
+    )
+
+
+def _attempts(session: botocore.session.Session) -> int:
+    return int(session.get_config_variable("max_attempts") or ATTEMPTS)
+
+
+def filesystem() -> S3FileSystem:
+    """pyarrow's view of the same store, with the endpoint, region and credentials of `client()`."""
+    session = botocore.session.Session()
+    endpoint = urlsplit(client().meta.endpoint_url)
+    own_store = not (endpoint.hostname or "").endswith(AWS_DOMAINS)
+    credentials = session.get_credentials()
+    settings: dict[str, Any] = {}
+    # Credentials that expire are left to the AWS library inside pyarrow, which finds and renews them itself.
+    if credentials is not None and not isinstance(credentials, RefreshableCredentials):
+        known = credentials.get_frozen_credentials()
+        settings = {"access_key": known.access_key, "secret_key": known.secret_key}
+        settings |= {"session_token": known.token} if known.token else {}
+    if own_store:
+        settings |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+    return S3FileSystem(
+        region=session.get_config_variable("region") or ("us-east-1" if own_store else None),
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=READ_SECONDS,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_attempts(session)),
+        **settings,
+    )
+
+
+def read(url: str) -> Version:
+    """The object as it is now; FileNotFoundError where there is none."""
+    bucket, key = split(url)
+    with explained(url):
+        for left in reversed(range(ATTEMPTS)):
+            answer = client().get_object(Bucket=bucket, Key=key)
+            try:
+                return Version(answer["Body"].read(), answer["ETag"], _age(answer))
+            except BROKEN_OFF:  # botocore tries again until the answer begins, not while its body is read
+                if not left:
+                    raise
+    raise AssertionError("the loop above returns or raises")
+
+
+def head(url: str) -> dict[str, Any] | None:
+    """What the store says of the object, None where there is none."""
+    bucket, key = split(url)
+    with explained(url):
+        try:
+            return client().head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if _status(error) != 404:
+                raise
+            client().head_bucket(Bucket=bucket)  # a missing bucket is a mistake, not a missing file
+            return None
+
+
+def put(url: str, data: bytes, if_absent: bool = False, if_match: str | None = None) -> str | None:
+    """Write the object, whole or not at all; returns its ETag.
+
+    Returns None, having written nothing, where `if_absent` finds an object or `if_match` another ETag.
+    """
+    bucket, key = split(url)
+    writer = uuid.uuid4().hex
+    condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match else {}
+    with explained(url):
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                answer = client().put_object(
+                    Bucket=bucket, Key=key, Body=data, Metadata={"writer": writer}, **condition
+                )
+                return answer["ETag"]
+            except ClientError as error:
+                if condition and _status(error) in (404, 412) and _code(error) != "NoSuchBucket":
+                    # A write that arrived, but whose answer was lost, is sent again and then finds itself.
+                    held = head(url)
+                    ours = held is not None and held.get("Metadata", {}).get("writer") == writer
+                    return held["ETag"] if held is not None and ours else None
+                if _status(error) != 409 or not left:  # 409: two conditional writes met; ask again
+                    raise
+    raise AssertionError("the loop above returns or raises")
+
+
+def keys(url: str, recursive: bool) -> Iterator[str]:
+    """Keys below the folder `url`, relative to it."""
+    bucket, key = split(url)
+    prefix = key.rstrip("/") + "/" if key else ""
+    with explained(url):
+        pages = (
+            client()
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=bucket, Prefix=prefix, **({} if recursive else {"Delimiter": "/"}))
+        )
+        for page in pages:
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):  # the empty objects that some tools keep for folders
+                    yield item["Key"].removeprefix(prefix)
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """What boto3 and pyarrow raise, as FileNotFoundError, or as a ValueError that says what to check."""
+    try:
+        yield
+    except ClientError as error:
+        raise _answer(url, error) from error
+    except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+        raise ValueError(
+            f"{url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from error
+    except BROKEN_OFF as error:
+        raise _no_answer(url, error) from error
+    except BotoCoreError as error:
+        raise ValueError(f"{url}: {error}") from error
+    except OSError as error:
+        if "AWS Error" not in str(error):
+            raise
+        raise _no_answer(url, error) if "NETWORK" in str(error) else ValueError(f"{url}: {error}") from error
+
+
+def _answer(url: str, error: ClientError) -> Exception:
+    code, status = _code(error), _status(error)
+    bucket, key = split(url)
+    said = f"{code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
+    if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
+        return ValueError(f"{url}: there is no bucket {bucket} at {_endpoint()}; create it or check its name")
+    if status == 404:
+        return FileNotFoundError(f"{url}: no such file")
+    if code in REFUSED or status in (401, 403):
+        return ValueError(
+            f"{url}: the store at {_endpoint()} refuses these credentials ({said}); check AWS_ACCESS_KEY_ID, "
+            f"AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and what they may do in {bucket}"
+        )
+    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
+        return StoreUnavailable(f"{url}: the store at {_endpoint()} answers with errors only ({said})")
+    return ValueError(f"{url}: the store at {_endpoint()} refuses {error.operation_name} ({said})")
+
+
+def _no_answer(url: str, error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{url}: no answer from {_endpoint()} ({error}); check that the store runs, AWS_ENDPOINT_URL and "
+        "the network"
+    )
+
+
+def _endpoint() -> str:
+    return client().meta.endpoint_url
+
+
+def _status(error: ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _age(answer: dict[str, Any]) -> float:
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return (now - answer["LastModified"]).total_seconds()
