@@ -102,6 +102,7 @@ def download(url: str | Path, local: str | Path) -> None:
     if not is_s3(url):
         upload(url, local)
         return
+    _require(url)
     bucket, key = s3.split(str(url))
     with s3.explained(str(url)), _temporary_beside(Path(local)) as temporary:
         with open(temporary, "wb") as stream:
@@ -113,10 +114,8 @@ def local_copy(url: str | Path) -> Path:
     """The path itself where it is local, else a copy in the cache, fetched again when the object changes."""
     if not is_s3(url):
         return Path(url)
-    about = s3.head(str(url))
-    if about is None:
-        raise FileNotFoundError(f"{url}: no such file")
-    copy = _cache() / content_id(s3.client().meta.endpoint_url, str(url), about["ETag"]) / name(url)
+    etag = _require(url)["ETag"]
+    copy = _cache() / content_id(s3.client().meta.endpoint_url, str(url), etag) / name(url)
     if not copy.is_file():
         download(url, copy)
     return copy
@@ -188,6 +187,13 @@ def presigned(url: str | Path, seconds: int) -> str:
         return s3.client().generate_presigned_url(
             "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
         )
+
+
+def _require(url: str | Path) -> dict[str, Any]:
+    about = s3.head(str(url))
+    if about is None:
+        raise FileNotFoundError(f"{url}: no such file")
+    return about
 
 
 def _cache() -> Path:
@@ -264,9 +270,21 @@ class RowStore:
                     seen.add(row[self.key])
                     yield row
 
+    def has(self, key: str) -> bool:
+        """Whether the row of `key` is committed, in a shard of its own."""
+        return exists(join(self.root, _shard_name([key])))
+
+    def get(self, key: str) -> dict[str, Any]:
+        """The row of `key`, committed in a shard of its own; FileNotFoundError where it is not."""
+        return self.read(_shard_name([key]))[0]
+
+    def committed(self, keys: set[str]) -> set[str]:
+        """Those of `keys` that are committed in shards of their own: one listing, nothing is read."""
+        shards = set(self.shards())
+        return {key for key in keys if _shard_name([key]) in shards}
+
     def _shard_name(self, rows: list[dict[str, Any]]) -> str:
-        assert rows, "a shard has at least one row"
-        return content_id(sorted(row[self.key] for row in rows)) + ".parquet"
+        return _shard_name([row[self.key] for row in rows])
 
     def _parquet(self, rows: list[dict[str, Any]]) -> bytes:
         sink = pa.BufferOutputStream()
@@ -279,3 +297,8 @@ class RowStore:
         files, root = filesystem(self.root) if shards else (LocalFileSystem(), self.root)
         paths = [f"{root}/{shard}" for shard in shards]
         return ds.dataset(paths, schema=self.schema, format="parquet", filesystem=files)
+
+
+def _shard_name(keys: list[str]) -> str:
+    assert keys, "a shard has at least one row"
+    return content_id(sorted(keys)) + ".parquet"

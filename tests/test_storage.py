@@ -156,3 +156,13 @@ def test_paths_and_urls_have_one_way_to_be_put_together(tmp_path, monkeypatch):
         storage.presigned("runs", 60)
     with pytest.raises(ValueError, match="s3://bucket/path"):
         storage.exists("s3:///nothing")
+
+
+def test_rows_committed_alone_are_found_by_their_key(tmp_path):
+    store = RowStore(tmp_path, pa.schema([("k", pa.string()), ("v", pa.int32())]), "k")
+    assert store.commit_once([{"k": "a", "v": 1}]) and not store.commit_once([{"k": "a", "v": 2}])
+    store.commit([{"k": "b", "v": 3}, {"k": "c", "v": 4}])
+    assert store.get("a") == {"k": "a", "v": 1} and store.has("a") and not store.has("b")
+    assert store.committed({"a", "b", "z"}) == {"a"}
+    with pytest.raises(FileNotFoundError):
+        store.get("z")
