@@ -145,7 +145,7 @@ def save_policy(directory: str | Path, policy: Policy) -> str:
     with whole_directory(directory) as folder:
         for name, (config, tensors) in policy.adapters.items():
             (folder / "adapters" / name).mkdir(parents=True)
-            _save_adapter(folder / "adapters" / name / LORA_WEIGHT_NAME_SAFE, config, tensors)
+            save_adapter(folder / "adapters" / name / LORA_WEIGHT_NAME_SAFE, config, tensors)
         if policy.gate is not None:
             save_file(policy.gate.state_dict(), folder / "gate.safetensors", metadata={"format": "pt"})
         description = {
@@ -205,7 +205,8 @@ def whole_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _save_adapter(path: Path, config: LoraConfig, tensors: dict[str, Tensor]) -> None:
+def save_adapter(path: Path, config: LoraConfig, tensors: dict[str, Tensor]) -> None:
+    """One LoRA file that diffusers' `load_lora_weights` reads, rank and alpha included."""
     settings = {k: list(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
     header = json.dumps({PREFIX + key: value for key, value in settings.items()}, sort_keys=True)
     metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: header}

@@ -52,16 +52,20 @@ class StackedLora(LoraLinear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [B, L, D] -> [B, L, O]."""
         y_BLO = self.base_layer(x, *args, **kwargs)
-        names = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters or not names:
+        active = self.active_adapters
+        places = [k for k, name in enumerate(active) if name in self.lora_A]
+        if self.disable_adapters or not places:
             return y_BLO
+        names = [active[k] for k in places]
         a_RD, b_OR, scale_R, owner_R = self._stack(names)
         low_BLR = F.linear(x.to(a_RD.dtype), a_RD)
         weights_BK = self.routing.of_layer(self.layer)
         if weights_BK is None:
             low_BLR = low_BLR * scale_R
         else:
-            assert weights_BK.shape[-1] == len(names), "one weight per active adapter"
+            assert weights_BK.shape[-1] == len(active), "one weight per active adapter"
+            if len(places) < weights_BK.shape[-1]:  # an adapter from elsewhere may skip this layer
+                weights_BK = weights_BK[:, places]
             low_BLR = low_BLR * (weights_BK.to(a_RD.dtype)[:, owner_R] * scale_R)[:, None, :]
         return y_BLO + F.linear(low_BLR, b_OR).to(y_BLO.dtype)
 
