@@ -174,8 +174,8 @@ def put(url: str, data: bytes, if_absent: bool = False, if_match: str | None = N
     raise AssertionError("the loop above returns or raises")
 
 
-def keys(url: str, recursive: bool) -> Iterator[str]:
-    """Keys below the folder `url`, relative to it."""
+def listing(url: str, recursive: bool) -> Iterator[tuple[str, str]]:
+    """(path relative to it, ETag) of the objects below the folder `url`."""
     bucket, key = split(url)
     prefix = key.rstrip("/") + "/" if key else ""
     with explained(url):
@@ -187,7 +187,7 @@ def keys(url: str, recursive: bool) -> Iterator[str]:
         for page in pages:
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):  # the empty objects that some tools keep for folders
-                    yield item["Key"].removeprefix(prefix)
+                    yield item["Key"].removeprefix(prefix), item["ETag"]
 
 
 @contextmanager

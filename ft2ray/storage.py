@@ -78,7 +78,7 @@ def write_atomically(url: str | Path, data: bytes, if_absent: bool = False) -> b
 def list_files(folder: str | Path, suffix: str = "", recursive: bool = False) -> list[str]:
     """Names of the files in `folder` (`recursive`: paths relative to it), sorted, hidden ones left out."""
     if is_s3(folder):
-        found: Iterable[str] = s3.keys(str(folder), recursive)
+        found: Iterable[str] = (path for path, _ in s3.listing(str(folder), recursive))
     else:
         paths = Path(folder).rglob("*") if recursive else Path(folder).glob("*")
         found = (path.relative_to(folder).as_posix() for path in paths if path.is_file())
@@ -114,11 +114,7 @@ def local_copy(url: str | Path) -> Path:
     """The path itself where it is local, else a copy in the cache, fetched again when the object changes."""
     if not is_s3(url):
         return Path(url)
-    etag = _require(url)["ETag"]
-    copy = _cache() / content_id(s3.client().meta.endpoint_url, str(url), etag) / name(url)
-    if not copy.is_file():
-        download(url, copy)
-    return copy
+    return _cached(str(url), _require(url)["ETag"])
 
 
 def local_folder(url: str | Path) -> Path:
@@ -126,15 +122,15 @@ def local_folder(url: str | Path) -> Path:
     if not is_s3(url):
         return Path(url)
     folder = _cache() / content_id(s3.client().meta.endpoint_url, str(url)) / name(url)
-    names = list_files(url, recursive=True)
+    found = dict(s3.listing(str(url), recursive=True))
     for known in list_files(folder, recursive=True):
-        if known not in names:
+        if known not in found:
             (folder / known).unlink(missing_ok=True)
-    for file in names:
-        fresh, linked = local_copy(join(url, file)), folder / file
-        if not (linked.is_file() and linked.samefile(fresh)):
+    for path, etag in found.items():
+        copy, linked = _cached(join(url, path), etag), folder / path
+        if not (linked.is_file() and linked.samefile(copy)):
             with _temporary_beside(linked) as temporary:
-                os.link(fresh, temporary)
+                os.link(copy, temporary)
                 os.replace(temporary, linked)
     return folder
 
@@ -194,6 +190,13 @@ def _require(url: str | Path) -> dict[str, Any]:
     if about is None:
         raise FileNotFoundError(f"{url}: no such file")
     return about
+
+
+def _cached(url: str, etag: str) -> Path:
+    copy = _cache() / content_id(s3.client().meta.endpoint_url, url, etag) / name(url)
+    if not copy.is_file():
+        download(url, copy)
+    return copy
 
 
 def _cache() -> Path:

@@ -10,11 +10,11 @@ import urllib.request
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import Line, free_ports
 
 from ft2ray import s3 as store
 from ft2ray import storage
 from ft2ray.storage import RowStore, StoreUnavailable, write_atomically
+from tests.s3_server import Line, free_ports
 
 SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64())])
 

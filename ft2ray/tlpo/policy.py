@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ft2ray.storage import exists, is_s3, join, local_folder, read_bytes, upload_folder
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate, UserWeights
 
@@ -130,41 +132,49 @@ def apply_system(
 
 
 def save_policy(directory: str | Path, policy: Policy) -> str:
-    """Publish `policy` as folder `directory`; returns its fingerprint.
+    """Publish `policy` as folder `directory` (a path or an s3:// URL); returns its fingerprint.
 
-    The folder appears complete or not at all. Publishing the same policy again changes nothing; a folder
-    that holds another one is refused, since whoever reads it may be half-way through.
+    The folder appears complete or not at all; on S3 policy.json, which readers look for, is written last.
+    Publishing the same policy again changes nothing; a folder that holds another one is refused, since
+    whoever reads it may be half-way through.
     """
-    directory = Path(directory)
     fingerprint = policy.fingerprint
-    if (directory / "policy.json").is_file():
-        held = json.loads((directory / "policy.json").read_text())["fingerprint"]
+    if exists(join(directory, "policy.json")):
+        held = json.loads(read_bytes(join(directory, "policy.json")))["fingerprint"]
         if held != fingerprint:
             raise ValueError(f"policy: {directory} already holds policy {held}; publish to a new folder")
-        return fingerprint
-    with whole_directory(directory) as folder:
-        for name, (config, tensors) in policy.adapters.items():
-            (folder / "adapters" / name).mkdir(parents=True)
-            save_adapter(folder / "adapters" / name / LORA_WEIGHT_NAME_SAFE, config, tensors)
-        if policy.gate is not None:
-            save_file(policy.gate.state_dict(), folder / "gate.safetensors", metadata={"format": "pt"})
-        description = {
-            "format": FORMAT,
-            "fingerprint": fingerprint,
-            "base": policy.base_fingerprint,
-            "dimensions": list(policy.dimensions),
-            "adapters": {n: {"rank": c.r, "alpha": c.lora_alpha} for n, (c, _) in policy.adapters.items()},
-            "gate": None if policy.gate is None else _gate_description(policy.gate),
-        }
-        (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
+    elif is_s3(directory):
+        with tempfile.TemporaryDirectory() as folder:
+            _write_files(Path(folder), policy)
+            upload_folder(folder, directory, last="policy.json")
+    else:
+        with whole_directory(directory) as path:
+            _write_files(path, policy)
     return fingerprint
+
+
+def _write_files(folder: Path, policy: Policy) -> None:
+    for name, (config, tensors) in policy.adapters.items():
+        (folder / "adapters" / name).mkdir(parents=True)
+        save_adapter(folder / "adapters" / name / LORA_WEIGHT_NAME_SAFE, config, tensors)
+    if policy.gate is not None:
+        save_file(policy.gate.state_dict(), folder / "gate.safetensors", metadata={"format": "pt"})
+    description = {
+        "format": FORMAT,
+        "fingerprint": policy.fingerprint,
+        "base": policy.base_fingerprint,
+        "dimensions": list(policy.dimensions),
+        "adapters": {n: {"rank": c.r, "alpha": c.lora_alpha} for n, (c, _) in policy.adapters.items()},
+        "gate": None if policy.gate is None else _gate_description(policy.gate),
+    }
+    (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
     """Read a policy for the base with `base_fingerprint`; ValueError if it was made for another one."""
-    directory = Path(directory)
-    if not (directory / "policy.json").is_file():
+    if not exists(join(directory, "policy.json")):
         raise ValueError(f"policy: no policy.json in {directory}; give the folder of a finished training run")
+    directory = local_folder(directory)
     description = json.loads((directory / "policy.json").read_text())
     if description.get("format") != FORMAT:
         raise ValueError(f"policy: {directory} has another format than {FORMAT}, which this version reads")

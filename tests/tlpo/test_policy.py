@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ft2ray import storage
 from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
 from ft2ray.tlpo.policy import (
@@ -165,3 +166,20 @@ def test_systems_that_a_policy_does_not_have_are_refused(transformer):
         attached.use("tlpo")
     with pytest.raises(ValueError, match="user weights need a fused system"):
         attached.use("expert_mn", {"mn": 2.0})
+
+
+def test_a_policy_on_s3_is_the_same_policy_and_appears_last_file_last(s3, tmp_path, monkeypatch):
+    _, _, policy = make_policy()
+    sent = []
+    upload = storage.upload
+    monkeypatch.setattr(storage, "upload", lambda local, url: (sent.append(url), upload(local, url)))
+    assert save_policy(f"{s3}/p", policy) == save_policy(f"{s3}/p", policy) == policy.fingerprint
+    assert len(sent) == 6 and sent[-1] == f"{s3}/p/policy.json"
+    assert load_policy(f"{s3}/p", "base-1").fingerprint == policy.fingerprint
+    with pytest.raises(ValueError, match="already holds policy"):
+        save_policy(f"{s3}/p", make_policy(seed=2)[2])
+    with pytest.raises(ValueError, match="no policy.json in s3://"):
+        load_policy(f"{s3}/absent", "base-1")
+    storage.delete(f"{s3}/p/gate.safetensors")
+    with pytest.raises(ValueError, match="gate.safetensors is missing"):
+        load_policy(f"{s3}/p", "base-1")
