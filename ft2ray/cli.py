@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ft2ray.config import load_config, to_yaml
+from ft2ray.config import AlignConfig, load_config, to_yaml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,13 +76,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _align(arguments: argparse.Namespace) -> None:
-    files = [s for s in arguments.settings if "=" not in s]
+def read_settings(settings: Sequence[str]) -> AlignConfig:
+    """The configuration that one YAML file and `a.b=c` overrides stand for."""
+    files = [s for s in settings if "=" not in s]
     if len(files) > 1:
         raise ValueError(
             f"give one YAML file and overrides of the form a.b=c, got the files {', '.join(files)}"
         )
-    config = load_config(files[0] if files else None, [s for s in arguments.settings if "=" in s])
+    return load_config(files[0] if files else None, [s for s in settings if "=" in s])
+
+
+def _align(arguments: argparse.Namespace) -> None:
+    config = read_settings(arguments.settings)
     if arguments.dry_run:
         print(to_yaml(config), end="")
         return
