@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import importlib
 import re
+from pathlib import Path
 from typing import Any
 
 from ft2ray.critic.critic import Critic, TalkingCritic
+from ft2ray.generator.checkpoint import read_config
 from ft2ray.generator.generator import Generator
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -20,7 +22,18 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 def load_generator(weights: str) -> Generator:
     """The generator that `generator.weights` names; ValueError where there is none."""
-    return _call(weights) if _FACTORY.fullmatch(weights) else Generator.load(weights)
+    if _FACTORY.fullmatch(weights):
+        return _call(weights)
+    if weights == "embedded":
+        return Generator.load()
+    codec = read_config(Path(weights))["codec"]
+    if codec == "portrait":
+        return Generator.load(weights)
+    if codec == "wan":
+        from ft2ray.generator.generator_wan import WanGenerator  # its encoders take seconds to import
+
+        return WanGenerator.load(weights)
+    raise ValueError(f"generator: {weights} wants the codec {codec!r}, known: portrait, wan")
 
 
 def load_critic(weights: str) -> Critic:

@@ -97,7 +97,8 @@ class CrossContext:
     """Everything that the cross-attention of a block listens to; passed through the blocks as one argument.
 
     text_BLD: text tokens; image_BLD: image tokens or None; audio_BLA: projected speech tokens or None, with
-    their `windows` and, where the model knows places inside a window, place_WA (added to the keys).
+    their `windows` and, where the model knows places inside a window, place_WA (added to the keys); a model
+    that adds speech to its tokens instead has one audio token per latent frame and no windows.
     audio_scale_B multiplies the audio output.
     """
 
@@ -122,22 +123,14 @@ class AudioProjection(nn.Module):
         return self.norm(self.proj(feat_BLD))
 
 
-class AudioCrossAttention(nn.Module):
-    """Processor of one block's cross-attention: text + image + audio_scale * audio, one output projection.
+class ContextCrossAttention(nn.Module):
+    """Processor of one block's cross-attention on a `CrossContext`: text + image, one output projection.
 
-    Key and value of the audio start at zero, so a fresh layer leaves the plain Wan output as it is, to the
-    bit.
+    Diffusers' own finds the image by assuming 512 text tokens; here the two are kept apart.
     """
 
     _attention_backend = None
     _parallel_config = None
-
-    def __init__(self, width: int, audio_width: int) -> None:
-        super().__init__()
-        self.k_proj = nn.Linear(audio_width, width, bias=False)
-        self.v_proj = nn.Linear(audio_width, width, bias=False)
-        nn.init.zeros_(self.k_proj.weight)
-        nn.init.zeros_(self.v_proj.weight)
 
     def forward(
         self,
@@ -150,6 +143,10 @@ class AudioCrossAttention(nn.Module):
         """[B, N, D] -> [B, N, D]; `attn` is the diffusers WanAttention that holds the other projections."""
         assert attention_mask is None and rotary_emb is None, "Wan's cross-attention has neither"
         query_BNHE = attn.norm_q(attn.to_q(hidden_BND)).unflatten(2, (attn.heads, -1))
+        return attn.to_out[1](attn.to_out[0](self.attend(attn, query_BNHE, context)))
+
+    def attend(self, attn: WanAttention, query_BNHE: torch.Tensor, context: CrossContext) -> torch.Tensor:
+        """What the queries find in the context: [B, N, H, E] -> [B, N, D]."""
         text = context.text_BLD
         out_BND = self._attend(query_BNHE, attn.norm_k(attn.to_k(text)), attn.to_v(text))
         if context.image_BLD is not None:
@@ -157,11 +154,38 @@ class AudioCrossAttention(nn.Module):
             key_BLD = attn.norm_added_k(attn.add_k_proj(image))  # type: ignore[misc]
             value_BLD = attn.add_v_proj(image)  # type: ignore[misc]  # declared as None in diffusers
             out_BND = out_BND + self._attend(query_BNHE, key_BLD, value_BLD)
-        if context.audio_BLA is not None:
-            assert context.audio_scale_B is not None
-            audio_BND = self.listen(query_BNHE, context).type_as(out_BND)
-            out_BND = out_BND + audio_BND * context.audio_scale_B[:, None, None].type_as(out_BND)
-        return attn.to_out[1](attn.to_out[0](out_BND))
+        return out_BND
+
+    def _attend(
+        self, query_BNHE: torch.Tensor, key_BLD: torch.Tensor, value_BLD: torch.Tensor
+    ) -> torch.Tensor:
+        heads = query_BNHE.shape[2]
+        key, value = key_BLD.unflatten(2, (heads, -1)), value_BLD.unflatten(2, (heads, -1))
+        out = dispatch_attention_fn(query_BNHE, key, value, backend=self._attention_backend)
+        return out.flatten(2, 3).type_as(query_BNHE)
+
+
+class AudioCrossAttention(ContextCrossAttention):
+    """The same with speech: text + image + audio_scale * audio, one output projection.
+
+    Key and value of the audio start at zero, so a fresh layer leaves the plain Wan output as it is, to the
+    bit.
+    """
+
+    def __init__(self, width: int, audio_width: int) -> None:
+        super().__init__()
+        self.k_proj = nn.Linear(audio_width, width, bias=False)
+        self.v_proj = nn.Linear(audio_width, width, bias=False)
+        nn.init.zeros_(self.k_proj.weight)
+        nn.init.zeros_(self.v_proj.weight)
+
+    def attend(self, attn: WanAttention, query_BNHE: torch.Tensor, context: CrossContext) -> torch.Tensor:
+        out_BND = super().attend(attn, query_BNHE, context)
+        if context.audio_BLA is None:
+            return out_BND
+        assert context.audio_scale_B is not None
+        audio_BND = self.listen(query_BNHE, context).type_as(out_BND)
+        return out_BND + audio_BND * context.audio_scale_B[:, None, None].type_as(out_BND)
 
     def listen(self, query_BNHE: torch.Tensor, context: CrossContext) -> torch.Tensor:
         """Each latent frame's queries attend to the audio window of that frame: [B, N, H, E] -> [B, N, D]."""
@@ -190,14 +214,6 @@ class AudioCrossAttention(nn.Module):
             query, key.flatten(0, 1), value.flatten(0, 1), attn_mask=mask, backend=self._attention_backend
         )
         return out.flatten(2).unflatten(0, (-1, frames)).flatten(1, 2)
-
-    def _attend(
-        self, query_BNHE: torch.Tensor, key_BLD: torch.Tensor, value_BLD: torch.Tensor
-    ) -> torch.Tensor:
-        heads = query_BNHE.shape[2]
-        key, value = key_BLD.unflatten(2, (heads, -1)), value_BLD.unflatten(2, (heads, -1))
-        out = dispatch_attention_fn(query_BNHE, key, value, backend=self._attention_backend)
-        return out.flatten(2, 3).type_as(query_BNHE)
 
 
 def _listen_one_token_per_frame(

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, every key and shape checked, and FantasyTalking's own audio layout.
+"""Weights on disk: every key and shape checked before anything is copied, and FantasyTalking's audio layout.
 
 FantasyTalking publishes the audio part alone: `proj_model` (features to audio width) and `audio_processor`
 (keys and values of every block), as a nested pickle or, flattened with those two prefixes, as safetensors.
@@ -8,9 +8,11 @@ The video part is Wan's own checkpoint in diffusers' layout, whose keys `AudioWa
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,22 +40,26 @@ _FROM_OURS = (
 )
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copy `tensors` into `module`; raises ValueError that names every missing, unknown or misshapen key.
+def check_fit(wanted: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Raise ValueError that names every missing, unknown or misshapen key of `given`.
 
-    source: what to call the tensors in the message. Nothing is copied unless everything fits.
+    Both map names to tensors or anything else with a `shape`; source: what to call `given` in the message.
     """
-    own = module.state_dict()
-    problems = [f"missing {key}" for key in own if key not in tensors]
-    problems += [f"unknown {key}" for key in tensors if key not in own]
+    problems = [f"missing {key}" for key in wanted if key not in given]
+    problems += [f"unknown {key}" for key in given if key not in wanted]
     problems += [
-        f"{key} has shape {list(tensors[key].shape)}, the model wants {list(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
+        f"{key} has shape {list(given[key].shape)}, the model wants {list(wanted[key].shape)}"
+        for key in wanted
+        if key in given and tuple(given[key].shape) != tuple(wanted[key].shape)
     ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise ValueError(f"{source} does not fit the model: {shown}")
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy `tensors` into `module`; ValueError as in `check_fit`, and then nothing is copied."""
+    check_fit(module.state_dict(), tensors, source)
     module.load_state_dict(dict(tensors))
 
 
@@ -69,18 +75,26 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"weights: {path} is damaged or no safetensors file ({error})") from error
 
 
-def read_config(folder: Path) -> dict:
-    """config.json of a generator folder."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a generator folder; what must be in it beside "codec" is the codec's business."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"generator: no {path}; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise ValueError(f"generator: no {path}; give a folder with {CONFIG_FILE} and its weights")
     try:
         config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"generator: {path} is not valid JSON: {error}") from error
-    missing = {"codec", "transformer", "latent_scale"} - set(config)
+    if not isinstance(config, dict) or "codec" not in config:
+        raise ValueError(f"generator: {path} lacks codec")
+    return config
+
+
+def read_portrait_config(folder: Path) -> dict[str, Any]:
+    """config.json of a generator that `save_generator` wrote."""
+    config = read_config(folder)
+    missing = {"transformer", "latent_scale"} - set(config)
     if missing:
-        raise ValueError(f"generator: {path} lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"generator: {folder / CONFIG_FILE} lacks {', '.join(sorted(missing))}")
     return config
 
 
@@ -98,7 +112,7 @@ def save_generator(
 
 def load_transformer(folder: Path) -> AudioWanTransformer:
     """The transformer of a generator folder, in evaluation mode."""
-    architecture = read_config(folder)["transformer"]
+    architecture = read_portrait_config(folder)["transformer"]
     try:
         transformer = AudioWanTransformer(**architecture)
     except TypeError as error:
@@ -107,19 +121,46 @@ def load_transformer(folder: Path) -> AudioWanTransformer:
     return transformer.eval()
 
 
-def from_fantasytalking(tensors: Mapping[str, object]) -> dict[str, torch.Tensor]:
+def read_audio_weights(path: Path) -> dict[str, Any]:
+    """The tensors of an audio checkpoint, nested or flat: .safetensors, else a pickle of nothing but tensors.
+
+    The pickle is the layout in which FantasyTalking was published. It is read by torch's loader for weights,
+    which knows tensors and plain containers and calls nothing; anything else in it is a ValueError.
+    """
+    if path.suffix == ".safetensors" or not path.is_file():
+        return dict(read_tensors(path))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"weights: {path} is no pickle of plain tensors, nothing in it was run; give FantasyTalking's "
+            f"own checkpoint or safetensors ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"weights: {path} is damaged ({str(error).splitlines()[0]})") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"weights: {path} holds a {type(loaded).__name__}, not a dict of tensors")
+    return loaded
+
+
+def from_fantasytalking(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """FantasyTalking's audio weights, nested or flattened, under the names of `AudioWanTransformer`.
 
     Raises ValueError for keys of any other kind.
     """
-    flat: dict[str, torch.Tensor] = {}
+    flat: dict[str, Any] = {}
     for key, value in tensors.items():
         if isinstance(value, Mapping):
             flat.update({f"{key}.{name}": tensor for name, tensor in value.items()})
         else:
-            assert isinstance(value, torch.Tensor)
-            flat[key] = value
-    return {_renamed(key, _TO_OURS, "FantasyTalking's audio weights"): value for key, value in flat.items()}
+            flat[str(key)] = value
+    renamed = {_renamed(key, _TO_OURS, "FantasyTalking's audio weights"): v for key, v in flat.items()}
+    for key, value in renamed.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"FantasyTalking's audio weights: {key} is a {type(value).__name__}, not a tensor"
+            )
+    return renamed
 
 
 def to_fantasytalking(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:
@@ -132,20 +173,15 @@ def to_fantasytalking(transformer: AudioWanTransformer) -> dict[str, torch.Tenso
 
 def audio_tensors(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:
     """The parameters that FantasyTalking adds to Wan, under the names of `AudioWanTransformer`."""
-    return {
-        key: value
-        for key, value in transformer.state_dict().items()
-        if key.startswith("audio_proj.") or ".attn2.processor." in key
-    }
+    keys = transformer.audio_keys()
+    return {key: value for key, value in transformer.state_dict().items() if key in keys}
 
 
-def load_fantasytalking(transformer: AudioWanTransformer, tensors: Mapping[str, object]) -> None:
+def load_fantasytalking(transformer: AudioWanTransformer, tensors: Mapping[str, Any]) -> None:
     """Put FantasyTalking's audio weights on a transformer; ValueError where keys or shapes differ."""
     audio = from_fantasytalking(tensors)
-    own = transformer.state_dict()
-    expected = audio_tensors(transformer)
-    untouched = {key: value for key, value in own.items() if key not in expected}
-    load_strictly(transformer, {**untouched, **audio}, "FantasyTalking's audio checkpoint")
+    check_fit(audio_tensors(transformer), audio, "FantasyTalking's audio checkpoint")
+    transformer.load_state_dict(audio, strict=False)
 
 
 def _renamed(key: str, rules: tuple[tuple[re.Pattern[str], str], ...], what: str) -> str:

@@ -36,7 +36,7 @@ class Codec(Protocol):
         ...
 
     def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
-        """mask_CFHW float32, 1 where a latent value belongs to the mouth, else 0."""
+        """float32, 1 where a latent value belongs to the mouth, else 0; [C or 1, F, H, W]."""
         ...
 
 

@@ -54,8 +54,28 @@ class WanCodec:
             raise ValueError(f"wan codec: frames must be {expected} each, got {frames_FHW3.shape[1:]}")
         self.latent_shape(len(frames_FHW3))
         video_B3VHW = torch.from_numpy(frames_FHW3).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        z_BCFHW = self.vae.encode(video_B3VHW.to(self.vae.dtype)).latent_dist.mode().float().cpu()
-        return ((z_BCFHW - self._mean_C) / self._std_C)[0]
+        return self._encode(video_B3VHW)
+
+    @torch.no_grad()
+    def first_frame_condition(self, image_HW3: np.ndarray, frames: int) -> torch.Tensor:
+        """What an image-to-video Wan gets behind its noise: [time_factor + C, F, H, W], float32.
+
+        First the mask, 1 in the latent frame of the given picture and one channel for each of its video
+        frames; then the latent of a video of so many frames that shows the picture and then nothing (grey).
+        """
+        expected = (self.size, self.size, 3)
+        if image_HW3.shape != expected:
+            raise ValueError(f"wan codec: the picture must be {expected}, got {image_HW3.shape}")
+        _, latent_frames, height, width = self.latent_shape(frames)
+        video_B3VHW = torch.zeros(1, 3, frames, self.size, self.size)
+        video_B3VHW[0, :, 0] = torch.from_numpy(image_HW3).permute(2, 0, 1).float() / 127.5 - 1
+        mask_MFHW = torch.zeros(self.time_factor, latent_frames, height, width)
+        mask_MFHW[:, 0] = 1.0
+        return torch.cat([mask_MFHW, self._encode(video_B3VHW)])
+
+    def _encode(self, video_B3VHW: torch.Tensor) -> torch.Tensor:
+        moments = self.vae.encode(video_B3VHW.to(self.vae.device, self.vae.dtype))
+        return ((moments.latent_dist.mode().float().cpu() - self._mean_C) / self._std_C)[0]
 
     def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
         """Latent -> uint8 RGB frames; who is seen is in the latent, so the portrait is not looked at."""
@@ -70,7 +90,7 @@ class WanCodec:
         return pixels_B3VHW[0].permute(1, 2, 3, 0).to(torch.uint8).numpy()
 
     def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
-        """Mask of the lips found in the decoded video, trilinear on the latent grid, the same for all
+        """Mask [1, F, H, W] of the lips found in the decoded video, trilinear on the latent grid, one for all
         channels.
 
         Raises MediaError (no_face) where the decoded video shows no face.
@@ -79,8 +99,7 @@ class WanCodec:
         frames_FHW3 = self.decode_frames(x_CFHW)
         mesh_FP3 = bridge_gaps(self._mesher.track(frames_FHW3))
         _, frames, height, width = x_CFHW.shape
-        mask_FHW = to_latent_grid(lip_pixels(mesh_FP3, self.size), (frames, height, width))
-        return mask_FHW.expand(x_CFHW.shape).clone()
+        return to_latent_grid(lip_pixels(mesh_FP3, self.size), (frames, height, width))[None]
 
 
 def lip_pixels(mesh_FP3: np.ndarray, size: int) -> np.ndarray:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ft2ray.generator.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_transformer, read_config
+from ft2ray.generator.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_transformer, read_portrait_config
 from ft2ray.generator.codec import Codec, PortraitCodec
-from ft2ray.generator.sampler import Conditions, SamplerConfig, sample, text_tokens
-from ft2ray.generator.transformer import AudioWanTransformer
+from ft2ray.generator.sampler import Conditions, SamplerConfig, conditional_velocity, sample
+from ft2ray.generator.transformer import SpeechWanTransformer
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait
 from ft2ray.media.speech import SpeechEncoder
@@ -53,10 +53,13 @@ class Generator:
         codec: between latents and pictures.
         scale_C: latents are the codec's numbers divided by this, so that every channel has unit variance.
         fingerprint: hash of configuration, weights and codec, 16 hex digits.
+        fps: frames a second of the clips.
     """
 
+    fps: float = FPS
+
     def __init__(
-        self, transformer: AudioWanTransformer, codec: Codec, scale_C: Sequence[float], fingerprint: str
+        self, transformer: SpeechWanTransformer, codec: Codec, scale_C: Sequence[float], fingerprint: str
     ) -> None:
         if len(scale_C) != codec.channels:
             raise ValueError(f"generator: {len(scale_C)} latent scales for {codec.channels} codec channels")
@@ -74,7 +77,7 @@ class Generator:
         """
         assets = Path(str(files("ft2ray") / "assets"))
         folder = assets / "base" if str(path) == "embedded" else Path(path)
-        config = read_config(folder)
+        config = read_portrait_config(folder)
         if config["codec"] != "portrait":
             raise ValueError(f"generator: {folder} wants the codec {config['codec']!r}, known: 'portrait'")
         digest = hashlib.sha256()
@@ -108,7 +111,7 @@ class Generator:
         return self.codec.encode_video(frames_FHW3) / self.scale_C111
 
     def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
-        """1 where a latent value belongs to the mouth, else 0; same shape."""
+        """1 where a latent value belongs to the mouth, else 0; one channel where all channels share it."""
         return self.codec.lip_mask(x_CFHW * self.scale_C111)
 
     def velocity(self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]) -> torch.Tensor:
@@ -116,11 +119,4 @@ class Generator:
 
         x_BCFHW: noisy latents; t_B in [0, 1]; conds: one per sample, all of the same length.
         """
-        text = [text_tokens(cond, self.transformer) for cond in conds]
-        return self.transformer(
-            x_BCFHW,
-            1000 * t_B,
-            torch.stack(text).to(x_BCFHW),
-            audio=torch.stack([cond.audio_LD for cond in conds]).to(x_BCFHW),
-            return_dict=False,
-        )[0]
+        return conditional_velocity(self.transformer, x_BCFHW, t_B, conds)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ft2ray.generator.transformer import AudioWanTransformer
+from ft2ray.generator.transformer import SpeechWanTransformer
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def crossfade_weights(starts: Sequence[int], frames: int, window: int) -> torch.
 
 @torch.no_grad()
 def sample(
-    transformer: AudioWanTransformer,
+    transformer: SpeechWanTransformer,
     cond: Conditions,
     shape: Sequence[int],
     seed: int,
@@ -155,19 +155,20 @@ def windowed_velocity(
 
 
 def _passes(
-    transformer: AudioWanTransformer, cond: Conditions, config: SamplerConfig, device: torch.device
+    transformer: SpeechWanTransformer, cond: Conditions, config: SamplerConfig, device: torch.device
 ) -> WindowVelocity:
     """Guided velocity of one window; all guidance passes run as one batch."""
     weights = guidance_weights(config, has_text=cond.text_LD is not None)
     text_LD = text_tokens(cond, transformer)
     null_LD = cond.null_text_LD if cond.null_text_LD is not None else torch.zeros_like(text_LD)
-    text_BLD = torch.stack([null_LD if name == "null" else text_LD for name in weights]).to(device)
+    text_BLD = torch.stack([null_LD if name == "null" else text_LD for name in weights])
+    text_BLD = text_BLD.to(device, transformer.dtype)
     audio_scale_B = torch.tensor([float(name == "all") for name in weights], device=device)
     weight_B1111 = torch.tensor(list(weights.values()), device=device)[:, None, None, None, None]
     batch = len(weights)
     image_BLD = None
     if cond.image_LD is not None:
-        image_BLD = cond.image_LD.to(device).expand(batch, -1, -1)
+        image_BLD = cond.image_LD.to(text_BLD).expand(batch, -1, -1)
 
     def velocity(x_CFHW: torch.Tensor, t: float, start: int) -> torch.Tensor:
         frames = x_CFHW.shape[1]
@@ -175,20 +176,49 @@ def _passes(
         if cond.latent_CFHW is not None:
             x_CFHW = torch.cat([x_CFHW, cond.latent_CFHW[:, start : start + frames].to(x_CFHW)])
         v_BCFHW = transformer(
-            x_CFHW.expand(batch, -1, -1, -1, -1),
+            x_CFHW.to(text_BLD).expand(batch, -1, -1, -1, -1),
             torch.full((batch,), 1000.0 * t, device=device),
             text_BLD,
             encoder_hidden_states_image=image_BLD,
-            audio=audio_LD.to(device).expand(batch, -1, -1),
+            audio=audio_LD.to(text_BLD).expand(batch, -1, -1),
             audio_scale=audio_scale_B,
             return_dict=False,
         )[0]
-        return (weight_B1111 * v_BCFHW).sum(dim=0)
+        return (weight_B1111 * v_BCFHW.float()).sum(dim=0)
 
     return velocity
 
 
-def text_tokens(cond: Conditions, transformer: AudioWanTransformer) -> torch.Tensor:
+def conditional_velocity(
+    transformer: SpeechWanTransformer, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]
+) -> torch.Tensor:
+    """Velocity with all conditions and without guidance, differentiable, for training.
+
+    x_BCFHW: noisy latents, on the transformer's device; t_B in [0, 1]; conds: one per sample, all of the same
+    length. The transformer works in its own precision, the result has that of `x_BCFHW`.
+    """
+
+    def batch(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        given = [tensor for tensor in tensors if tensor is not None]
+        if len(given) not in (0, len(tensors)):
+            raise ValueError("velocity: some samples of the batch have a condition that others lack")
+        return torch.stack(given).to(x_BCFHW.device, transformer.dtype) if given else None
+
+    text_BLD = batch([text_tokens(cond, transformer) for cond in conds])
+    assert text_BLD is not None
+    stacked_BCFHW = batch([cond.latent_CFHW for cond in conds])
+    model_in = x_BCFHW.to(text_BLD)
+    return transformer(
+        model_in if stacked_BCFHW is None else torch.cat([model_in, stacked_BCFHW], dim=1),
+        1000 * t_B,
+        text_BLD,
+        encoder_hidden_states_image=batch([cond.image_LD for cond in conds]),
+        audio=batch([cond.audio_LD for cond in conds]),
+        return_dict=False,
+    )[0].to(x_BCFHW)
+
+
+def text_tokens(cond: Conditions, transformer: SpeechWanTransformer) -> torch.Tensor:
     """The text of a clip, [L, text_dim]; a single zero token for a model without text."""
     return cond.text_LD if cond.text_LD is not None else torch.zeros(1, transformer.config["text_dim"])
 

@@ -1,4 +1,4 @@
-"""The one video transformer of the platform: diffusers' Wan with FantasyTalking's audio cross-attention.
+"""The video transformer of the platform: diffusers' Wan with FantasyTalking's audio cross-attention.
 
 Nothing is left on the module between calls: text, image and audio travel through the blocks as one
 argument, so gradient checkpointing, several threads and batched guidance all see exactly what was passed
@@ -47,8 +47,83 @@ class ContextEmbedder(WanTimeTextImageEmbedding):
         return temb, projected, replace(context, text_BLD=text_BLD, image_BLD=image_BLD), None
 
 
-class AudioWanTransformer(WanTransformer3DModel):
-    """WanTransformer3DModel that also listens to speech in every block.
+class SpeechWanTransformer(WanTransformer3DModel):
+    """Wan whose blocks are handed a `CrossContext`; subclasses say how speech gets into it and out again.
+
+    The configuration of a subclass has `audio_features`, the width of the speech encoder's features, and
+    `audio_stride`, the video frames per latent frame (4 for Wan's VAE, 1 for the portrait codec).
+    """
+
+    AUDIO_PARTS: tuple[str, ...]
+    """What the names of the parameters that speech adds to Wan contain; all others are Wan's own."""
+
+    def embed_context(self) -> None:
+        """Put the embedder that knows `CrossContext` in place of Wan's; to be called while constructing."""
+        config = self.config
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        self.condition_embedder = ContextEmbedder(
+            dim=width,
+            time_freq_dim=config["freq_dim"],
+            time_proj_dim=width * 6,
+            text_embed_dim=config["text_dim"],
+            image_embed_dim=config["image_dim"],
+            pos_embed_seq_len=config["pos_embed_seq_len"],
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states_image: torch.Tensor | None = None,
+        audio: torch.Tensor | None = None,
+        audio_scale: float | torch.Tensor = 1.0,
+        return_dict: bool = True,
+        attention_kwargs: dict | None = None,
+    ):
+        """Velocity of the flow.
+
+        hidden_states [B, C, F, H, W] (for I2V with mask and image latents stacked behind the noise);
+        timestep [B] = 1000 * t; encoder_hidden_states [B, L, text_dim]; encoder_hidden_states_image
+        [B, L, image_dim] or None; audio [B, L, audio_features], the speech of exactly these frames, or None;
+        audio_scale a number or one per sample [B], 0 = without audio.
+        Returns ([B, C, F, H, W],) or diffusers' output object.
+        Raises ValueError where the audio does not fit the batch.
+        """
+        context = CrossContext(encoder_hidden_states, encoder_hidden_states_image)
+        if audio is not None:
+            batch, features = hidden_states.shape[0], self.config["audio_features"]
+            if audio.ndim != 3 or audio.shape[0] != batch or audio.shape[2] != features:
+                raise ValueError(f"audio must be [{batch}, tokens, {features}], got {tuple(audio.shape)}")
+            scale_B = torch.as_tensor(audio_scale, dtype=hidden_states.dtype, device=hidden_states.device)
+            latent_frames = hidden_states.shape[2] // self.config["patch_size"][0]
+            context = self.with_audio(context, audio, latent_frames)
+            context = replace(context, audio_scale_B=scale_B.expand(batch))
+        return super().forward(
+            hidden_states,
+            timestep,
+            context,
+            return_dict=return_dict,
+            attention_kwargs=attention_kwargs,
+        )
+
+    def with_audio(self, context: CrossContext, audio_BLD: torch.Tensor, latent_frames: int) -> CrossContext:
+        """The context with what the blocks need of the speech of so many latent frames."""
+        raise NotImplementedError
+
+    def timestep_embedding(self, timestep_B: torch.Tensor) -> torch.Tensor:
+        """tau of the gate: Wan's timestep embedding before the block projections, [B] = 1000 t -> [B, D]."""
+        embedder = self.condition_embedder
+        frequencies = embedder.timesteps_proj(timestep_B)
+        return embedder.time_embedder(frequencies.to(next(embedder.time_embedder.parameters()).dtype))
+
+    def audio_keys(self) -> set[str]:
+        """Names of the parameters that speech adds to Wan."""
+        return {key for key in self.state_dict() if any(part in key for part in self.AUDIO_PARTS)}
+
+
+class AudioWanTransformer(SpeechWanTransformer):
+    """WanTransformer3DModel that also listens to speech in every block, as in FantasyTalking.
 
     New arguments beside diffusers' own:
     audio_features: width of the speech encoder's features (wav2vec2-base 768, Whisper tiny 384).
@@ -58,6 +133,8 @@ class AudioWanTransformer(WanTransformer3DModel):
     audio_places: tokens per window, to learn a vector for each place in it. FantasyTalking has no such term
         (None); with one token per video frame the transformer cannot tell early from late without it.
     """
+
+    AUDIO_PARTS = ("audio_proj.", ".attn2.processor.", "audio_place")
 
     @register_to_config
     def __init__(
@@ -103,14 +180,7 @@ class AudioWanTransformer(WanTransformer3DModel):
             pos_embed_seq_len=pos_embed_seq_len,
         )
         width = num_attention_heads * attention_head_dim
-        self.condition_embedder = ContextEmbedder(
-            dim=width,
-            time_freq_dim=freq_dim,
-            time_proj_dim=width * 6,
-            text_embed_dim=text_dim,
-            image_embed_dim=image_dim,
-            pos_embed_seq_len=pos_embed_seq_len,
-        )
+        self.embed_context()
         self.audio_proj = AudioProjection(audio_features, audio_dim)
         self.audio_place = nn.Parameter(torch.zeros(audio_places, audio_dim)) if audio_places else None
         for block in self.blocks:
@@ -118,62 +188,7 @@ class AudioWanTransformer(WanTransformer3DModel):
             processor = AudioCrossAttention(width, audio_dim)
             block.attn2.set_processor(processor)  # type: ignore[arg-type]  # a closed list of theirs
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        encoder_hidden_states_image: torch.Tensor | None = None,
-        audio: torch.Tensor | None = None,
-        audio_scale: float | torch.Tensor = 1.0,
-        return_dict: bool = True,
-        attention_kwargs: dict | None = None,
-    ):
-        """Velocity of the flow.
-
-        hidden_states [B, C, F, H, W] (for I2V with mask and image latents stacked behind the noise);
-        timestep [B] = 1000 * t; encoder_hidden_states [B, L, text_dim]; encoder_hidden_states_image
-        [B, L, image_dim] or None; audio [B, L, audio_features], the speech of exactly these frames, or None;
-        audio_scale a number or one per sample [B], 0 = without audio.
-        Returns ([B, C, F, H, W],) or diffusers' output object.
-        Raises ValueError where the audio does not fit the batch.
-        """
-        context = CrossContext(encoder_hidden_states, encoder_hidden_states_image)
-        if audio is not None:
-            context = self._with_audio(context, audio, audio_scale, hidden_states)
-        return super().forward(
-            hidden_states,
-            timestep,
-            context,
-            return_dict=return_dict,
-            attention_kwargs=attention_kwargs,
-        )
-
-    def timestep_embedding(self, timestep_B: torch.Tensor) -> torch.Tensor:
-        """tau of the gate: Wan's timestep embedding before the block projections, [B] = 1000 t -> [B, D]."""
-        embedder = self.condition_embedder
-        frequencies = embedder.timesteps_proj(timestep_B)
-        return embedder.time_embedder(frequencies.to(next(embedder.time_embedder.parameters()).dtype))
-
-    def _with_audio(
-        self,
-        context: CrossContext,
-        audio_BLD: torch.Tensor,
-        scale: float | torch.Tensor,
-        x_BCFHW: torch.Tensor,
-    ) -> CrossContext:
-        batch = x_BCFHW.shape[0]
-        if (
-            audio_BLD.ndim != 3
-            or audio_BLD.shape[0] != batch
-            or audio_BLD.shape[2] != self.config["audio_features"]
-        ):
-            raise ValueError(
-                f"audio must be [{batch}, tokens, {self.config['audio_features']}], "
-                f"got {tuple(audio_BLD.shape)}"
-            )
-        scale_B = torch.as_tensor(scale, dtype=x_BCFHW.dtype, device=x_BCFHW.device).expand(batch)
-        latent_frames = x_BCFHW.shape[2] // self.config["patch_size"][0]
+    def with_audio(self, context: CrossContext, audio_BLD: torch.Tensor, latent_frames: int) -> CrossContext:
         frames = self.config["audio_stride"] * (latent_frames - 1) + 1
         windows = audio_windows(
             audio_BLD.shape[1], frames, self.config["audio_stride"], self.config["audio_margin"]
@@ -187,7 +202,6 @@ class AudioWanTransformer(WanTransformer3DModel):
         return replace(
             context,
             audio_BLA=self.audio_proj(audio_BLD),
-            windows=windows.to(x_BCFHW.device),
+            windows=windows.to(audio_BLD.device),
             place_WA=self.audio_place,
-            audio_scale_B=scale_B,
         )
