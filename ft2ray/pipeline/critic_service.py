@@ -1,42 +1,124 @@
-"""Talking-Critic as a Ray Serve deployment, and the call that never turns a failure into a score."""
+"""Talking-Critic as a Ray Serve deployment, and the call that never turns a failure into a score.
+
+There is one deployment for all: curation asks it over a handle, and so does the HTTP front in serve/.
+
+Shapes: N clips, K dimensions, W windows, F frames.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.config import ClusterConfig, CriticConfig
-from ft2ray.critic.view import ClipView
+from ft2ray.critic.view import SHORTEST_FRAMES, WINDOW_FRAMES, ClipView, view_from_meshes
+from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.media.portrait import load_portrait
 
-APP = "critic"
+APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
+BATCH_WAIT_SECONDS = 0.02
+
+
+def clip_frames(views: Sequence[ClipView], most: int) -> int:
+    """What a batch of clips costs, in frames; a single clip is never too large, it goes alone."""
+    frames = sum(view.video_WFHW3.shape[0] * view.video_WFHW3.shape[1] for view in views)
+    return min(frames, most) if len(views) == 1 else frames
+
+
+@serve.deployment(name="TalkingCritic")
+class CriticService:
+    """Scores clip views in batches of at most `batch_frames` frames together.
+
+    It is healthy while a built-in probe gets the scores that it got at the start and no batch takes longer
+    than `timeout_seconds`.
+    """
+
+    def __init__(self, weights: str, batch_frames: int, timeout_seconds: float):
+        import torch
+
+        from ft2ray.parts import load_critic
+
+        torch.set_num_threads(1)
+        self.critic = load_critic(weights)
+        self.timeout_seconds = timeout_seconds
+        self.probe = probe_view()
+        self.usual_NK = np.asarray(self.critic.score([self.probe]))
+        self.batch_began: float | None = None
+
+        # Ray warns here that max_ongoing_requests is smaller: it takes the frames for requests.
+        @serve.batch(
+            max_batch_size=batch_frames,
+            batch_wait_timeout_s=BATCH_WAIT_SECONDS,
+            batch_size_fn=lambda views: clip_frames(views, batch_frames),
+        )
+        async def score_batch(views: list[ClipView]) -> list[list[float] | Exception]:
+            self.batch_began = time.monotonic()
+            try:
+                return await asyncio.to_thread(self._score_all, views)
+            finally:
+                self.batch_began = None
+
+        self._score_batch: Any = score_batch
+
+    async def score(self, view: ClipView) -> list[float]:
+        """P(Yes) in the critic's order of dimensions."""
+        answer = await self._score_batch(view)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def judge(self, view: ClipView) -> tuple[dict[str, float], str]:
+        """P(Yes) by dimension, and the fingerprint of the very critic that said so."""
+        p_K = await self.score(view)
+        return dict(zip(self.critic.dimensions, p_K, strict=True)), self.critic.fingerprint
+
+    def fingerprint(self) -> str:
+        return self.critic.fingerprint
+
+    async def check_health(self) -> None:
+        if self.batch_began is not None:
+            took = time.monotonic() - self.batch_began
+            if took > self.timeout_seconds:
+                raise RuntimeError(f"a batch has taken {took:.0f} s, the limit is {self.timeout_seconds:g} s")
+            return
+        p_NK = np.asarray(await asyncio.to_thread(self.critic.score, [self.probe]))
+        if not np.allclose(p_NK, self.usual_NK, atol=1e-3):
+            raise RuntimeError(f"the built-in clip is scored {p_NK.tolist()}, not {self.usual_NK.tolist()}")
+
+    def _score_all(self, views: Sequence[ClipView]) -> list[list[float] | Exception]:
+        """Scores of each clip; where the batch fails one by one, so that a bad clip fails nobody else."""
+        try:
+            return [list(map(float, p_K)) for p_K in self.critic.score(views)]
+        except Exception as error:  # raised again by `score`, for its own clip
+            return [error] if len(views) == 1 else [self._score_all([view])[0] for view in views]
+
+
+def probe_view() -> ClipView:
+    """One second of the embedded portrait, nodding to embedded speech."""
+    assets = Path(str(files("ft2ray") / "assets"))
+    portrait = load_portrait(assets / "portraits" / "grace_hopper.jpg")
+    wav_T = read_audio(assets / "speech" / "sense_and_sensibility_0870.flac")[:SAMPLE_RATE]
+    nod_F = np.round(4 * np.sin(np.linspace(0, 2 * np.pi, SHORTEST_FRAMES))).astype(int)
+    frames_FHW3 = np.stack([np.roll(portrait.image_HW3, nod, axis=0) for nod in nod_F])
+    mesh_FP3 = np.stack([portrait.mesh_P3 + np.array([0, nod, 0], np.float32) for nod in nod_F])
+    return view_from_meshes(frames_FHW3, mesh_FP3, wav_T)
 
 
 def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Application:
-    """Typed builder: the deployment bound to its weights; `serve.run(critic_app(...), name=APP)`."""
-
-    @serve.deployment(
-        name="TalkingCritic",
+    """The critic of a run: `batch` clips of one window at a time, waiting ones bounded by the curation."""
+    return CriticService.options(  # type: ignore[attr-defined]  # the decorator makes it a Deployment
         num_replicas=cluster.critic_replicas,
         max_ongoing_requests=4 * critic.batch,
         ray_actor_options={"num_cpus": cluster.critic_cpus, "num_gpus": cluster.critic_gpus},
-    )
-    class CriticService:
-        def __init__(self) -> None:
-            import torch
-
-            from ft2ray.parts import load_critic
-
-            torch.set_num_threads(1)
-            self.critic = load_critic(critic.weights)
-
-        @serve.batch(max_batch_size=critic.batch, batch_wait_timeout_s=0.02)
-        async def score(self, views: list[ClipView]) -> list[list[float]]:
-            return [list(map(float, row)) for row in self.critic.score(views)]
-
-        def fingerprint(self) -> str:
-            return self.critic.fingerprint
-
-    return CriticService.bind()  # type: ignore[attr-defined]  # the decorator makes it a Deployment
+    ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds)
 
 
 def start_critic(critic: CriticConfig, cluster: ClusterConfig) -> DeploymentHandle:

@@ -1,0 +1,149 @@
+"""One loaded generator with one policy, for many clips: portrait + recording -> mp4 with sound.
+
+Not for two threads at once: the policy's adapters hang on the one transformer. Shapes: T audio samples,
+C H W latent channels and grid, F frames.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ft2ray.generator.sampler import Conditions, SamplerConfig, timesteps
+from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.portrait import load_portrait
+from ft2ray.media.video import FPS, write_video
+from ft2ray.parts import load_generator
+from ft2ray.tlpo.policy import AttachedPolicy, Policy
+
+BASE = "base"
+BEST = ("tlpo", "uniform", BASE)  # what a request that names no system gets: the first that the policy has
+
+# (state, share of it that is done) -> whether to go on; the states are encoding, sampling and decoding
+Progress = Callable[[str, float], bool]
+
+
+class Stopped(Exception):
+    """The clip is not wanted any more."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip and what made it; `policy` is "base" where no adapter was at work."""
+
+    mp4: bytes
+    frames: int
+    system: str
+    policy: str
+    generator: str
+
+
+class Animator:
+    """Loads once, animates many times; between two clips it can be given another policy."""
+
+    def __init__(self, weights: str, size: int, max_seconds: float):
+        torch.set_num_threads(1)
+        self.generator = load_generator(weights)
+        self.mesher = FaceMesher()
+        self.size, self.max_seconds = size, max_seconds
+        self.attached: AttachedPolicy | None = None
+        self._probe: Conditions | None = None
+
+    @property
+    def policy(self) -> str:
+        return BASE if self.attached is None else self.attached.policy.fingerprint
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        return (BASE,) if self.attached is None else self.attached.policy.systems()
+
+    def attach(self, policy: Policy) -> None:
+        """Work with this policy from the next clip on."""
+        self.attached = AttachedPolicy(self.generator.transformer, policy)
+
+    def animate(
+        self,
+        portrait_path: str | Path,
+        audio_path: str | Path,
+        sampler: SamplerConfig,
+        seed: int = 0,
+        system: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        progress: Progress = lambda state, share: True,
+    ) -> Clip:
+        """Make one clip, as long as the recording.
+
+        Args:
+            system: one of `systems`; None takes the best of them.
+            weights: the user's own weight of each dimension, which multiplies the gate's.
+
+        Raises:
+            ValueError: for an unusable portrait or recording (MediaError), and for a system or weights that
+                the policy does not have.
+            Stopped: soon after `progress` returned False.
+        """
+        system = system or next(name for name in BEST if name in self.systems)
+        self._use(system, weights)
+        portrait = load_portrait(portrait_path, self.size, self.mesher)
+        wav_T = read_audio(audio_path, self.max_seconds)
+        check_speech(wav_T, Path(audio_path).name, max_seconds=self.max_seconds)
+        _go_on(progress("encoding", 0.0))
+        conditions = self.generator.encode_prompt(portrait, wav_T)
+        with self._each_step(sampler, progress):
+            x_CFHW = self.generator.sample(conditions, seed, sampler)
+        _go_on(progress("decoding", 0.0))
+        frames_FHW3 = self.generator.decode(portrait, x_CFHW)
+        with tempfile.TemporaryDirectory() as folder:
+            mp4 = write_video(Path(folder) / "clip.mp4", frames_FHW3, FPS, wav_T).read_bytes()
+        policy = BASE if system == BASE else self.policy
+        return Clip(mp4, len(frames_FHW3), system, policy, self.generator.fingerprint)
+
+    def probe(self) -> None:
+        """One sampling step of a built-in clip; raises RuntimeError where its numbers are not finite."""
+        if self._probe is None:
+            assets = Path(str(files("ft2ray") / "assets"))
+            portrait = load_portrait(assets / "portraits" / "grace_hopper.jpg", self.size, self.mesher)
+            wav_T = read_audio(assets / "speech" / "sense_and_sensibility_0870.flac")[:SAMPLE_RATE]
+            self._probe = self.generator.encode_prompt(portrait, wav_T)
+        x_CFHW = self.generator.sample(self._probe, 0, SamplerConfig(steps=1))
+        if not torch.isfinite(x_CFHW).all():
+            raise RuntimeError("the generator gives numbers that are not finite; its weights are broken")
+
+    def _use(self, system: str, weights: Mapping[str, float] | None) -> None:
+        if self.attached is not None:
+            self.attached.use(system, weights)
+        elif system != BASE or weights is not None:
+            raise ValueError(
+                "no trained policy is loaded: only the system base can be asked for, without weights"
+            )
+
+    @contextmanager
+    def _each_step(self, sampler: SamplerConfig, progress: Progress) -> Iterator[None]:
+        """Tells `progress` about every forward pass; its step is read off the timestep that it is given."""
+        times = timesteps(sampler.steps, sampler.shift)
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+            t = float(timestep.flatten()[0]) / 1000
+            step = min(range(sampler.steps), key=lambda n: abs(times[n] - t))
+            _go_on(progress("sampling", step / sampler.steps))
+
+        hook = self.generator.transformer.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _go_on(wanted: bool) -> None:
+    if not wanted:
+        raise Stopped

@@ -1,0 +1,1 @@
+"""Ray Serve applications: the critic and the generator over HTTP."""

@@ -1,0 +1,124 @@
+"""POST /v1/score: what Talking-Critic says of a clip.
+
+    serve run serve.critic:build            or serve deploy serve/platform.yaml
+
+The front reads the clip and makes the view of it; the critic itself is the deployment that curation uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from ft2ray.critic.view import FPS, ClipView, clip_view
+from ft2ray.media.errors import MediaError
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.video import read_video
+from ft2ray.pipeline.critic_service import CriticService
+from serve.calls import ask, http_host
+from serve.front import REFUSALS, body_of, front
+from serve.settings import CriticServeConfig, check_exposure
+from serve.uploads import Media, place, read_fields
+
+ROUTE = "/v1/score"
+YES = 0.5
+
+# (view) -> (P(Yes) by dimension, fingerprint of the critic)
+Judge = Callable[[ClipView], Awaitable[tuple[dict[str, float], str]]]
+
+
+class ScoreRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    video: Media = Field(
+        description="the clip with its sound: mp4, mkv, webm, avi or mpg", examples=["s3://clips/one.mp4"]
+    )
+
+
+class ScoreAnswer(BaseModel):
+    p_yes: dict[str, float] = Field(
+        description="probability of the answer Yes, by dimension",
+        examples=[{"mn": 0.815, "ls": 0.995, "vq": 0.902}],
+    )
+    answers: dict[str, Literal["Yes", "No"]] = Field(examples=[{"mn": "Yes", "ls": "Yes", "vq": "Yes"}])
+    critic: str = Field(
+        description="fingerprint: scores of two critics do not compare", examples=["df406fc3d5d1c4ad"]
+    )
+    seconds: float = Field(description="length of the clip", examples=[3.0])
+
+
+def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
+    api = front(
+        ROUTE,
+        settings,
+        "Talking-Critic",
+        "Judges talking clips: natural motion (mn), lips in sync (ls), good pictures (vq).",
+    )
+    mesher = FaceMesher()
+    worker = ThreadPoolExecutor(1)  # the mesher keeps state, and the frames of one clip fill memory enough
+
+    @api.post(
+        ROUTE,
+        response_model=ScoreAnswer,
+        responses=REFUSALS,
+        summary="Score a clip",
+        openapi_extra=body_of(
+            ScoreRequest, ["video"], {"reference": {"value": {"video": "s3://clips/one.mp4"}}}
+        ),
+    )
+    async def score(request: Request) -> Any:
+        asked = ScoreRequest(**await read_fields(request))
+        view, seconds = await asyncio.get_running_loop().run_in_executor(worker, look, asked.video)
+        p_yes, critic = await judge(view)
+        answers: dict[str, Any] = {name: "Yes" if p > YES else "No" for name, p in p_yes.items()}
+        return ScoreAnswer(p_yes=p_yes, answers=answers, critic=critic, seconds=seconds)
+
+    def look(video: Any) -> tuple[ClipView, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = place(video, "video", "video", Path(folder), settings)
+            frames_FHW3, wav_T = read_video(path, fps=FPS, max_seconds=settings.max_seconds)
+        try:
+            return clip_view(frames_FHW3, wav_T, FPS, mesher), len(frames_FHW3) / FPS
+        except ValueError as error:  # no sound, too short, no face
+            raise MediaError("unusable_clip", f"{error}.") from error
+
+    return api
+
+
+@serve.deployment(name="CriticFront")
+@serve.ingress()
+class CriticFront:
+    def __init__(self, settings: CriticServeConfig, critic: DeploymentHandle):
+        check_exposure(http_host(), settings.token())
+        self.settings, self.critic = settings, critic
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return critic_api(self.settings, lambda view: ask(self.critic.judge, view))
+
+
+def build(args: CriticServeConfig) -> serve.Application:
+    """The application; limits and scaling are those of the deployments below, or of the config file."""
+    busy = {"retry_after_s": args.retry_after_seconds}
+    critic = CriticService.options(  # type: ignore[attr-defined]  # the decorators make Deployments
+        max_ongoing_requests=32,
+        max_queued_requests=64,
+        backpressure_config=busy,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 8},
+        ray_actor_options={"num_cpus": 0.5},
+    ).bind(args.weights, args.batch_frames, args.batch_timeout_seconds)
+    return CriticFront.options(  # type: ignore[attr-defined]
+        max_ongoing_requests=8,
+        max_queued_requests=16,
+        backpressure_config=busy,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 4},
+        ray_actor_options={"num_cpus": 0.5},
+    ).bind(args, critic)
