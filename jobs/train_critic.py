@@ -1,6 +1,6 @@
 """Render the critic's training clips and train it: the weights in ft2ray/assets/critic.
 
-    python jobs/train_critic.py --media ../shared/real --cache /tmp/critic --clips 3000 --minutes 40
+    python jobs/train_critic.py --media ../shared/real --cache /tmp/critic
 
 Only media marked use=train in the manifest are read, and of the GRID clips only those that the
 evaluation judge does not use. Clips already in the cache are not rendered again.
@@ -12,23 +12,27 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
+import ray
 import torch
 
-from ft2ray.critic.candidates import draw_candidate, sample_candidates
-from ft2ray.critic.critic import TalkingCritic, fit_scaling, save_critic
+from ft2ray.critic.candidates import Candidate, draw_candidate, sample_candidates
+from ft2ray.critic.critic import fit_scaling, save_critic
 from ft2ray.critic.dataset import SHARD, ClipData, SoundMix, read_shards, write_shard
 from ft2ray.critic.faces import draw_face
 from ft2ray.critic.model import TOY_PROCESSOR, build_model, toy_config
-from ft2ray.critic.motion_sources import LipSource, MotionSource
+from ft2ray.critic.motion_sources import MotionSource
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer
 from ft2ray.critic.rule import RuleCritic, fit_rules
-from ft2ray.critic.synthesis import LIP_CHANNELS, Mix, corrupt_and_render, synthesise
+from ft2ray.critic.synthesis import LIP_CHANNELS, Mix, SyntheticClip, corrupt_and_render, synthesise
 from ft2ray.critic.training import AuxiliaryHeads, Setup, TrainingConfig, figures, train
 from ft2ray.critic.training_media import (
     Media,
@@ -52,6 +56,7 @@ ONE_PERSON_TWICE = ("grid_swwp2s",)  # the same face as grid_pwij3p
 VALIDATION_RECORDINGS = 5  # the last of the manifest: speakers that training never hears
 RULE_CLIPS = 500
 FIRST_CANDIDATE_SHARD = 9000
+CANDIDATE_MIX = Mix(motion_fault=0.3, picture_fault=0.3, lip_fault=0.0, overdriven=0.0)
 SPEEDS = (1.0, 0.93, 1.08)
 
 
@@ -72,41 +77,72 @@ def read_media(root: Path, cache: Path, mesher: FaceMesher, validation: bool) ->
     )
 
 
-def render_clips(
-    media: Media, source: MotionSource, folder: Path, count: int, seed: int, mesher: FaceMesher
-) -> None:
-    """Fill `folder` with shards up to `count` clips; shard n depends on seed and n only."""
+@cache
+def worker_mesher() -> FaceMesher:
+    """One detector in each process: it is not given back when it is dropped."""
+    return FaceMesher()
+
+
+@dataclass(frozen=True, eq=False)
+class Renderer:
+    """What a rendering task needs; it travels to Ray's workers once."""
+
+    media: Media
+    source: MotionSource
+    candidates: list[Candidate]
+    seed: int
+
+    def __call__(self, path: Path, shard: int) -> str:
+        """Render one shard, which depends on seed and number only."""
+        cv2.setNumThreads(1)
+        mesher, rng, began = worker_mesher(), np.random.default_rng([self.seed, shard]), time.monotonic()
+        clip = self.candidate if shard >= FIRST_CANDIDATE_SHARD else self.synthetic
+        write_shard(path, [clip(mesher, rng) for _ in range(SHARD)])
+        return f"{path.name}: {SHARD} clips in {time.monotonic() - began:.1f} s"
+
+    def synthetic(self, mesher: FaceMesher, rng: np.random.Generator) -> SyntheticClip:
+        return synthesise(self.source, draw_face(self.media.faces, mesher, rng), rng)
+
+    def candidate(self, mesher: FaceMesher, rng: np.random.Generator) -> SyntheticClip:
+        """One of the base generator's own motions; each is rendered about twice, differently."""
+        source, basis = self.source, self.source.basis
+        x_CF, recording, start, labels = draw_candidate(self.candidates, source.lip_source, basis, rng)
+        face = draw_face(self.media.faces, mesher, rng)
+        return corrupt_and_render(source, face, x_CF, recording, start, rng, CANDIDATE_MIX, labels=labels)
+
+
+def render_missing(renderer: Renderer, folder: Path, shards: Sequence[int]) -> None:
+    """Render the shards that `folder` lacks, one Ray task each."""
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(-(-count // SHARD)):
-        path = folder / f"clips-{shard:04d}.npz"
-        if path.exists():
-            continue
-        rng, began = np.random.default_rng([seed, shard]), time.monotonic()
-        write_shard(
-            path, [synthesise(source, draw_face(media.faces, mesher, rng), rng) for _ in range(SHARD)]
-        )
-        print(f"{path.name}: {SHARD} clips in {time.monotonic() - began:.1f} s", flush=True)
+    paths = {shard: folder / f"clips-{shard:04d}.npz" for shard in shards}
+    shared, task = ray.put(renderer), ray.remote(Renderer.__call__)
+    waiting = [task.remote(shared, path, shard) for shard, path in paths.items() if not path.exists()]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        print(*ray.get(done), sep="\n", flush=True)
 
 
-def render_candidates(
-    media: Media, lips: LipSource, folder: Path, count: int, seed: int, mesher: FaceMesher
+def render_all(
+    training: MotionSource, validation: MotionSource, media: tuple[Media, Media], arguments
 ) -> None:
-    """Shards of the base generator's own motions; every sampled motion is rendered twice, differently."""
-    paths = [folder / f"clips-{FIRST_CANDIDATE_SHARD + n:04d}.npz" for n in range(-(-count // SHARD))]
-    if all(path.exists() for path in paths):
-        return
-    basis, mix = MotionBasis.load(), Mix(motion_fault=0.3, picture_fault=0.3, lip_fault=0.0, overdriven=0.0)
-    candidates = sample_candidates(Generator.load(), SpeechEncoder(), media.recordings, count // 2, seed)
-    for shard, path in enumerate(paths):
-        rng, clips = np.random.default_rng([seed, FIRST_CANDIDATE_SHARD, shard]), []
-        for _ in range(0 if path.exists() else SHARD):
-            x_CF, recording, start, labels = draw_candidate(candidates, lips, basis, rng)
-            face = draw_face(media.faces, mesher, rng)
-            source = MotionSource([], media.clips, basis, lips)
-            clips.append(corrupt_and_render(source, face, x_CF, recording, start, rng, mix, labels=labels))
-        if clips:
-            write_shard(path, clips)
-            print(f"{path.name}: {SHARD} clips of the generator", flush=True)
+    """Everything that is not in the cache yet."""
+    train, held_out = media
+    regular, own = range(-(-arguments.clips // SHARD)), range(-(-arguments.candidates // SHARD))
+    ray.init(log_to_driver=False)
+    render_missing(
+        Renderer(held_out, validation, [], arguments.seed + 1),
+        arguments.cache / "validation",
+        range(-(-arguments.validation_clips // SHARD)),
+    )
+    candidates = sample_candidates(
+        Generator.load(), SpeechEncoder(), train.recordings, arguments.candidates // 2, arguments.seed
+    )
+    render_missing(
+        Renderer(train, training, candidates, arguments.seed),
+        arguments.cache / "training",
+        [*(FIRST_CANDIDATE_SHARD + n for n in own), *regular],
+    )
+    ray.shutdown()
 
 
 def clip_data(folder: Path, media: Media, source: MotionSource) -> ClipData:
@@ -158,12 +194,12 @@ def main() -> None:
     parser.add_argument("--media", type=Path, required=True, help="folder of real media with manifest.csv")
     parser.add_argument("--cache", type=Path, required=True, help="where rendered clips are kept")
     parser.add_argument("--out", type=Path, default=PACKAGE / "assets/critic")
-    parser.add_argument("--clips", type=int, default=3000, help="training clips to render")
+    parser.add_argument("--clips", type=int, default=2600, help="training clips to render")
     parser.add_argument("--candidates", type=int, default=400, help="training clips from the base generator")
     parser.add_argument("--validation-clips", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=40.0, help="training time; 0 only renders")
-    parser.add_argument("--rendered-elsewhere", action="store_true", help="another process fills the cache")
-    parser.add_argument("--start-from", type=Path, help="folder of a critic to train further")
+    parser.add_argument(
+        "--steps", type=int, default=TrainingConfig.steps, help="training steps; 0 only renders"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,34 +211,23 @@ def main() -> None:
     source = MotionSource(training.recordings, training.clips, basis)
     held_out = MotionSource(validation.recordings, validation.clips, basis, source.lip_source)
     folders = arguments.cache / "training", arguments.cache / "validation"
-    if not arguments.rendered_elsewhere:
-        render_clips(validation, held_out, folders[1], arguments.validation_clips, 1, mesher)
-        lips = source.lip_source
-        render_candidates(training, lips, folders[0], arguments.candidates, arguments.seed, mesher)
-        render_clips(training, source, folders[0], arguments.clips, arguments.seed, mesher)
-    if arguments.minutes <= 0:
+    render_all(source, held_out, (training, validation), arguments)
+    if arguments.steps <= 0:
         return
 
     setup = new_setup(arguments.seed)
-    if arguments.start_from is not None:
-        setup.model.load_state_dict(TalkingCritic.load(arguments.start_from).model.state_dict())
+    train_clips, held_out_clips = (
+        clip_data(folder, media, motion)
+        for folder, media, motion in zip(folders, (training, validation), (source, held_out), strict=True)
+    )
 
     def save(margin_NK: np.ndarray, label_NK: np.ndarray) -> None:
         save_validated(arguments.out, setup, margin_NK, label_NK)
 
-    share = TrainingConfig.tower_share if arguments.start_from is None else 0.0
-    config = TrainingConfig(minutes=arguments.minutes, seed=arguments.seed, tower_share=share)
+    config = TrainingConfig(steps=arguments.steps, seed=arguments.seed)
     print(json.dumps({"parameters": sum(p.numel() for p in setup.model.parameters())}), flush=True)
-    train(
-        setup,
-        config,
-        lambda: clip_data(folders[0], training, source),
-        clip_data(folders[1], validation, held_out),
-        save,
-        arguments.cache / "training.jsonl",
-    )
-    rules = rules_for(clip_data(folders[0], training, source), list(setup.questions), arguments.seed)
-    rules.save(arguments.out / "rules.json")
+    train(setup, config, train_clips, held_out_clips, save, arguments.cache / "training.jsonl")
+    rules_for(train_clips, list(setup.questions), arguments.seed).save(arguments.out / "rules.json")
 
 
 if __name__ == "__main__":

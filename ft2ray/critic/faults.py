@@ -62,7 +62,7 @@ def mechanical(x_CF: np.ndarray, basis: MotionBasis, rng: np.random.Generator, s
     """Robotic: the head swings along straight lines or like a pendulum, without blinks."""
     x_CF, frames = x_CF.copy(), x_CF.shape[1]
     amplitude = rng.uniform(1.5, 5.0, (6, 1)) * rng.choice([-1.0, 1.0], (6, 1)) * (rng.random((6, 1)) < 0.6)
-    amplitude[rng.integers(5)] = 3.0 + 3.0 * strength
+    amplitude[rng.integers(5)] = 4.0 + 4.0 * strength
     phase = np.arange(frames) / rng.uniform(10, 26) + rng.random()
     swing = np.sin(2 * np.pi * phase) if rng.random() < 0.4 else 4 * np.abs(phase % 1 - 0.5) - 1
     x_CF[basis.pose] = amplitude * swing

@@ -24,7 +24,7 @@ from ft2ray.media.audio import SAMPLE_RATE
 FPS = 25
 RIDGE = 0.1  # relative to the mean variance of the speech features
 MOST_GAIN = 1.8  # beyond it a channel that speech hardly predicts would be amplified error
-POSE_SPREAD = (0.7, 8.0)  # of head motion; seated GRID speakers have about 1, people in interviews up to 10
+POSE_SPREAD = (1.2, 8.0)  # of head motion; seated GRID speakers have about 1, people in interviews up to 10
 BLINK = (0.35, 0.9, 1.0, 0.75, 0.45, 0.2, 0.05)  # closure of the lids frame by frame
 
 

@@ -42,9 +42,9 @@ from ft2ray.critic.synthesis import LIP_CHANNELS
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Steps are counted in seconds: the run ends on time, whatever the machine."""
+    """A run is its seed and its number of steps: the same again gives the same weights on one thread."""
 
-    minutes: float = 40.0
+    steps: int = 3500
     batch: int = 16  # clips; each meets two sounds
     learning_rate: float = 1.5e-3
     warm_up: float = 0.03  # share of the run
@@ -57,7 +57,7 @@ class TrainingConfig:
     token_answers: float = 1.0
     ranking: float = 0.5
     tower_answers: float = 0.3
-    validate_every: float = 240.0  # seconds
+    validate_every: int = 250  # steps
     seed: int = 0
 
 
@@ -263,15 +263,14 @@ def figures(margin_NK: np.ndarray, label_NK: np.ndarray, names: Sequence[str]) -
 def train(
     setup: Setup,
     config: TrainingConfig,
-    training: Callable[[], ClipData],
+    training: ClipData,
     validation: ClipData,
     save: Callable[[np.ndarray, np.ndarray], None],
     log: Path,
 ) -> None:
-    """Train for `config.minutes`; every so often validate, write the curve and save the weights.
+    """Train for `config.steps`; every so often validate, write the curve and save the weights.
 
     Args:
-        training: gives the training clips; asked again now and then, since more may have been rendered.
         save: called with the newest validation margins and labels.
         log: JSON lines, one for each validation.
     """
@@ -283,41 +282,34 @@ def train(
     )
     log.write_text(json.dumps({"config": asdict(config)}) + "\n")
     setup.model.train()
-    began, step, checked, recent = time.monotonic(), 0, 0.0, []
-    data = training()
-    batches = data.batches(rng, config.batch, SoundMix())
-    while (elapsed := time.monotonic() - began) < 60 * config.minutes:
-        done = elapsed / (60 * config.minutes)
-        rate = config.learning_rate * learning_rate_share(done, config.warm_up)
+    began, recent = time.monotonic(), []
+    batches = training.batches(rng, config.batch, SoundMix())
+    for step in range(1, config.steps + 1):
+        done = (step - 1) / config.steps
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = config.learning_rate * learning_rate_share(done, config.warm_up)
         total, losses = training_step(
-            setup, config, next(batches), data, rng, towers_only=done < config.tower_share
+            setup, config, next(batches), training, rng, towers_only=done < config.tower_share
         )
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         optimiser.step()
-        step += 1
         recent.append(losses)
-        if elapsed - checked > config.validate_every:
-            checked = elapsed
-            judged = judge(setup, validation, config.batch, seed=1)
-            means = {
-                name: float(np.mean([losses[name] for losses in recent if name in losses]))
-                for name in sorted({name for losses in recent for name in losses})
-            }
-            line = {"seconds": round(elapsed), "step": step, "clips": len(data)}
-            line |= means | figures(*judged, list(setup.questions))
-            with log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}, flush=True)
-            save(*judged)
-            recent = []
-            if len(fresh := training()) > len(data):
-                data = fresh
-                batches = data.batches(rng, config.batch, SoundMix())
-    save(*judge(setup, validation, config.batch, seed=1))
+        if step % config.validate_every and step < config.steps:
+            continue
+        judged = judge(setup, validation, config.batch, seed=1)
+        means = {
+            name: float(np.mean([losses[name] for losses in recent if name in losses]))
+            for name in sorted({name for losses in recent for name in losses})
+        }
+        line = {"step": step, "seconds": round(time.monotonic() - began)}
+        line |= means | figures(*judged, list(setup.questions))
+        with log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()}, flush=True)
+        save(*judged)
+        recent = []
 
 
 def learning_rate_share(done: float, warm_up: float) -> float:
