@@ -12,6 +12,7 @@ from ft2ray.media.audio import check_speech, read_audio
 from ft2ray.media.portrait import load_portrait
 from ft2ray.media.video import FPS, write_video
 from ft2ray.parts import load_generator
+from ft2ray.storage import is_s3, new_file
 from ft2ray.tlpo.policy import apply_system, load_policy
 
 
@@ -21,21 +22,21 @@ def animate(
     audio_path: str,
     out: str,
     seed: int = 0,
-    policy_dir: Path | None = None,
+    policy_dir: str | None = None,
     system: str = "tlpo",
     weights: dict[str, float] | None = None,
 ) -> int:
     """Write `out`; returns its number of frames. Recordings of any length up to the configured limit.
 
+    Portrait, recording, policy and `out` are paths or s3:// URLs.
     `policy_dir` None is the base generator; `weights` replaces the gate's weights per dimension.
     Raises ValueError (MediaError) for an unusable portrait or recording.
     """
     if Path(out).suffix.lower() != ".mp4":
         raise ValueError(f"--out {out} must end in .mp4")
-    if not Path(out).absolute().parent.is_dir():
-        raise ValueError(
-            f"--out {out}: the folder {Path(out).absolute().parent} does not exist; make it first"
-        )
+    folder = None if is_s3(out) else Path(out).absolute().parent
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"--out {out}: the folder {folder} does not exist; make it first")
     torch.set_num_threads(1)
     portrait = load_portrait(portrait_path, size=config.prompts.size)
     wav_T = read_audio(audio_path)
@@ -47,5 +48,6 @@ def animate(
     settings = SamplerConfig(steps=g.steps, shift=g.shift, text_scale=g.text_scale, audio_scale=g.audio_scale)
     conditions = generator.encode_prompt(portrait, wav_T)
     frames_FHW3 = generator.decode(portrait, generator.sample(conditions, seed, settings))
-    write_video(out, frames_FHW3, FPS, wav_T)
+    with new_file(out) as file:
+        write_video(file, frames_FHW3, FPS, wav_T)
     return len(frames_FHW3)

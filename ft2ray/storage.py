@@ -42,7 +42,7 @@ def join(root: str | Path, *parts: str) -> str:
     return str(Path(root, *parts))
 
 
-def name(url: str | Path) -> str:
+def base_name(url: str | Path) -> str:
     """The last part of the path."""
     return str(url).rstrip("/").rsplit("/", 1)[-1] if is_s3(url) else Path(url).name
 
@@ -85,6 +85,14 @@ def list_files(folder: str | Path, suffix: str = "", recursive: bool = False) ->
     return sorted(n for n in found if n.endswith(suffix) and not n.startswith(".") and "/." not in n)
 
 
+def versions(folder: str | Path) -> list[tuple[str, str]]:
+    """(path relative to it, version) of all files below `folder`: differs whenever one of them does."""
+    if is_s3(folder):
+        return sorted(s3.listing(str(folder), recursive=True))
+    about = ((file, (Path(folder) / file).stat()) for file in list_files(folder, recursive=True))
+    return [(file, f"{stat.st_size}-{stat.st_mtime_ns}") for file, stat in about]
+
+
 def upload(local: str | Path, url: str | Path) -> None:
     """Copy a local file to `url`, in parts where it is large; it appears whole or not at all."""
     if not is_s3(url):
@@ -121,7 +129,7 @@ def local_folder(url: str | Path) -> Path:
     """The folder itself where it is local, else the cached copies of all its files under their names."""
     if not is_s3(url):
         return Path(url)
-    folder = _cache() / content_id(s3.client().meta.endpoint_url, str(url)) / name(url)
+    folder = _cache() / content_id(s3.client().meta.endpoint_url, str(url)) / base_name(url)
     found = dict(s3.listing(str(url), recursive=True))
     for known in list_files(folder, recursive=True):
         if known not in found:
@@ -148,7 +156,9 @@ def new_file(url: str | Path) -> Iterator[Path]:
     if parent is not None:
         parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".") as folder:
-        path = Path(folder) / name(url)  # under its own name, since the ending may say what is to be written
+        path = Path(folder) / base_name(
+            url
+        )  # under its own name, since the ending may say what is to be written
         yield path
         if parent is None:
             upload(path, url)
@@ -193,7 +203,7 @@ def _require(url: str | Path) -> dict[str, Any]:
 
 
 def _cached(url: str, etag: str) -> Path:
-    copy = _cache() / content_id(s3.client().meta.endpoint_url, url, etag) / name(url)
+    copy = _cache() / content_id(s3.client().meta.endpoint_url, url, etag) / base_name(url)
     if not copy.is_file():
         download(url, copy)
     return copy

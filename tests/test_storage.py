@@ -147,7 +147,7 @@ def test_paths_and_urls_have_one_way_to_be_put_together(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert storage.join("runs/demo", "store", "groups") == "runs/demo/store/groups"
     assert storage.join("s3://bucket/runs/", "store/", "x.json") == "s3://bucket/runs/store/x.json"
-    assert storage.name("s3://bucket/runs/demo/") == storage.name("runs/demo") == "demo"
+    assert storage.base_name("s3://bucket/runs/demo/") == storage.base_name("runs/demo") == "demo"
     assert storage.absolute("runs") == str(tmp_path / "runs") and storage.absolute("s3://b/k") == "s3://b/k"
     files, path = storage.filesystem("runs")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "runs", filesystem=files)

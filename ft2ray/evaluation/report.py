@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from markupsafe import Markup
 from ft2ray.evaluation.charts import heat_map, histogram, interval_chart, line_chart
 from ft2ray.evaluation.compare import BASE, DIMENSIONS
 from ft2ray.evaluation.findings import TITLES
+from ft2ray.storage import join, write_atomically
 
 MAX_VIDEO_BYTES = 20_000_000
 """Embedded videos in all; a page much larger opens slowly and can not be mailed."""
@@ -45,12 +45,14 @@ REFERENCE_WORDS = {
 
 @dataclass(frozen=True)
 class ReportVideo:
-    """A video. prompt: words for its row; system: its column; path: mp4; figures: dimension -> value."""
+    """A video. prompt: words for its row; system: its column; path: local mp4; figures: dimension -> value;
+    link: where to find it if it is not embedded."""
 
     prompt: str
     system: str
     path: Path
     figures: Mapping[str, float | None] = field(default_factory=dict)
+    link: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,8 @@ class ReportData:
         fingerprints: what ("base", "critic", "policy", "judge") -> content hash.
         command: the command that makes this run again.
         judge: where the judge's real clips came from (`Judge.source`).
+        links: file -> where it can be loaded from until `links_end`, for a run that is on S3.
+        links_end: date and time in words.
         notes: sentences to add to the summary, for example what a small run can not show.
     """
 
@@ -98,26 +102,23 @@ class ReportData:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     judge: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
+    links_end: str = ""
     notes: Sequence[str] = ()
 
 
-def write_report(data: ReportData, out_dir: str | Path) -> Path:
-    """Write report.json and report.html, each complete or absent.
+def write_report(data: ReportData, out_dir: str | Path) -> str:
+    """Write report.json and report.html into a folder or an s3:// URL, each complete or absent.
 
     Returns:
-        Path of report.html.
+        Path or URL of report.html.
     """
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _write(out_dir / "report.json", json.dumps(data.report, indent=2, allow_nan=False))
-    return _write(out_dir / "report.html", render(data))
-
-
-def _write(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-    return path
+    write_atomically(
+        join(out_dir, "report.json"), json.dumps(data.report, indent=2, allow_nan=False).encode()
+    )
+    page = join(out_dir, "report.html")
+    write_atomically(page, render(data).encode())
+    return page
 
 
 def render(data: ReportData) -> str:
@@ -191,10 +192,10 @@ def _score_charts(scores: Mapping[str, Sequence[float | None]]) -> dict[str, dic
 def embed_videos(
     videos: Sequence[ReportVideo], limit: int = MAX_VIDEO_BYTES
 ) -> dict[str, list[dict[str, Any]]]:
-    """Prompt -> its videos as {"system", "figures", "source" (data URI or None), "name"}, within the limit.
+    """Prompt -> its videos as {"system", "figures", "source" (data URI or None), "name", "link"}.
 
     The base and the aligned generator come first, side by side. A prompt is embedded as a whole or not at
-    all: a comparison with holes misleads.
+    all, within the limit: a comparison with holes misleads.
     """
     rows: dict[str, list[ReportVideo]] = {}
     for video in videos:
@@ -212,6 +213,7 @@ def embed_videos(
                 "system": video.system,
                 "figures": video.figures,
                 "name": video.path.name,
+                "link": video.link,
                 "source": _data_uri(video.path) if embed else None,
             }
             for video in row

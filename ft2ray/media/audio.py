@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from ft2ray.media.errors import MediaError
+from ft2ray.media.source import local_media
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS = 1.0
@@ -23,7 +24,7 @@ def read_audio(path: str | Path, max_seconds: float = MAX_SECONDS) -> np.ndarray
     """Decode the first sound track of a file.
 
     Args:
-        path: an audio or video file in any format that FFmpeg reads.
+        path: an audio or video file (or its s3:// URL) in any format that FFmpeg reads.
         max_seconds: longer recordings are refused while decoding, before they fill the memory.
 
     Returns:
@@ -32,7 +33,7 @@ def read_audio(path: str | Path, max_seconds: float = MAX_SECONDS) -> np.ndarray
     Raises:
         MediaError: unreadable, no_audio, too_long or not_finite.
     """
-    path = Path(path)
+    path = local_media(path)
     if not path.is_file():
         raise MediaError("unreadable", f"{path.name}: there is no such file; check the path.")
     if path.stat().st_size == 0:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ft2ray.media.errors import MediaError
 from ft2ray.media.face import FaceMesher, face_height, mouth_gap
+from ft2ray.media.source import local_media
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused from their header, before a pixel is decoded."""
@@ -43,7 +44,8 @@ def load_portrait(path: str | Path, size: int = 256, mesher: FaceMesher | None =
     """Read a picture, find its one face, crop the head and check that it can be animated.
 
     Args:
-        path: a JPEG, PNG, WebP or any other file that Pillow reads; EXIF orientation is honoured.
+        path: a JPEG, PNG, WebP or any other file that Pillow reads, or its s3:// URL; EXIF orientation is
+            honoured.
         size: side of the result in pixels, even, 256 or more for good looks.
         mesher: reuse a mesher over many portraits.
 
@@ -54,7 +56,7 @@ def load_portrait(path: str | Path, size: int = 256, mesher: FaceMesher | None =
         raise ValueError(
             f"portrait size must be even and at least 64 pixels, got {size}; 256 is the default."
         )
-    path = Path(path)
+    path = local_media(path)
     mesher = mesher or FaceMesher()
     image_HW3 = read_image(path)
     mesh_P3 = _only_face(image_HW3, mesher, path.name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.errors import MediaError
+from ft2ray.media.source import local_media
 
 FPS = 25
 MAX_SECONDS = 60.0
@@ -25,7 +26,7 @@ def read_video(
     """Read pictures and sound, the pictures moved to a constant frame rate.
 
     Args:
-        path: any file that FFmpeg reads.
+        path: any file (or its s3:// URL) that FFmpeg reads.
         fps: frame rate of the result; each output frame is the source frame shown at that moment.
         max_seconds: longer files are refused, because all frames are held in memory.
         max_side: the longer side of the result in pixels at most.
@@ -37,7 +38,7 @@ def read_video(
     Raises:
         MediaError: unreadable, no_video, too_long, or what `read_audio` raises.
     """
-    path = Path(path)
+    path = local_media(path)
     if not path.is_file() or path.stat().st_size == 0:
         raise MediaError("unreadable", f"{path.name}: no such file, or it is empty; check the path.")
     try:

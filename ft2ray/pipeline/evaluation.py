@@ -22,7 +22,7 @@ from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import FPS, write_video
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.records import Prompt, content_id
-from ft2ray.storage import RowStore
+from ft2ray.storage import RowStore, exists, join, local_copy, local_folder, new_file, read_bytes, versions
 
 MEASUREMENT = pa.schema(
     [
@@ -38,25 +38,22 @@ MEASUREMENT = pa.schema(
 
 
 def measurement_store(run_dir: str | Path) -> RowStore:
-    return RowStore(Path(run_dir) / "store" / "measurements", MEASUREMENT, "row_id")
+    return RowStore(join(run_dir, "store", "measurements"), MEASUREMENT, "row_id")
 
 
 def run_judge(config: AlignConfig) -> Path:
     """The judge of this run as one file: fitting it on a folder of clips takes a minute, once is enough."""
     source = config.evaluation.reference_clips
-    if source is None or Path(source).is_file():
-        return EMBEDDED if source is None else Path(source)
-    files = sorted(
-        (str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in Path(source).rglob("*") if p.is_file()
-    )
-    fitted = Path(config.run_dir) / "judges" / f"{content_id(files)}.safetensors"
-    if not fitted.is_file():
-        judge = Judge.load(source)
-        fitted.parent.mkdir(parents=True, exist_ok=True)
-        temporary = fitted.with_suffix(".part")
-        judge.save(temporary)
-        temporary.replace(fitted)
-    return fitted
+    if source is None:
+        return EMBEDDED
+    if exists(source):
+        return local_copy(source)
+    fitted = join(config.run_dir, "judges", f"{content_id(source, versions(source))}.safetensors")
+    if not exists(fitted):
+        judge = Judge.load(local_folder(source))
+        with new_file(fitted) as file:
+            judge.save(file)
+    return local_copy(fitted)
 
 
 def sampler_settings(config: AlignConfig) -> dict[str, Any]:
@@ -111,7 +108,8 @@ class MeasurePrompt:
             video = None
             if prompt.prompt_id in self.with_video and seed == self.config.evaluation.seeds[0]:
                 video = f"videos/{prompt.prompt_id}_{system}.mp4"
-                write_video(Path(self.config.run_dir) / video, frames_FHW3, FPS, wav_T)
+                with new_file(join(self.config.run_dir, video)) as file:
+                    write_video(file, frames_FHW3, FPS, wav_T)
             rows.append(self._row(prompt.prompt_id, seed, system, measured.metrics(), video))
             if system == "base":
                 for reference, metrics in measured.audio_references().items():
@@ -156,10 +154,10 @@ def measured(
 
 
 def evaluate(
-    config: AlignConfig, prompts: list[Prompt], generator: str, judge: str, policy_dir: Path
+    config: AlignConfig, prompts: list[Prompt], generator: str, judge: str, policy_dir: str
 ) -> Iterator[dict[str, Any]]:
     """Measure what the store lacks; yields one summary per finished (prompt, seed)."""
-    policy = json.loads((policy_dir / "policy.json").read_text())["fingerprint"]
+    policy = json.loads(read_bytes(join(policy_dir, "policy.json")))["fingerprint"]
     done = measurement_store(config.run_dir).keys()
     todo = [
         dataclasses.asdict(prompt) | {"seed": seed}
@@ -175,7 +173,7 @@ def evaluate(
     with_video = frozenset(p.prompt_id for p in prompts[: config.evaluation.report_videos])
     rows = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
         MeasurePrompt,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
-        fn_constructor_args=(config, str(policy_dir), with_video),
+        fn_constructor_args=(config, policy_dir, with_video),
         compute=ActorPoolStrategy(size=min(config.cluster.generators, len(todo))),
         num_cpus=config.cluster.generator_cpus,
         num_gpus=config.cluster.generator_gpus,

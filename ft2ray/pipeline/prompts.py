@@ -1,5 +1,6 @@
 """Which prompts a run works on: portraits x clips of speech, checked once, split for good.
 
+The two folders are local or on S3; prompts keep the paths or URLs, so that any worker can read the files.
 Everything unusable is quarantined with its reason and the rest goes on. Recordings (and, from four of them
 on, portraits) of the evaluation never occur in the curation.
 """
@@ -19,6 +20,7 @@ from ft2ray.media.errors import MediaError
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.records import Prompt, content_id
+from ft2ray.storage import absolute, base_name, is_s3, join, list_files
 
 MIN_SHARE = 0.9  # a last clip that is this much of `seconds` long is kept and filled up with silence
 
@@ -55,15 +57,15 @@ def plan_prompts(config: PromptsConfig) -> Plan:
     for path in _files(config.portraits, "portraits"):
         try:
             portrait = load_portrait(path, size=config.size, mesher=mesher)
-            portraits.setdefault(portrait.portrait_id, str(path))
+            portraits.setdefault(portrait.portrait_id, path)
         except MediaError as error:
-            quarantined.append(Quarantined(str(path), error.reason, str(error)))
+            quarantined.append(Quarantined(path, error.reason, str(error)))
     for path in _files(config.speech, "speech"):
         try:
             recording = _inspect_recording(path, config)
             recordings.setdefault(recording.audio_id, recording)
         except MediaError as error:
-            quarantined.append(Quarantined(str(path), error.reason, str(error)))
+            quarantined.append(Quarantined(path, error.reason, str(error)))
     _require_usable(portraits, config.portraits, "portrait", quarantined)
     _require_usable(recordings, config.speech, "recording", quarantined)
 
@@ -84,15 +86,15 @@ def read_clip(prompt: Prompt) -> np.ndarray:
     return np.pad(wav_T, (0, samples - len(wav_T)))
 
 
-def _files(folder: str, embedded: str) -> list[Path]:
+def _files(folder: str, embedded: str) -> list[str]:
     root = (
-        Path(str(resources.files("ft2ray"))) / "assets" / embedded
+        str(Path(str(resources.files("ft2ray"))) / "assets" / embedded)
         if folder == "embedded"
-        else Path(folder).absolute()
+        else absolute(folder)
     )
-    if not root.is_dir():
+    files = [join(root, file) for file in list_files(root, recursive=True)]
+    if not files and not is_s3(root) and not Path(root).is_dir():
         raise ValueError(f"prompts: no folder {root}; give a folder of {embedded} or 'embedded'")
-    files = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
     if not files:
         raise ValueError(f"prompts: {root} holds no files; put your {embedded} there")
     return files
@@ -100,11 +102,11 @@ def _files(folder: str, embedded: str) -> list[Path]:
 
 def _require_usable(found: dict[str, Any], folder: str, kind: str, quarantined: list[Quarantined]) -> None:
     if not found:
-        why = "; ".join(f"{Path(q.path).name}: {q.message}" for q in quarantined)
+        why = "; ".join(f"{base_name(q.path)}: {q.message}" for q in quarantined)
         raise ValueError(f"prompts: no usable {kind} in {folder} ({why})")
 
 
-def _inspect_recording(path: Path, config: PromptsConfig) -> _Recording:
+def _inspect_recording(path: str, config: PromptsConfig) -> _Recording:
     wav_T = read_audio(path)
     check_speech(wav_T, max_seconds=config.max_recording_seconds)
     total = len(wav_T) / SAMPLE_RATE
@@ -119,8 +121,10 @@ def _inspect_recording(path: Path, config: PromptsConfig) -> _Recording:
             continue  # a pause inside a good recording; the recording itself is judged above and below
     if not audible or total < MIN_SHARE * config.seconds:
         needed = MIN_SHARE * config.seconds
-        raise MediaError("too_short", f"{path.name}: no {needed:.1f} s of speech in one piece; record longer")
-    return _Recording(str(path), content_id(wav_T.tobytes()), tuple(audible))
+        raise MediaError(
+            "too_short", f"{base_name(path)}: no {needed:.1f} s of speech in one piece; record longer"
+        )
+    return _Recording(path, content_id(wav_T.tobytes()), tuple(audible))
 
 
 def _split_portraits(portraits: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:

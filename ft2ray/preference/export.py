@@ -8,8 +8,6 @@ beside them: `np.reshape(row["winner_latents"], row["latents_shape"])`.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ft2ray.preference.rules import Pair, PairRule, full_dimension_pairs, pairs
 from ft2ray.records import Candidate, PromptGroup
+from ft2ray.storage import new_file
 
 FULL = "full"  # the `dimension` of pairs whose winner is preferred in every dimension
 
@@ -64,23 +63,17 @@ def export_pairs(
 ) -> dict[str, int]:
     """Write the pairs of `groups` to the Parquet file `path` and return how many each dimension has.
 
-    `questions`: the critic's question per dimension, for the column of that name. The file appears complete
-    or not at all; groups are taken one by one, so the store may be larger than the memory.
+    `path` may be an s3:// URL. `questions`: the critic's question per dimension, for the column of that name.
+    The file appears complete or not at all; groups are taken one by one, so the store may be larger than the
+    memory.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     counts: Counter[str] = Counter()
-    try:
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-            for group in groups:
-                rows = list(_rows(group, rule, questions or {}, latents))
-                counts.update(row["dimension"] for row in rows)
-                if rows:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        for group in groups:
+            rows = list(_rows(group, rule, questions or {}, latents))
+            counts.update(row["dimension"] for row in rows)
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
     return dict(counts)
 
 

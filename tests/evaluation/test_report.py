@@ -1,9 +1,13 @@
+import dataclasses
+import html
 import json
 import re
+import urllib.request
 
 import numpy as np
 import pytest
 
+from ft2ray import storage
 from ft2ray.evaluation.compare import Row
 from ft2ray.evaluation.findings import build_report
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, embed_videos, render, write_report
@@ -82,6 +86,21 @@ def test_videos_over_the_limit_are_named_instead_of_embedded(data):
 
 def test_files_are_whole_and_json_is_strict(data, tmp_path):
     page = write_report(data, tmp_path / "run")
-    assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.json"]
-    loaded = json.loads((page.parent / "report.json").read_text())
+    assert page == str(tmp_path / "run" / "report.html")
+    assert storage.list_files(tmp_path / "run") == ["report.html", "report.json"]
+    loaded = json.loads((tmp_path / "run" / "report.json").read_text())
     assert loaded["systems"]["tlpo"]["vq"]["mean"] is None
+
+
+def test_a_run_on_s3_offers_links_that_load_and_end(data, s3):
+    storage.write_atomically(f"{s3}/gate.safetensors", b"weights")
+    link = storage.presigned(f"{s3}/gate.safetensors", 60)
+    videos = [dataclasses.replace(video, link=f"{link}&video") for video in data.videos]
+    on_s3 = dataclasses.replace(data, links={"gate": link}, links_end="tomorrow", videos=videos)
+    page = storage.read_bytes(write_report(on_s3, s3)).decode()
+    (href,) = re.findall(r'<li><a href="([^"]*)">gate</a>', page)
+    with urllib.request.urlopen(html.unescape(href)) as answer:
+        assert answer.read() == b"weights"
+    assert "until tomorrow" in page and "data:video/mp4" in page and "&amp;video" not in page
+    (row,) = embed_videos(videos, limit=1000).values()
+    assert {video["link"] for video in row} == {f"{link}&video"}

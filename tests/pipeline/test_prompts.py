@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from ft2ray import storage
 from ft2ray.config import PromptsConfig
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.media.errors import MediaError
 from ft2ray.pipeline.prompts import plan_prompts, read_clip
 
 ASSETS = Path(str(resources.files("ft2ray"))) / "assets"
@@ -106,3 +108,20 @@ def test_a_clip_is_always_exactly_as_long_as_asked(media):
     clip_T = read_clip(prompt)
     assert clip_T.shape == (3 * SAMPLE_RATE,)
     assert np.abs(clip_T[: len(wav_T)]).max() > 0 and not clip_T[len(wav_T) :].any()
+
+
+def test_folders_on_s3_give_the_same_prompts_under_their_urls(media, s3):
+    (media[0] / "text.jpg").write_text("this is not a picture")
+    storage.upload_folder(media[0].parent, s3, last="")
+    here, there = plan(media), plan((f"{s3}/portraits", f"{s3}/speech"))
+    for one, other in ((here.curation, there.curation), (here.evaluation, there.evaluation)):
+        assert [p.prompt_id for p in one] == [p.prompt_id for p in other]
+    prompt = there.curation[0]
+    assert prompt.portrait == f"{s3}/portraits/grace_hopper.jpg" and prompt.speech.startswith(f"{s3}/speech/")
+    assert np.array_equal(read_clip(prompt), read_clip(here.curation[0]))
+    assert [q.path for q in there.quarantined] == [f"{s3}/portraits/text.jpg"]
+    storage.delete(prompt.speech)
+    with pytest.raises(MediaError, match="there is no such file"):
+        read_clip(prompt)
+    with pytest.raises(ValueError, match="holds no files"):
+        plan((f"{s3}/portraits", f"{s3}/nothing"))
