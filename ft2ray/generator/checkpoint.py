@@ -53,7 +53,7 @@ def check_fit(wanted: Mapping[str, Any], given: Mapping[str, Any], source: str) 
         if key in given and tuple(given[key].shape) != tuple(wanted[key].shape)
     ]
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
         raise ValueError(f"{source} does not fit the model: {shown}")
 
 
@@ -134,10 +134,10 @@ def read_audio_weights(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"weights: {path} is no pickle of plain tensors, nothing in it was run; give FantasyTalking's "
-            f"own checkpoint or safetensors ({str(error).splitlines()[0]})"
+            f"own checkpoint or safetensors ({first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"weights: {path} is damaged ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"weights: {path} is damaged ({first_line(error)})") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"weights: {path} holds a {type(loaded).__name__}, not a dict of tensors")
     return loaded
@@ -182,6 +182,12 @@ def load_fantasytalking(transformer: AudioWanTransformer, tensors: Mapping[str, 
     audio = from_fantasytalking(tensors)
     check_fit(audio_tensors(transformer), audio, "FantasyTalking's audio checkpoint")
     transformer.load_state_dict(audio, strict=False)
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without the advice below it."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _renamed(key: str, rules: tuple[tuple[re.Pattern[str], str], ...], what: str) -> str:

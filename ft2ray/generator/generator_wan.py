@@ -130,7 +130,6 @@ class WanGenerator(Generator):
         for wrong, name, whose, wanted in problems:
             if wrong:
                 raise ValueError(f"wan: {name} of the transformer is {config[name]}, not {whose} {wanted}")
-        codec.latent_shape(settings.frames)
         self.wan_codec, self.settings, self.fps = codec, settings, settings.fps
         self._speech, self._picture = speech, picture
         self._text_LD, self._null_text_LD = text_LD, null_text_LD
@@ -155,13 +154,14 @@ class WanGenerator(Generator):
         kind = BACKBONES[settings.conditioning]
         if kind is AudioWanTransformer:
             audio = from_fantasytalking(audio)
+        vae = load_part(AutoencoderKLWan, pipeline / "vae", torch_dtype=torch.float32).to(device)
+        codec = WanCodec(vae, settings.size)
+        codec.latent_shape(settings.frames)  # a clip that can not be is refused before the large parts
         speech = Wav2Vec2Features(speech_folder, device)
         arguments = {"audio_features": speech.width, "audio_dim": settings.audio_dim}
         transformer = load_backbone(kind, pipeline / "transformer", arguments, audio, dtype, device)
         picture = PictureEncoder(pipeline, device) if transformer.config["image_dim"] else None
-        vae = load_part(AutoencoderKLWan, pipeline / "vae", torch_dtype=torch.float32).to(device)
         text_LD, null_LD = encode_texts(pipeline, (settings.prompt, settings.negative_prompt), dtype, device)
-        codec = WanCodec(vae, settings.size)
         parts = [pipeline / part for part in PARTS if (pipeline / part).is_dir()]
         fingerprint = wan_fingerprint(settings, [*parts, audio_file, speech_folder])
         return cls(transformer, codec, speech, picture, text_LD, null_LD, settings, fingerprint)

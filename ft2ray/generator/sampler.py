@@ -194,15 +194,16 @@ def conditional_velocity(
 ) -> torch.Tensor:
     """Velocity with all conditions and without guidance, differentiable, for training.
 
-    x_BCFHW: noisy latents, on the transformer's device; t_B in [0, 1]; conds: one per sample, all of the same
-    length. The transformer works in its own precision, the result has that of `x_BCFHW`.
+    x_BCFHW: noisy latents; t_B in [0, 1]; conds: one per sample, all of the same length. The transformer
+    works on its own device and in its own precision, the result has those of `x_BCFHW`.
     """
+    device = next(transformer.parameters()).device
 
     def batch(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         given = [tensor for tensor in tensors if tensor is not None]
         if len(given) not in (0, len(tensors)):
             raise ValueError("velocity: some samples of the batch have a condition that others lack")
-        return torch.stack(given).to(x_BCFHW.device, transformer.dtype) if given else None
+        return torch.stack(given).to(device, transformer.dtype) if given else None
 
     text_BLD = batch([text_tokens(cond, transformer) for cond in conds])
     assert text_BLD is not None
@@ -210,7 +211,7 @@ def conditional_velocity(
     model_in = x_BCFHW.to(text_BLD)
     return transformer(
         model_in if stacked_BCFHW is None else torch.cat([model_in, stacked_BCFHW], dim=1),
-        1000 * t_B,
+        1000 * t_B.to(device),
         text_BLD,
         encoder_hidden_states_image=batch([cond.image_LD for cond in conds]),
         audio=batch([cond.audio_LD for cond in conds]),

@@ -20,6 +20,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from ft2ray.generator.checkpoint import first_line
 from ft2ray.generator.wan_folder import load_part
 from ft2ray.media.audio import SAMPLE_RATE
 
@@ -89,6 +90,4 @@ def load_processor(kind, folder: Path):
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"wan: {folder} can not be read as {kind.__name__}: {str(error).strip().splitlines()[0]}"
-        ) from error
+        raise ValueError(f"wan: {folder} can not be read as {kind.__name__}: {first_line(error)}") from error

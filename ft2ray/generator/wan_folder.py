@@ -23,7 +23,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from ft2ray.generator.checkpoint import check_fit
+from ft2ray.generator.checkpoint import check_fit, first_line
 from ft2ray.generator.transformer import SpeechWanTransformer
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
@@ -31,7 +31,7 @@ PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "im
 
 PIPELINES = ("WanImageToVideoPipeline", "WanPipeline")
 
-_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/(.+))?")
+_HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?")
 _HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
 _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError)
 
@@ -92,7 +92,7 @@ def load_backbone(
     ignored = WanTransformer3DModel._keys_to_ignore_on_load_unexpected or []  # of early conversions
     shapes = {key: shape for key, shape in shapes.items() if not any(part in key for part in ignored)}
     check_fit({key: own[key] for key in own if key not in audio_keys}, shapes, str(folder))
-    check_fit({key: own[key] for key in audio_keys}, audio, "the audio checkpoint")
+    check_fit({key: own[key] for key in own if key in audio_keys}, audio, "the audio checkpoint")
 
     def put(key: str, tensor: torch.Tensor) -> None:
         keep = any(part in key.split(".") for part in model._keep_in_fp32_modules or [])
@@ -155,8 +155,7 @@ def load_part(kind: Any, folder: Path, may_lack: tuple[str, ...] = (), **argumen
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **arguments
         )
     except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"wan: {folder} can not be read as {kind.__name__}: {reason}") from error
+        raise ValueError(f"wan: {folder} can not be read as {kind.__name__}: {first_line(error)}") from error
     missing = [key for key in report["missing_keys"] if not any(part in key for part in may_lack)]
     mismatched = [str(entry) for entry in report["mismatched_keys"]]
     if missing or mismatched:

@@ -58,19 +58,21 @@ def test_the_same_numbers_as_diffusers_pipeline(wan, wan_weights, hopper, speech
     picture = Image.fromarray(hopper.image_HW3).resize((128, 128), Image.Resampling.LANCZOS)
     expected = pipeline(
         image=picture, prompt=wan.settings.prompt, negative_prompt="still", height=128, width=128,
-        num_frames=9, num_inference_steps=3, guidance_scale=5.0, latents=noise[None], output_type="latent",
+        num_frames=9, num_inference_steps=2, guidance_scale=5.0, latents=noise[None], output_type="latent",
     ).frames[0]  # fmt: skip
-    config = SamplerConfig(steps=3, shift=5.0, text_scale=5.0, audio_scale=0.0)
+    config = SamplerConfig(steps=2, shift=5.0, text_scale=5.0, audio_scale=0.0)
     got = wan.sample(wan.encode_prompt(hopper, speech), 7, config)
     torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-3)
-    louder = wan.sample(wan.encode_prompt(hopper, speech), 7, SamplerConfig(3, 5.0, 5.0, 4.5))
+    louder = wan.sample(wan.encode_prompt(hopper, speech), 7, FAST)
     assert (louder - expected).abs().max() > 1e-2
 
 
-def test_from_portrait_and_speech_to_an_mp4(wan_folder, wan, hopper, speech, tmp_path):
+def test_from_portrait_and_speech_to_an_mp4(wan_folder, wan, hopper, speech, tmp_path, monkeypatch):
     generator = load_generator(str(wan_folder("toy")))
     assert isinstance(generator, WanGenerator) and generator.fingerprint == wan.fingerprint
     cond = generator.encode_prompt(hopper, speech)
+    for part in ("_speech", "_picture", "_text_LD"):  # encoded once: no candidate needs them again
+        monkeypatch.setattr(generator, part, None)
     x_CFHW = generator.sample(cond, 0, FAST)
     assert tuple(x_CFHW.shape) == (16, 3, 16, 16) and torch.equal(x_CFHW, generator.sample(cond, 0, FAST))
     assert not torch.allclose(x_CFHW, generator.sample(cond, 1, FAST))
