@@ -111,6 +111,20 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True)
+class PlanConfig:
+    """What `ft2ray plan` reckons with; a run does not read it."""
+
+    gpu: str = "H100"
+    workers: int = 8  # cards in all, each a training worker
+    achieved: float = 0.4  # share of the card's bf16 rate that is reached: an assumption
+    pairs: int = 1  # pairs that a training worker holds at once
+    zero_stage: int = 2  # DeepSpeed ZeRO: 0 | 1 | 2 | 3
+    checkpointing: bool = True
+    critic_fps: float = 10.0  # what a full-size critic sees: frames a second,
+    critic_pixels: int = 448  # and the side of its square pictures
+
+
+@dataclass(frozen=True)
 class AlignConfig:
     run_dir: str = "runs/demo"
     seed: int = 0
@@ -122,6 +136,7 @@ class AlignConfig:
     tlpo: TlpoConfig = field(default_factory=TlpoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         _require(
@@ -138,6 +153,11 @@ class AlignConfig:
         _require(self.tlpo.loss in ("dpo", "ipo", "simpo"), "tlpo.loss", "dpo, ipo or simpo")
         gates = ("full", "timestep", "layer", "uniform", "segments")
         _require(self.tlpo.gate in gates, "tlpo.gate", "one of " + ", ".join(gates))
+        _require(self.plan.workers >= 1, "plan.workers", "at least 1")
+        _require(self.plan.pairs >= 1, "plan.pairs", "at least 1")
+        _require(0 < self.plan.achieved <= 1, "plan.achieved", "in (0, 1]")
+        _require(self.plan.zero_stage in (0, 1, 2, 3), "plan.zero_stage", "0, 1, 2 or 3")
+        _require(self.plan.critic_fps > 0, "plan.critic_fps", "more than 0")
         _require(len(self.evaluation.seeds) >= 1, "evaluation.seeds", "at least one seed")
         _require(
             "base" in self.evaluation.systems,
