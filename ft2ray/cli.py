@@ -1,6 +1,7 @@
 """The command line: `ft2ray align | generate | score | report | export-pairs`.
 
-User mistakes (ValueError) end as one sentence and exit code 2; anything else keeps its traceback.
+Every path may be an s3:// URL. User mistakes (ValueError) end as one sentence and exit code 2; anything else
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ft2ray.config import AlignConfig, load_config, to_yaml
 
@@ -78,12 +78,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def read_settings(settings: Sequence[str]) -> AlignConfig:
     """The configuration that one YAML file and `a.b=c` overrides stand for."""
+    from ft2ray.storage import exists, local_copy
+
     files = [s for s in settings if "=" not in s]
     if len(files) > 1:
         raise ValueError(
             f"give one YAML file and overrides of the form a.b=c, got the files {', '.join(files)}"
         )
-    return load_config(files[0] if files else None, [s for s in settings if "=" in s])
+    for file in files:
+        if not exists(file):
+            raise ValueError(f"configuration: no file {file}; give the path of a YAML file")
+    return load_config(local_copy(files[0]) if files else None, [s for s in settings if "=" in s])
 
 
 def _align(arguments: argparse.Namespace) -> None:
@@ -151,13 +156,13 @@ def _score(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.reporting import write_run_report
 
-    print(write_run_report(Path(arguments.run)))
+    print(write_run_report(arguments.run))
 
 
 def _export_pairs(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.reporting import export_run_pairs
 
-    print(export_run_pairs(Path(arguments.run), Path(arguments.out)))
+    print(export_run_pairs(arguments.run, arguments.out))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The two parts that a user may replace: the generator and the critic, each named by one setting.
 
-"embedded" is the package's own, a path is a folder of weights for the same classes, and
+"embedded" is the package's own, a path or s3:// URL is a folder of weights for the same classes, and
 "package.module:name" (or "package.module:Class.load") is called without arguments and returns the user's own
 object: for the generator anything with the verbs of `ft2ray.generator.generator.Generator`, for the critic
 anything that fits `ft2ray.critic.critic.Critic`.
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import Path
 from typing import Any
 
 from ft2ray.critic.critic import Critic, TalkingCritic
 from ft2ray.generator.checkpoint import read_config
 from ft2ray.generator.generator import Generator
+from ft2ray.storage import local_folder
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -26,19 +26,22 @@ def load_generator(weights: str) -> Generator:
         return _call(weights)
     if weights == "embedded":
         return Generator.load()
-    codec = read_config(Path(weights))["codec"]
+    folder = local_folder(weights)
+    codec = read_config(folder)["codec"]
     if codec == "portrait":
-        return Generator.load(weights)
+        return Generator.load(folder)
     if codec == "wan":
         from ft2ray.generator.generator_wan import WanGenerator  # its encoders take seconds to import
 
-        return WanGenerator.load(weights)
+        return WanGenerator.load(folder)
     raise ValueError(f"generator: {weights} wants the codec {codec!r}, known: portrait, wan")
 
 
 def load_critic(weights: str) -> Critic:
     """The critic that `critic.weights` names; ValueError where there is none."""
-    return _call(weights) if _FACTORY.fullmatch(weights) else TalkingCritic.load(weights)
+    if _FACTORY.fullmatch(weights):
+        return _call(weights)
+    return TalkingCritic.load(weights if weights == "embedded" else local_folder(weights))
 
 
 def _call(factory: str) -> Any:

@@ -126,11 +126,16 @@ def local_copy(url: str | Path) -> Path:
 
 
 def local_folder(url: str | Path) -> Path:
-    """The folder itself where it is local, else the cached copies of all its files under their names."""
+    """The folder itself where it is local, else the cached copies of all its files under their names.
+
+    Raises ValueError where there are no files under an s3:// URL.
+    """
     if not is_s3(url):
         return Path(url)
     folder = _cache() / content_id(s3.client().meta.endpoint_url, str(url)) / base_name(url)
     found = dict(s3.listing(str(url), recursive=True))
+    if not found:
+        raise ValueError(f"{url}: there are no files in this folder; check the URL")
     for known in list_files(folder, recursive=True):
         if known not in found:
             (folder / known).unlink(missing_ok=True)

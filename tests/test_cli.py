@@ -1,8 +1,14 @@
+import json
+
 import pytest
 import yaml
+from scipy.io import wavfile
 
+from ft2ray import storage
 from ft2ray.cli import main
 from ft2ray.config import load_config, to_dict
+from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from tests.conftest import ASSETS
 
 
 def test_dry_run_prints_the_resolved_configuration(capsys, tmp_path):
@@ -35,3 +41,35 @@ def test_mistakes_are_one_sentence_and_exit_code_2(arguments, says, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("ft2ray: ") and says in error
+
+
+def test_a_clip_is_made_and_scored_on_s3(s3, tmp_path, capsys):
+    samples = read_audio(ASSETS / "speech" / "sense_and_sensibility_0870.flac")[: 2 * SAMPLE_RATE]
+    wavfile.write(tmp_path / "speech.wav", SAMPLE_RATE, samples)
+    storage.upload(tmp_path / "speech.wav", f"{s3}/speech.wav")
+    storage.upload(ASSETS / "portraits" / "grace_hopper.jpg", f"{s3}/face.jpg")
+    places = ["--portrait", f"{s3}/face.jpg", "--audio", f"{s3}/speech.wav", "--out", f"{s3}/out/clip.mp4"]
+    assert main(["generate", *places, "generator.steps=2"]) == 0
+    assert capsys.readouterr().out == f"{s3}/out/clip.mp4: 50 frames\n"
+    assert main(["score", f"{s3}/out/clip.mp4"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["clip"] == f"{s3}/out/clip.mp4" and set(said["p_yes"]) == {"mn", "ls", "vq"}
+
+
+def test_mistakes_on_s3_are_one_sentence_too(s3, capsys):
+    for arguments, says in (
+        (["report", f"{s3}/nowhere"], f"{s3}/nowhere is not a run folder"),
+        (["export-pairs", f"{s3}/nowhere", f"{s3}/out"], "is not a run folder"),
+        (["score", f"{s3}/nowhere.mp4"], f"{s3}/nowhere.mp4: there is no such file"),
+        (["score", "s3://no-such-bucket/clip.mp4"], "there is no bucket no-such-bucket"),
+        (["align", f"{s3}/absent.yaml", "--dry-run"], f"no file {s3}/absent.yaml"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("ft2ray: ") and says in error
+
+
+def test_a_configuration_is_read_from_s3(s3, capsys):
+    storage.write_atomically(f"{s3}/mine.yaml", b"tlpo: {rank: 4}")
+    assert main(["align", f"{s3}/mine.yaml", "--dry-run"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["tlpo"]["rank"] == 4

@@ -2,6 +2,8 @@ import pytest
 
 from ft2ray.generator.generator import Generator
 from ft2ray.parts import load_critic, load_generator
+from ft2ray.storage import upload_folder
+from tests.conftest import ASSETS
 
 
 class Mine:
@@ -26,3 +28,11 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         load_generator(str(tmp_path))
     with pytest.raises(ValueError, match=str(tmp_path)):
         load_critic(str(tmp_path))
+
+
+def test_weights_on_s3_are_those_that_were_uploaded(s3):
+    for name, load in (("base", load_generator), ("critic", load_critic)):
+        upload_folder(ASSETS / name, f"{s3}/{name}", last="config.json")
+        assert load(f"{s3}/{name}").fingerprint == load("embedded").fingerprint
+        with pytest.raises(ValueError, match=f"{s3}/{name}/nothing: there are no files"):
+            load(f"{s3}/{name}/nothing")

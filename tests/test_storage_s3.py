@@ -86,6 +86,17 @@ def test_folders_are_copied_both_ways(s3, tmp_path):
     assert (folder / "deep" / "b.bin").read_bytes() == b"new"
 
 
+def test_the_version_of_a_folder_changes_with_its_files(s3, tmp_path):
+    for root in (s3, str(tmp_path / "here")):
+        write_atomically(storage.join(root, "deep", "a"), b"1")
+        first = storage.versions(root)
+        assert [name for name, _ in first] == ["deep/a"] and storage.versions(root) == first
+        write_atomically(storage.join(root, "deep", "a"), b"22")
+        assert storage.versions(root) != first
+    with pytest.raises(ValueError, match="there are no files in this folder"):
+        storage.local_folder(f"{s3}/nothing")
+
+
 def test_a_new_file_appears_when_it_is_complete(s3):
     with storage.new_file(f"{s3}/clip.mp4") as file:
         assert file.name == "clip.mp4"
