@@ -25,11 +25,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.responses import Response, StreamingResponse
 
 from ft2ray import storage
-from ft2ray.animator import Clip
 from ft2ray.media.video import FPS
 from serve.calls import http_host, stream
 from serve.front import INTERNAL, REFUSALS, body_of, deadline_missed, front, log
-from serve.portrait_generator import Event, Order, PortraitGenerator
+from serve.orders import Event, Made, Order
+from serve.portrait_generator import PortraitGenerator
 from serve.refusal import Refusal
 from serve.settings import GeneratorServeConfig, check_exposure
 from serve.uploads import Kind, Media, place, read_fields
@@ -133,7 +133,7 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
         headers = {
             f"X-FT2Ray-{name.title()}": str(value) for name, value in made.items() if name != "seconds"
         }
-        return Response(clip.mp4, media_type="video/mp4", headers=headers)
+        return Response(clip["mp4"], media_type="video/mp4", headers=headers)
 
     def order(asked: GenerateRequest) -> Order:
         def media(name: str, kind: Kind, folder: Path) -> tuple[bytes, str]:
@@ -151,11 +151,11 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
                 audio_scale=asked.audio_scale,
             )
 
-    def keep(clip: Clip, seed: int) -> GenerateAnswer:
+    def keep(clip: Made, seed: int) -> GenerateAnswer:
         """Into the result store, under a name that its content gives: made twice it is kept once."""
         assert settings.result_store is not None
-        url = storage.join(settings.result_store, hashlib.sha256(clip.mp4).hexdigest()[:16] + ".mp4")
-        storage.write_atomically(url, clip.mp4)
+        url = storage.join(settings.result_store, hashlib.sha256(clip["mp4"]).hexdigest()[:16] + ".mp4")
+        storage.write_atomically(url, clip["mp4"])
         link = storage.presigned(url, settings.link_seconds) if storage.is_s3(url) else None
         return GenerateAnswer(url=url, link=link, **facts(clip, seed))
 
@@ -163,7 +163,7 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
         event: Event, events: AsyncIterator[Event], seed: int, deadline: float
     ) -> AsyncIterator[str]:
         try:
-            while not isinstance(event, Clip):
+            while isinstance(event, tuple | Refusal):
                 if isinstance(event, Refusal):
                     raise event
                 yield line(state=event[0], share=event[1])
@@ -182,24 +182,18 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
     return api
 
 
-async def last(events: AsyncIterator[Event]) -> Clip:
+async def last(events: AsyncIterator[Event]) -> Made:
     async for event in events:
         if isinstance(event, Refusal):
             raise event
-        if isinstance(event, Clip):
+        if not isinstance(event, tuple):
             return event
     raise AssertionError("a generator ends with a clip or with a refusal")
 
 
-def facts(clip: Clip, seed: int) -> dict[str, Any]:
-    return {
-        "frames": clip.frames,
-        "seconds": clip.frames / FPS,
-        "seed": seed,
-        "system": clip.system,
-        "policy": clip.policy,
-        "generator": clip.generator,
-    }
+def facts(clip: Made, seed: int) -> dict[str, Any]:
+    said = {name: value for name, value in clip.items() if name != "mp4"}
+    return {"seconds": clip["frames"] / FPS, "seed": seed, **said}
 
 
 def line(**fields: Any) -> str:

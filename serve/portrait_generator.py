@@ -14,45 +14,31 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray import serve
 
 from ft2ray import storage
-from ft2ray.animator import Animator, Clip, Progress, Stopped
 from ft2ray.config import AlignConfig
-from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.media.errors import MediaError
-from ft2ray.pipeline.run_folder import read_config
-from ft2ray.tlpo.policy import load_policy
+from serve.orders import Event, Made, Order
 from serve.refusal import Refusal
 from serve.settings import GeneratorServeConfig
+
+if TYPE_CHECKING:  # the front imports this module for its name only, and does without torch
+    from ft2ray.animator import Progress
 
 GRACE_SECONDS = 60.0  # beyond the deadline; a clip that then still has the worker will keep it for ever
 log = logging.getLogger("ray.serve")
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a front asks for; the media as the bytes of their files, each with the file's ending."""
-
-    portrait: tuple[bytes, str]
-    audio: tuple[bytes, str]
-    seed: int
-    system: str | None
-    weights: dict[str, float] | None
-    steps: int | None
-    audio_scale: float | None
-
-
-# (state, share of it that is done), and in the end the clip, or why there is none
-Event = tuple[str, float] | Clip | Refusal
-
-
 @serve.deployment(name="PortraitGenerator")
 class PortraitGenerator:
     def __init__(self, settings: GeneratorServeConfig):
+        from ft2ray.animator import Animator
+        from ft2ray.pipeline.run_folder import read_config
+
         self.settings = settings
         config = read_config(settings.run_dir) if settings.run_dir else AlignConfig()
         self.defaults = config.generator
@@ -91,7 +77,10 @@ class PortraitGenerator:
         elif time.monotonic() - began > self.settings.deadline_seconds + GRACE_SECONDS:
             raise RuntimeError(f"a clip has been in the making for {time.monotonic() - began:.0f} s")
 
-    def _animate(self, order: Order, progress: Progress) -> Clip | Refusal:
+    def _animate(self, order: Order, progress: Progress) -> Made | Refusal:
+        from ft2ray.animator import Stopped
+        from ft2ray.generator.sampler import SamplerConfig
+
         self.began = time.monotonic()
         defaults = self.defaults
         sampler = SamplerConfig(
@@ -106,8 +95,15 @@ class PortraitGenerator:
                 audio = Path(folder) / f"audio{order.audio[1]}"
                 portrait.write_bytes(order.portrait[0])
                 audio.write_bytes(order.audio[0])
-                return self.animator.animate(
+                clip = self.animator.animate(
                     portrait, audio, sampler, order.seed, order.system, order.weights, progress
+                )
+                return Made(
+                    mp4=clip.mp4,
+                    frames=clip.frames,
+                    system=clip.system,
+                    policy=clip.policy,
+                    generator=clip.generator,
                 )
         except MediaError as error:
             return Refusal(422, error.reason, error.sentence)
@@ -132,6 +128,8 @@ class PortraitGenerator:
             name = storage.read_bytes(storage.join(run_dir, "policies", "current")).decode()
         except FileNotFoundError:
             return known
+        from ft2ray.tlpo.policy import load_policy
+
         if name != known:
             folder = storage.local_folder(storage.join(run_dir, "policies", name))
             policy = load_policy(folder, self.animator.generator.fingerprint)
