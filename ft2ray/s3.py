@@ -1,21 +1,25 @@
 """S3 as storage.py needs it: one client per process, conditional writes, and errors that say what to do.
 
 Endpoint, region and credentials come from where every AWS tool looks for them: AWS_ENDPOINT_URL,
-AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws, the machine's role. A
-store that does not answer is asked again with growing pauses (AWS_MAX_ATTEMPTS times, by default 10, which
-takes a minute where connections are refused); after that comes StoreUnavailable.
+AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws, the machine's role.
+
+A slow store is waited for. One that gives no answer, or only errors, is asked again for PATIENCE seconds; then
+comes StoreUnavailable. (The retries of botocore share one budget per client, which a few calls use up in the
+first seconds of an outage, so they are only the quick part of it.)
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import random
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -38,7 +42,8 @@ from s3transfer.exceptions import RetriesExceededError
 
 SCHEME = "s3://"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
-ATTEMPTS = 10
+PATIENCE = 60.0
+ARROW_ATTEMPTS = 10  # with pauses of up to 20 s: about as long
 TRANSFER = TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20)
 AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 REFUSED = {
@@ -81,25 +86,47 @@ def client() -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _client(_process: int, _settings: tuple[tuple[str, str], ...]) -> Any:
-    session = botocore.session.Session()
-    return boto3.Session(botocore_session=session).client(
+    return boto3.Session().client(
         "s3",
         config=Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": _attempts(session)},
+            retries={"mode": "standard"},
             signature_version="s3v4",
             max_pool_connections=16,
         ),
     )
 
 
-def _attempts(session: botocore.session.Session) -> int:
-    return int(session.get_config_variable("max_attempts") or ATTEMPTS)
+T = TypeVar("T")
 
 
-def filesystem() -> S3FileSystem:
-    """pyarrow's view of the same store, with the endpoint, region and credentials of `client()`."""
+def ask(url: str, call: Callable[[], T]) -> T:
+    """The result of `call`, which may be made several times; its errors are those of `explained`."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with explained(url):
+                return call()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.5, 1.5))  # not all at once when the store is back
+
+
+class Store(S3FileSystem):
+    """pyarrow's view of the same store.
+
+    In another process it is made anew from the environment there. S3FileSystem itself would carry the secrets
+    along, and leave the patience behind.
+    """
+
+    def __reduce__(self):
+        return filesystem, ()
+
+
+def filesystem() -> Store:
+    """With the endpoint, region and credentials of `client()`."""
     session = botocore.session.Session()
     endpoint = urlsplit(client().meta.endpoint_url)
     own_store = not (endpoint.hostname or "").endswith(AWS_DOMAINS)
@@ -112,11 +139,11 @@ def filesystem() -> S3FileSystem:
         settings |= {"session_token": known.token} if known.token else {}
     if own_store:
         settings |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-    return S3FileSystem(
+    return Store(
         region=session.get_config_variable("region") or ("us-east-1" if own_store else None),
         connect_timeout=CONNECT_SECONDS,
         request_timeout=READ_SECONDS,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=_attempts(session)),
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ARROW_ATTEMPTS),
         **settings,
     )
 
@@ -124,21 +151,19 @@ def filesystem() -> S3FileSystem:
 def read(url: str) -> Version:
     """The object as it is now; FileNotFoundError where there is none."""
     bucket, key = split(url)
-    with explained(url):
-        for left in reversed(range(ATTEMPTS)):
-            answer = client().get_object(Bucket=bucket, Key=key)
-            try:
-                return Version(answer["Body"].read(), answer["ETag"], _age(answer))
-            except BROKEN_OFF:  # botocore tries again until the answer begins, not while its body is read
-                if not left:
-                    raise
-    raise AssertionError("the loop above returns or raises")
+
+    def call() -> Version:
+        answer = client().get_object(Bucket=bucket, Key=key)
+        return Version(answer["Body"].read(), answer["ETag"], _age(answer))
+
+    return ask(url, call)
 
 
 def head(url: str) -> dict[str, Any] | None:
     """What the store says of the object, None where there is none."""
     bucket, key = split(url)
-    with explained(url):
+
+    def call() -> dict[str, Any] | None:
         try:
             return client().head_object(Bucket=bucket, Key=key)
         except ClientError as error:
@@ -146,6 +171,8 @@ def head(url: str) -> dict[str, Any] | None:
                 raise
             client().head_bucket(Bucket=bucket)  # a missing bucket is a mistake, not a missing file
             return None
+
+    return ask(url, call)
 
 
 def put(url: str, data: bytes, if_absent: bool = False, if_match: str | None = None) -> str | None:
@@ -156,38 +183,40 @@ def put(url: str, data: bytes, if_absent: bool = False, if_match: str | None = N
     bucket, key = split(url)
     writer = uuid.uuid4().hex
     condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match else {}
-    with explained(url):
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                answer = client().put_object(
-                    Bucket=bucket, Key=key, Body=data, Metadata={"writer": writer}, **condition
-                )
-                return answer["ETag"]
-            except ClientError as error:
-                if condition and _status(error) in (404, 412) and _code(error) != "NoSuchBucket":
-                    # A write that arrived, but whose answer was lost, is sent again and then finds itself.
-                    held = head(url)
-                    ours = held is not None and held.get("Metadata", {}).get("writer") == writer
-                    return held["ETag"] if held is not None and ours else None
-                if _status(error) != 409 or not left:  # 409: two conditional writes met; ask again
-                    raise
-    raise AssertionError("the loop above returns or raises")
+
+    def call() -> str | None:
+        try:
+            wish = {"Bucket": bucket, "Key": key, "Body": data, "Metadata": {"writer": writer}}
+            return client().put_object(**wish, **condition)["ETag"]
+        except ClientError as error:
+            if not condition or _status(error) not in (404, 412) or _code(error) == "NoSuchBucket":
+                raise
+            # A write that arrived, but whose answer was lost, is sent again and then finds itself.
+            held = head(url)
+            return held["ETag"] if held is not None and held["Metadata"].get("writer") == writer else None
+
+    return ask(url, call)
 
 
-def listing(url: str, recursive: bool) -> Iterator[tuple[str, str]]:
+def listing(url: str, recursive: bool) -> list[tuple[str, str]]:
     """(path relative to it, ETag) of the objects below the folder `url`."""
     bucket, key = split(url)
     prefix = key.rstrip("/") + "/" if key else ""
-    with explained(url):
+
+    def call() -> list[tuple[str, str]]:
         pages = (
             client()
             .get_paginator("list_objects_v2")
             .paginate(Bucket=bucket, Prefix=prefix, **({} if recursive else {"Delimiter": "/"}))
         )
-        for page in pages:
-            for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):  # the empty objects that some tools keep for folders
-                    yield item["Key"].removeprefix(prefix), item["ETag"]
+        return [
+            (item["Key"].removeprefix(prefix), item["ETag"])
+            for page in pages
+            for item in page.get("Contents", ())
+            if not item["Key"].endswith("/")  # the empty objects that some tools keep for folders
+        ]
+
+    return ask(url, call)
 
 
 @contextmanager
@@ -224,7 +253,8 @@ def _answer(url: str, error: ClientError) -> Exception:
             f"{url}: the store at {_endpoint()} refuses these credentials ({said}); check AWS_ACCESS_KEY_ID, "
             f"AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and what they may do in {bucket}"
         )
-    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
+    # 409: another conditional write of the same object was on its way
+    if status >= 500 or status == 409 or code in ("SlowDown", "RequestTimeout", "Throttling"):
         return StoreUnavailable(f"{url}: the store at {_endpoint()} answers with errors only ({said})")
     return ValueError(f"{url}: the store at {_endpoint()} refuses {error.operation_name} ({said})")
 

@@ -101,8 +101,12 @@ def upload(local: str | Path, url: str | Path) -> None:
             _put_in_place(temporary, Path(url))
         return
     bucket, key = s3.split(str(url))
-    with s3.explained(str(url)), open(local, "rb") as stream:
-        s3.client().upload_fileobj(stream, bucket, key, Config=s3.TRANSFER)
+
+    def send() -> None:
+        with open(local, "rb") as stream:
+            s3.client().upload_fileobj(stream, bucket, key, Config=s3.TRANSFER)
+
+    s3.ask(str(url), send)
 
 
 def download(url: str | Path, local: str | Path) -> None:
@@ -112,9 +116,13 @@ def download(url: str | Path, local: str | Path) -> None:
         return
     _require(url)
     bucket, key = s3.split(str(url))
-    with s3.explained(str(url)), _temporary_beside(Path(local)) as temporary:
-        with open(temporary, "wb") as stream:
-            s3.client().download_fileobj(bucket, key, stream, Config=s3.TRANSFER)
+    with _temporary_beside(Path(local)) as temporary:
+
+        def fetch() -> None:
+            with open(temporary, "wb") as stream:
+                s3.client().download_fileobj(bucket, key, stream, Config=s3.TRANSFER)
+
+        s3.ask(str(url), fetch)
         _put_in_place(temporary, Path(local))
 
 
@@ -175,8 +183,7 @@ def delete(url: str | Path) -> None:
     """Remove the file `url`; nothing happens where there is none."""
     if is_s3(url):
         bucket, key = s3.split(str(url))
-        with s3.explained(str(url)):
-            s3.client().delete_object(Bucket=bucket, Key=key)
+        s3.ask(str(url), lambda: s3.client().delete_object(Bucket=bucket, Key=key))
     else:
         Path(url).unlink(missing_ok=True)
 
@@ -271,8 +278,7 @@ class RowStore:
     def keys(self) -> set[str]:
         """Keys of everything committed; reads that one column only."""
         dataset = self._dataset()
-        with s3.explained(self.root):
-            return set(dataset.to_table(columns=[self.key])[self.key].to_pylist())
+        return s3.ask(self.root, lambda: set(dataset.to_table(columns=[self.key])[self.key].to_pylist()))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All committed rows, each key once (two writers may both have committed a row)."""

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 import urllib.error
@@ -219,7 +220,8 @@ def test_no_credentials_at_all_are_named(s3, tmp_path, monkeypatch):
 
 
 def test_a_store_that_is_not_there_ends_as_one_error(s3, tmp_path, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr(store, "PATIENCE", 0.0)
+    monkeypatch.setattr(store, "ARROW_ATTEMPTS", 2)
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     for call in calls(s3, tmp_path):
@@ -228,6 +230,16 @@ def test_a_store_that_is_not_there_ends_as_one_error(s3, tmp_path, monkeypatch):
     files, path = storage.filesystem(f"{s3}/table.parquet")
     with pytest.raises(StoreUnavailable, match="no answer"), store.explained(s3):
         pq.read_table(path, filesystem=files)
+
+
+def test_the_environment_decides_in_every_process_and_no_secret_travels(s3):
+    files, path = storage.filesystem(s3)
+    sent = pickle.dumps(files)
+    assert b"test-secret" not in sent
+    again = pickle.loads(sent)
+    with again.open_output_stream(f"{path}/a.txt") as stream:
+        stream.write(b"1")
+    assert storage.read_bytes(f"{s3}/a.txt") == b"1"
 
 
 @pytest.fixture
@@ -246,13 +258,13 @@ def test_a_slow_store_is_waited_for(s3, line):
 
 
 def test_a_hanging_store_ends_as_one_error(s3, line, monkeypatch):
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr(store, "PATIENCE", 0.0)
     monkeypatch.setattr(store, "READ_SECONDS", 1.0)
     line.delay = 60.0
     start = time.monotonic()
     with pytest.raises(StoreUnavailable, match="no answer"):
         storage.read_bytes(f"{s3}/a")
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 30
 
 
 def test_whoever_wrote_knows_it_even_when_the_answer_was_lost(s3, line):
@@ -265,28 +277,38 @@ def test_whoever_wrote_knows_it_even_when_the_answer_was_lost(s3, line):
     assert store.put(f"{s3}/state", b"2", if_match=etag) is not None and line.lose == 0
 
 
-def test_a_server_that_dies_and_returns_in_the_middle_of_commits_loses_nothing(s3, s3_server):
-    rows = RowStore(s3, SCHEMA, "key")
+def test_a_server_that_dies_and_returns_in_the_middle_loses_nothing(s3, s3_server):
+    rows, last = RowStore(s3, SCHEMA, "key"), 40
     committed: list[bool] = []
-    before, last = threading.Event(), 60
+    begun, stopped, written = threading.Event(), threading.Event(), threading.Event()
 
     def commit() -> None:
         for n in range(last):
             committed.append(rows.commit_once([{"key": f"{n:03}", "value": n}]))
             if n == 9:
-                before.set()
+                begun.set()
 
-    writer = threading.Thread(target=commit)
-    writer.start()
-    assert before.wait(60)
+    def write_with_pyarrow() -> None:
+        """As a train worker keeps its checkpoint, whose file system came from another process."""
+        files, path = pickle.loads(pickle.dumps(storage.filesystem(f"{s3}/checkpoint")))
+        stopped.wait()
+        with files.open_output_stream(path) as stream:
+            stream.write(b"state")
+        written.set()
+
+    threads = [threading.Thread(target=work) for work in (commit, write_with_pyarrow)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(60)
     s3_server.stop()
+    stopped.set()
     try:
-        time.sleep(2.0)
-        assert len(committed) < last  # it waits
+        time.sleep(4.0)
+        assert len(committed) < last and not written.is_set()  # both wait
     finally:
         s3_server.start()
-    writer.join(120)
-    assert committed == [True] * last
-    assert [row["key"] for row in sorted(rows.rows(), key=lambda row: row["key"])] == [
-        f"{n:03}" for n in range(last)
-    ]
+    for thread in threads:
+        thread.join(150)
+    assert committed == [True] * last and written.is_set()
+    assert sorted(row["key"] for row in rows.rows()) == [f"{n:03}" for n in range(last)]
+    assert storage.read_bytes(f"{s3}/checkpoint") == b"state"

