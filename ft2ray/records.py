@@ -35,6 +35,7 @@ CANDIDATE = pa.struct(
 GROUP = pa.schema(
     [
         ("group_id", pa.string()),
+        ("round", pa.int32()),
         ("prompt_id", pa.string()),
         ("portrait", pa.string()),
         ("portrait_id", pa.string()),
@@ -100,6 +101,7 @@ class Candidate:
 @dataclass
 class PromptGroup:
     group_id: str
+    round: int
     prompt_id: str
     portrait: str
     portrait_id: str

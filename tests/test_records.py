@@ -25,6 +25,7 @@ def make_group(n=3, scores=True, seed=0) -> PromptGroup:
     ]
     return PromptGroup(
         group_id=f"g{seed}",
+        round=0,
         prompt_id="p",
         portrait="a.jpg",
         portrait_id="pa",

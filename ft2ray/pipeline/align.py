@@ -1,18 +1,21 @@
 """The whole method in one run folder, every stage going on where the last attempt stopped.
 
-prompts -> curate (Ray Data + Ray Serve) -> train (Ray Train) -> evaluate (Ray Data) -> report
+prompts -> curate (Ray Data + Ray Serve) <-> train (Ray Train) -> evaluate (Ray Data) -> report
+
+Curation and training take turns or run at the same time, as `schedule` says (see schedule.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
 import ray
 from ray import serve
@@ -23,48 +26,61 @@ from ft2ray.critic.critic import Critic
 from ft2ray.evaluation.judge import Judge
 from ft2ray.parts import load_critic, load_generator
 from ft2ray.pipeline.critic_service import APP, start_critic
-from ft2ray.pipeline.curation import BASE_POLICY, curate, curated, missing_prompts, read_groups
+from ft2ray.pipeline.curation import curate, curated, missing_slots, read_groups
 from ft2ray.pipeline.evaluation import evaluate, run_judge
-from ft2ray.pipeline.prompts import Plan, Quarantined, plan_prompts
+from ft2ray.pipeline.intake import FAILED, intake_folder
+from ft2ray.pipeline.policies import is_published, policy_url
+from ft2ray.pipeline.preflight import check_resources
+from ft2ray.pipeline.prompts import Plan, plan_prompts
 from ft2ray.pipeline.reporting import write_run_report
-from ft2ray.pipeline.run_folder import add_quarantined, add_seconds, exclusive, publish, write_inputs
+from ft2ray.pipeline.run_folder import add_seconds, exclusive, publish, write_inputs
+from ft2ray.pipeline.schedule import Slot, oldest_policy, slots, training_key
 from ft2ray.pipeline.training import pair_pools, train
+from ft2ray.storage import absolute, delete, join, write_atomically
+
+POLL_SECONDS = 0.5
 
 
-def align(config: AlignConfig) -> Path:
-    """Run everything that the run folder lacks; returns the path of report.html."""
-    # absolute, since workers may sit in another folder
-    config = dataclasses.replace(config, run_dir=str(Path(config.run_dir).absolute()))
+@dataclass(frozen=True)
+class Work:
+    """One training run and the slots that it needs filled."""
+
+    config: AlignConfig
+    key: str
+    slots: Sequence[Slot]
+
+    def of_round(self, round: int) -> list[Slot]:
+        return [slot for slot in self.slots if slot.round == round]
+
+
+def align(config: AlignConfig) -> str:
+    """Run everything that the run folder lacks; returns the URL of report.html."""
+    config = dataclasses.replace(config, run_dir=absolute(config.run_dir))  # workers sit in other folders
     with exclusive(config.run_dir):
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(config, "prompts"):
             plan = plan_prompts(config.prompts)
         for refused in plan.quarantined:
-            say(f"  quarantined {Path(refused.path).name} [{refused.reason}]: {refused.message}")
+            say(f"  quarantined {refused.path} [{refused.reason}]: {refused.message}")
         say(f"  {len(plan.curation)} prompts to curate, {len(plan.evaluation)} kept apart for the evaluation")
         write_inputs(config, plan)
         with ray_cluster(config):
             _align_on_ray(config, plan)
-        report = write_run_report(Path(config.run_dir))
+        report = write_run_report(config.run_dir)
     say(f"Done. Open {report}")
     return report
 
 
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
+    check_resources(config)
     generator = load_generator(config.generator.weights).fingerprint
+    critic = load_critic(config.critic.weights)
     judge = Judge.load(run_judge(config)).fingerprint
-    check_critic(config, load_critic(config.critic.weights))
+    check_critic(config, critic)
+    key = training_key(config, generator, critic.fingerprint, plan.curation)
+    work = Work(config, key, slots(config, generator, critic.fingerprint, plan.curation))
 
-    say(f"Curating: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
-    with timed(config, "curation"):
-        _curate(config, plan, generator)
-    groups = curated(config, plan.curation, generator)
-    pools = pair_pools(config, groups)
-    say("  pairs: " + ", ".join(f"{name} {len(pool)}" for name, pool in pools.items()))
-
-    say(f"Training {len(config.tlpo.dimensions)} experts, the dpo_sum baseline and the gate")
-    with timed(config, "training"):
-        policy = train(config, groups)
+    policy = take_turns(work) if config.schedule.max_staleness == 0 else run_together(work)
     publish(config.run_dir, policy)
 
     clips = len(plan.evaluation) * len(config.evaluation.seeds) * len(config.evaluation.systems)
@@ -75,17 +91,83 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
             pass
 
 
-def _curate(config: AlignConfig, plan: Plan, generator: str) -> None:
-    missing = missing_prompts(config, plan.curation, generator, BASE_POLICY)
+def take_turns(work: Work) -> str:
+    """Each round: curate all of it, then train on it. Returns the last policy published."""
+    config, policy = work.config, ""
+    for round in range(config.schedule.rounds):
+        of = f"round {round + 1} of {config.schedule.rounds}"
+        say(f"Curating {of}: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
+        missing = missing_slots(config.run_dir, work.of_round(round))
+        with timed(config, "curation"), critic_running(config, missing):
+            curate_round(work, round)
+        say_pairs(work)
+        say(
+            f"Training {of}: {len(config.tlpo.dimensions)} experts, the dpo_sum baseline, the gate at the end"
+        )
+        with timed(config, "training"):
+            policy = train(config, work.key, work.slots, round)
+    return policy
+
+
+def run_together(work: Work) -> str:
+    """Curate and train at the same time. Returns the last policy published."""
+    config, stop = work.config, threading.Event()
+    failed = join(intake_folder(config.run_dir, work.key), FAILED)
+    delete(failed)  # of an earlier attempt
+
+    def curate_all() -> None:
+        try:
+            for round in range(config.schedule.rounds):
+                needed = policy_url(config.run_dir, work.key, oldest_policy(config, round))
+                while oldest_policy(config, round) > 0 and not is_published(needed):
+                    if stop.wait(POLL_SECONDS):
+                        return
+                curate_round(work, round, stop)
+        except BaseException as error:
+            write_atomically(failed, str(error).encode())
+            raise
+
+    say(f"Curating {len(work.slots)} groups and training on them at the same time")
+    with (
+        timed(config, "curation and training"),
+        critic_running(config, missing_slots(config.run_dir, work.slots)),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        curation = pool.submit(curate_all)
+        try:
+            policy = train(config, work.key, work.slots, config.schedule.rounds - 1)
+        except BaseException:
+            stop.set()
+            if curation.done():
+                curation.result()  # where curation failed, its error is the cause
+            raise
+        curation.result()
+    say_pairs(work)
+    return policy
+
+
+def curate_round(work: Work, round: int, stop: threading.Event | None = None) -> None:
+    """Fill the slots of one round that are still empty."""
+    everything = work.of_round(round)
+    missing = missing_slots(work.config.run_dir, everything)
     if not missing:
         return
+    bar = tqdm(total=len(everything), initial=len(everything) - len(missing), unit="group")
+    with bar:
+        for _ in curate(work.config, work.key, missing):
+            bar.update()
+            if stop is not None and stop.is_set():
+                return
+
+
+@contextmanager
+def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[None]:
+    """Talking-Critic is deployed as long as there are groups to score."""
+    if not missing:
+        yield
+        return
     start_critic(config.critic, config.cluster)
-    summaries = curate(config, missing, None)
-    for summary in tqdm(
-        summaries, total=len(plan.curation), initial=len(plan.curation) - len(missing), unit="group"
-    ):
-        if summary["quarantine"]:
-            add_quarantined(config.run_dir, Quarantined(*json.loads(summary["quarantine"])))
+    yield
     serve.delete(APP)
 
 
@@ -101,6 +183,11 @@ def check_critic(config: AlignConfig, critic: Critic) -> None:
             f"{config.run_dir} holds scores of critic {', '.join(map(str, others))}, now it is "
             f"{critic.fingerprint}; choose a new run_dir"
         )
+
+
+def say_pairs(work: Work) -> None:
+    pools = pair_pools(work.config, curated(work.config.run_dir, work.slots))
+    say("  pairs: " + ", ".join(f"{name} {len(pool)}" for name, pool in pools.items()))
 
 
 @contextmanager

@@ -1,114 +1,130 @@
-"""Curation: Ray Data streams prompts through generator actors and the critic into the store.
+"""Curation: Ray Data streams slots through generator actors and the critic into the store.
 
-prompt row -> GenerateGroup (actor pool: encode once, N candidates, decode, clip views)
-           -> ScoreAndCommit (critic over a Serve handle, one atomic shard per group)
+slot row -> GenerateGroup (actor pool: newest policy, encode once, N candidates, decode, clip views)
+         -> ScoreAndCommit (critic over a Serve handle, one atomic shard per group)
 
 Candidates are a pure function of (prompt, generator, policy, seed, sampler), so a run that is killed
-anywhere goes on where the store ends.
+anywhere goes on where the store ends. A slot is filled once: of two writers the first one wins.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig
 from ft2ray.media.errors import MediaError
 from ft2ray.media.video import FPS, write_video
+from ft2ray.pipeline.policies import newest_policy, policy_url
 from ft2ray.pipeline.prompts import read_clip
-from ft2ray.records import GROUP, Candidate, Draw, Prompt, PromptGroup, content_id
-from ft2ray.storage import RowStore
+from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
+from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup
+from ft2ray.storage import RowStore, join, local_copy, new_file
 
+if TYPE_CHECKING:  # heavy: only the actors load them
+    import numpy as np
+
+    from ft2ray.critic.view import ClipView
+    from ft2ray.media.portrait import Portrait
+
+SCORER_CPUS = 0.1  # of an actor that waits for the critic and writes shards
 BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
 
-
-def group_store(run_dir: str | Path) -> RowStore:
-    return RowStore(Path(run_dir) / "store" / "groups", GROUP, "group_id")
+REFUSED = pa.schema([(name, pa.string()) for name in ("group_id", "path", "reason", "message")])
 
 
-def read_groups(run_dir: str | Path) -> list[PromptGroup]:
+def group_store(run_dir: str) -> RowStore:
+    return RowStore(join(run_dir, "store", "groups"), GROUP, "group_id")
+
+
+def refused_store(run_dir: str) -> RowStore:
+    """Slots that can not be filled, because their media turned out to be unreadable after all."""
+    return RowStore(join(run_dir, "store", "refused"), REFUSED, "group_id")
+
+
+def read_groups(run_dir: str) -> list[PromptGroup]:
     """All committed groups in the order of their ids: the same list whatever order they arrived in."""
     return sorted(
         (PromptGroup.from_row(row) for row in group_store(run_dir).rows()), key=lambda g: g.group_id
     )
 
 
-def draws(config: AlignConfig, prompt_id: str) -> list[Draw]:
-    """The candidates of one prompt: own seeds, guidance dealt round-robin."""
-    scales = config.curation.audio_scales
-    return [
-        Draw(
-            seed=int(content_id(config.seed, prompt_id, n)[:8], 16),
-            sampler={
-                "steps": config.generator.steps,
-                "shift": config.generator.shift,
-                "text_scale": config.generator.text_scale,
-                "audio_scale": scales[n % len(scales)],
-            },
-        )
-        for n in range(config.curation.candidates)
-    ]
-
-
-def group_id(config: AlignConfig, prompt_id: str, generator: str, policy: str) -> str:
-    return content_id([draw.candidate_id(prompt_id, generator, policy) for draw in draws(config, prompt_id)])
-
-
 class GenerateGroup:
-    """Ray Data actor: one prompt row -> its group (unscored) and one critic view per candidate."""
+    """Ray Data actor: one slot -> its group (unscored) and one critic view per candidate."""
 
-    def __init__(self, config: AlignConfig, policy_dir: str | None):
+    def __init__(self, config: AlignConfig, key: str):
         import torch
 
         from ft2ray.media.face import FaceMesher
         from ft2ray.parts import load_generator
 
         torch.set_num_threads(1)
-        self.config = config
+        self.config, self.key = config, key
         self.generator = load_generator(config.generator.weights)
         self.mesher = FaceMesher()
-        self.policy = BASE_POLICY
-        if policy_dir is not None:
-            from ft2ray.tlpo.policy import apply_system, load_policy
-
-            policy = load_policy(policy_dir, self.generator.fingerprint)
-            apply_system(self.generator.transformer, policy, "tlpo")
-            self.policy = policy.fingerprint
+        self.stores = group_store(config.run_dir), refused_store(config.run_dir)
+        self.version, self.policy = 0, BASE_POLICY
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from ft2ray.critic.view import clip_view
-        from ft2ray.generator.sampler import SamplerConfig
         from ft2ray.media.portrait import load_portrait
 
-        prompt = Prompt(**row)
-        fingerprint = self.generator.fingerprint
+        slot = Slot(row["group_id"], row["round"], Prompt(**row["prompt"]))
+        began, prompt = time.time(), slot.prompt
+        out: dict[str, Any] = {"slot": slot, "group": None, "views": [], "refused": None, "span": None}
+        if any(store.has(slot.group_id) for store in self.stores):
+            return out  # this is a retry, and the first attempt was committed
+        self.take_newest_policy(slot.round)
         try:
-            portrait = load_portrait(prompt.portrait, size=self.config.prompts.size, mesher=self.mesher)
+            portrait = load_portrait(
+                local_copy(prompt.portrait), size=self.config.prompts.size, mesher=self.mesher
+            )
             wav_T = read_clip(prompt)
         except MediaError as error:  # readable when the run was planned, but not any more
-            return {
-                "group": None,
-                "views": None,
-                "quarantine": json.dumps(
-                    [f"{prompt.portrait} with {prompt.speech}", error.reason, str(error)]
-                ),
-            }
+            path = f"{prompt.portrait} with {prompt.speech}"
+            return out | {"refused": {"path": path, "reason": error.reason, "message": str(error)}}
+        group, views = self.generate(slot, portrait, wav_T)
+        span = {"actor": os.getpid(), "began": began, "ended": time.time(), "version": self.version}
+        return out | {"group": group, "views": views, "span": span}
+
+    def take_newest_policy(self, round: int) -> None:
+        """Between two groups: the newest policy that `round` may use, if it is another one than before."""
+        from ft2ray.tlpo.policy import apply_system, load_policy
+
+        version = newest_policy(self.config.run_dir, self.key, round)
+        assert version >= oldest_policy(self.config, round), "the round began before its policy was published"
+        if version != self.version:
+            folder = policy_url(self.config.run_dir, self.key, version)
+            policy = load_policy(folder, self.generator.fingerprint)
+            apply_system(self.generator.transformer, policy, "tlpo")
+            self.version, self.policy = version, policy.fingerprint
+
+    def generate(
+        self, slot: Slot, portrait: Portrait, wav_T: np.ndarray
+    ) -> tuple[PromptGroup, list[ClipView | None]]:
+        """The group without scores, and what the critic is to see of each candidate."""
+        from ft2ray.critic.view import clip_view
+        from ft2ray.generator.sampler import SamplerConfig
+
+        prompt, fingerprint = slot.prompt, self.generator.fingerprint
         conditions = self.generator.encode_prompt(portrait, wav_T)
-        candidates, views = [], []
-        for draw in draws(self.config, prompt.prompt_id):
+        candidates: list[Candidate] = []
+        views: list[ClipView | None] = []
+        for draw in draws(self.config, slot.round, prompt.prompt_id):
             x_CFHW = self.generator.sample(conditions, draw.seed, SamplerConfig(**draw.sampler))
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
             identity = draw.candidate_id(prompt.prompt_id, fingerprint, self.policy)
             video = None
             if self.config.curation.keep_videos:
                 video = f"store/videos/{identity}.mp4"
-                write_video(Path(self.config.run_dir) / video, frames_FHW3, FPS, wav_T)
+                with new_file(join(self.config.run_dir, video)) as file:
+                    write_video(file, frames_FHW3, FPS, wav_T)
             try:
                 view, unseen = clip_view(frames_FHW3, wav_T, FPS, self.mesher), None
             except ValueError as problem:  # no face to look at: a candidate without scores, not a score of 0
@@ -127,7 +143,8 @@ class GenerateGroup:
                 )
             )
         group = PromptGroup(
-            group_id=group_id(self.config, prompt.prompt_id, fingerprint, self.policy),
+            group_id=slot.group_id,
+            round=slot.round,
             prompt_id=prompt.prompt_id,
             portrait=prompt.portrait,
             portrait_id=portrait.portrait_id,
@@ -142,7 +159,7 @@ class GenerateGroup:
             frames=conditions.frames,
             candidates=candidates,
         )
-        return {"group": group, "views": views, "quarantine": None}
+        return group, views
 
 
 class ScoreAndCommit:
@@ -156,50 +173,62 @@ class ScoreAndCommit:
         self.config = config
         self.handle = serve.get_app_handle(APP)
         self.critic = self.handle.fingerprint.remote().result(timeout_s=config.critic.timeout_seconds)
-        self.store = group_store(config.run_dir)
+        self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ft2ray.pipeline.critic_service import score_views
 
-        if row["group"] is None:
-            return {"candidates": 0, "unscored": 0, "quarantine": row["quarantine"]}
-        group: PromptGroup = row["group"]
+        slot: Slot = row["slot"]
+        summary = {"group_id": slot.group_id, "round": slot.round, "unscored": 0, "span": row["span"]}
+        if row["refused"] is not None:
+            self.refused.commit_once([{"group_id": slot.group_id, **row["refused"]}])
+            return summary
+        group: PromptGroup | None = row["group"]
+        if group is None:
+            return summary
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
         critic = self.config.critic
         results = score_views(self.handle, [view for _, view in seen], critic.timeout_seconds, critic.retries)
         for (candidate, _), (scores, error) in zip(seen, results, strict=True):
             candidate.scores, candidate.error = scores, error
         group.critic = self.critic
-        self.store.commit([group.to_row()])
-        unscored = sum(candidate.scores is None for candidate in group.candidates)
-        return {"candidates": len(group.candidates), "unscored": unscored, "quarantine": None}
+        self.groups.commit_once([group.to_row()])
+        return summary | {"unscored": sum(candidate.scores is None for candidate in group.candidates)}
 
 
-def curated(config: AlignConfig, prompts: list[Prompt], generator: str) -> list[PromptGroup]:
-    """The committed groups that this configuration asks for (a folder may hold those of others too)."""
-    wanted = {group_id(config, p.prompt_id, generator, BASE_POLICY) for p in prompts}
-    return [group for group in read_groups(config.run_dir) if group.group_id in wanted]
+def curated(run_dir: str, slots: Sequence[Slot]) -> list[PromptGroup]:
+    """The committed groups of these slots (a folder may hold those of others too)."""
+    wanted = {slot.group_id for slot in slots}
+    return [group for group in read_groups(run_dir) if group.group_id in wanted]
 
 
-def missing_prompts(config: AlignConfig, prompts: list[Prompt], generator: str, policy: str) -> list[Prompt]:
-    """The prompts whose group is not committed yet."""
-    committed = group_store(config.run_dir).keys()
-    return [p for p in prompts if group_id(config, p.prompt_id, generator, policy) not in committed]
+def missing_slots(run_dir: str, slots: Sequence[Slot]) -> list[Slot]:
+    """The slots that are neither filled nor refused yet."""
+    done = group_store(run_dir).keys() | refused_store(run_dir).keys()
+    return [slot for slot in slots if slot.group_id not in done]
 
 
-def curate(config: AlignConfig, prompts: list[Prompt], policy_dir: str | None) -> Iterator[dict[str, Any]]:
-    """Make, score and commit the groups of `prompts`; yields one summary per finished group."""
-    rows = ray.data.from_items([dataclasses.asdict(p) for p in prompts], override_num_blocks=len(prompts))
-    groups = rows.map(
-        GenerateGroup,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
-        fn_constructor_args=(config, policy_dir),
-        compute=ActorPoolStrategy(size=min(config.cluster.generators, len(prompts))),
-        num_cpus=config.cluster.generator_cpus,
-        num_gpus=config.cluster.generator_gpus,
-    ).map(
-        ScoreAndCommit,  # type: ignore[arg-type]
-        fn_constructor_args=(config,),
-        compute=ActorPoolStrategy(size=1),
-        num_cpus=0.1,
+def curate(config: AlignConfig, key: str, slots: Sequence[Slot]) -> Iterator[dict[str, Any]]:
+    """Make, score and commit the groups of `slots`; yields one summary per finished slot.
+
+    Args:
+        key: of the training run whose policies generate.
+    """
+    items = [dataclasses.asdict(slot) for slot in slots]
+    groups = (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map(
+            GenerateGroup,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
+            fn_constructor_args=(config, key),
+            compute=ActorPoolStrategy(size=min(config.cluster.generators, len(items))),
+            num_cpus=config.cluster.generator_cpus,
+            num_gpus=config.cluster.generator_gpus,
+        )
+        .map(
+            ScoreAndCommit,  # type: ignore[arg-type]
+            fn_constructor_args=(config,),
+            compute=ActorPoolStrategy(size=config.cluster.critic_replicas),
+            num_cpus=SCORER_CPUS,
+        )
     )
     yield from groups.iter_rows()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,33 @@ from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.generator import Generator
 from ft2ray.parts import load_critic, load_generator
-from ft2ray.pipeline.curation import curated
+from ft2ray.pipeline.curation import curated, refused_store
 from ft2ray.pipeline.evaluation import measured, run_judge
+from ft2ray.pipeline.policies import curves_url
 from ft2ray.pipeline.prompts import Plan
-from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds
-from ft2ray.pipeline.training import curves_file, pair_pools, pair_rule
+from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds, read_versions
+from ft2ray.pipeline.schedule import slots
+from ft2ray.pipeline.training import pair_pools, pair_rule
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt
+from ft2ray.storage import WEEK, base_name, exists, is_s3, join, list_files, local_copy, presigned, read_bytes
 from ft2ray.tlpo.gate import weights_over_time
 from ft2ray.tlpo.policy import Policy, load_policy
 
 HEAT_MAP_STEPS = 11
+PAIRS = "pairs.parquet"
 SMOOTHING = 10  # training curves are drawn as means over this many updates
 
 
-def write_run_report(run_dir: Path) -> Path:
-    """Write report.html and report.json from what the run folder holds; returns the path of the page."""
+def write_run_report(run_dir: str) -> str:
+    """Write report.html and report.json from what the run folder holds; returns where the page is."""
     config, plan = read_config(run_dir), read_plan(run_dir)
     generator = load_generator(config.generator.weights)
     critic = load_critic(config.critic.weights)
     judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
-    groups = curated(config, plan.curation, generator.fingerprint)
+    groups = curated(run_dir, slots(config, generator.fingerprint, critic.fingerprint, plan.curation))
     pools = pair_pools(config, groups)
     rows = measured(config, plan.evaluation, generator.fingerprint, policy.fingerprint, judge.fingerprint)
     if not rows:
@@ -61,7 +66,7 @@ def write_run_report(run_dir: Path) -> Path:
     candidates = [c for group in groups for c in group.candidates]
     untrained = [name for name, pool in pools.items() if len(pool) == 0]
     data = ReportData(
-        title=run_dir.name,
+        title=base_name(run_dir),
         report=report,
         videos=_videos(config, plan, rows, dimensions),
         curves=_curves(folder),
@@ -77,18 +82,24 @@ def write_run_report(run_dir: Path) -> Path:
         },
         pairs={name: len(pool) for name, pool in pools.items()},
         quarantined=[
-            {"name": Path(q.path).name, "reason": q.reason, "message": q.message} for q in plan.quarantined
+            {"name": base_name(q.path), "reason": q.reason, "message": q.message} for q in plan.quarantined
+        ]
+        + [
+            {"name": row["path"], "reason": row["reason"], "message": row["message"]}
+            for row in refused_store(run_dir).rows()
         ],
         config=to_yaml(config),
-        versions=json.loads((run_dir / "versions.json").read_text()),
+        versions=read_versions(run_dir),
         fingerprints={
             "base": generator.fingerprint,
             "critic": critic.fingerprint,
             "policy": policy.fingerprint,
             "judge": judge.fingerprint,
         },
-        command=f"ft2ray align {run_dir / 'config.yaml'}",
+        command=f"ft2ray align {join(run_dir, 'config.yaml')}",
         judge=judge.source,
+        links=_links(run_dir, folder),
+        links_end=(datetime.now(UTC) + timedelta(seconds=WEEK)).strftime("%d %B %Y, %H:%M UTC"),
         notes=[f"Not trained, because the critic's scores gave not one pair: {', '.join(untrained)}."]
         if untrained
         else [],
@@ -96,14 +107,16 @@ def write_run_report(run_dir: Path) -> Path:
     return write_report(data, run_dir)
 
 
-def export_run_pairs(run_dir: Path, out: Path) -> str:
+def export_run_pairs(run_dir: str, out: str) -> str:
     """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
     config, plan = read_config(run_dir), read_plan(run_dir)
-    groups = curated(config, plan.curation, load_generator(config.generator.weights).fingerprint)
+    generator, critic = load_generator(config.generator.weights), load_critic(config.critic.weights)
+    groups = curated(run_dir, slots(config, generator.fingerprint, critic.fingerprint, plan.curation))
     if not groups:
         raise ValueError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
-    counts = export_pairs(groups, pair_rule(config), out / "pairs.parquet", QUESTIONS)
-    return f"{out / 'pairs.parquet'}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
+    file = join(out, PAIRS)
+    counts = export_pairs(groups, pair_rule(config), file, QUESTIONS)
+    return f"{file}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
 def _calibration(critic: Critic, dimensions: tuple[str, ...]) -> dict[str, Any]:
@@ -132,8 +145,9 @@ def _videos(
         for m in rows:
             if m["system"] == system and m["video"] and m["prompt_id"] in words:
                 figures = _chosen(dict(m["metrics"]), dimensions)
-                path = Path(config.run_dir) / m["video"]
-                videos.append(ReportVideo(words[m["prompt_id"]], system, path, figures))
+                url = join(config.run_dir, m["video"])
+                link = presigned(url, WEEK) if is_s3(url) else None
+                videos.append(ReportVideo(words[m["prompt_id"]], system, local_copy(url), figures, link))
     return videos
 
 
@@ -141,11 +155,21 @@ def _words(prompt: Prompt) -> str:
     return f"{Path(prompt.portrait).stem} with {Path(prompt.speech).stem} from {prompt.start_seconds:g} s"
 
 
-def _curves(folder: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def _links(run_dir: str, policy: str) -> dict[str, str]:
+    """Links to what somebody without the store's credentials may want to load, where the run is on S3."""
+    if not is_s3(run_dir):
+        return {}
+    folder = join("policies", base_name(policy))
+    files = [f"{folder}/{file}" for file in list_files(policy, recursive=True)]
+    files += [file for file in (PAIRS, "config.yaml", "report.json") if exists(join(run_dir, file))]
+    return {file: presigned(join(run_dir, file), WEEK) for file in files}
+
+
+def _curves(folder: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Loss, margin and accuracy per adapter, as means over SMOOTHING updates."""
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     raw: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for point in json.loads(curves_file(folder).read_text()):
+    for point in json.loads(read_bytes(curves_url(folder))):
         for key in ("loss", "margin", "accuracy"):
             raw[key, point["name"]].append((point["step"], point[key]))
     for (key, name), points in raw.items():

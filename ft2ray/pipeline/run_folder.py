@@ -6,6 +6,9 @@ train/                                     checkpoints of the Ray Train run
 policies/                                  adapters (peft/diffusers layout), gate, curves
 tensorboard/ videos/                       scalars; evaluation clips with sound
 report.html report.json
+.lock                                      whose run it is (a file lock, or a lease where the folder is on S3)
+
+The folder is a local path or an s3:// URL.
 """
 
 from __future__ import annotations
@@ -17,14 +20,16 @@ import platform
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 import ft2ray
 from ft2ray.config import AlignConfig, load_config, to_yaml
+from ft2ray.pipeline.lease import lease
 from ft2ray.pipeline.prompts import Plan, Quarantined
 from ft2ray.records import Prompt
-from ft2ray.storage import write_atomically
+from ft2ray.storage import base_name, exists, is_s3, join, local_copy, read_bytes, write_atomically
 
 PACKAGES = (
     "torch",
@@ -40,24 +45,31 @@ PACKAGES = (
 )
 
 
-def publish(run_dir: str | Path, policy: Path) -> None:
+def publish(run_dir: str | Path, policy: str | Path) -> None:
     """Make `policy` (a folder below policies/) the one that the run stands for."""
-    write_atomically(Path(run_dir) / "policies" / "current", policy.name.encode())
+    write_atomically(join(run_dir, "policies", "current"), base_name(policy).encode())
 
 
-def policy_dir(run_dir: str | Path) -> Path:
+def policy_dir(run_dir: str | Path) -> str:
     """The current policy; raises ValueError where the run has none (yet)."""
-    current = Path(run_dir) / "policies" / "current"
-    if not current.is_file():
+    current = join(run_dir, "policies", "current")
+    if not exists(current):
         raise ValueError(
             f"{run_dir} holds no trained policy; run `ft2ray align run_dir={run_dir}` to its end first"
         )
-    return current.parent / current.read_text()
+    return join(run_dir, "policies", read_bytes(current).decode())
 
 
 @contextlib.contextmanager
 def exclusive(run_dir: str | Path) -> Iterator[None]:
-    """Only one `align` works in a run folder; the lock goes with the process, however that ends."""
+    """Only one `align` works in a run folder; the lock goes with the process, however that ends.
+
+    On S3 it goes a minute after the process, and whoever starts again at once waits for that.
+    """
+    if is_s3(run_dir):
+        with lease(join(run_dir, ".lock"), "ft2ray align"):
+            yield
+        return
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     lock = FileLock(Path(run_dir) / ".lock")
     try:
@@ -70,27 +82,26 @@ def exclusive(run_dir: str | Path) -> Iterator[None]:
 
 
 def write_inputs(config: AlignConfig, plan: Plan) -> None:
-    root = Path(config.run_dir)
-    versions = {name: metadata.version(name) for name in PACKAGES}
+    versions = {package: metadata.version(package) for package in PACKAGES}
     versions |= {
         "ft2ray": ft2ray.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-    write_atomically(root / "config.yaml", to_yaml(config).encode())
-    write_atomically(root / "versions.json", json.dumps(versions, indent=1).encode())
-    write_atomically(root / "prompts.json", json.dumps(dataclasses.asdict(plan), indent=1).encode())
+    write_atomically(join(config.run_dir, "config.yaml"), to_yaml(config).encode())
+    _write_json(config.run_dir, "versions.json", versions)
+    _write_json(config.run_dir, "prompts.json", dataclasses.asdict(plan))
 
 
 def read_config(run_dir: str | Path) -> AlignConfig:
-    file = Path(run_dir) / "config.yaml"
-    if not file.is_file():
+    file = join(run_dir, "config.yaml")
+    if not exists(file):
         raise ValueError(f"{run_dir} is not a run folder: it has no config.yaml")
-    return load_config(file)
+    return load_config(local_copy(file))
 
 
 def read_plan(run_dir: str | Path) -> Plan:
-    tree = json.loads((Path(run_dir) / "prompts.json").read_text())
+    tree = json.loads(read_bytes(join(run_dir, "prompts.json")))
     return Plan(
         curation=[Prompt(**p) for p in tree["curation"]],
         evaluation=[Prompt(**p) for p in tree["evaluation"]],
@@ -98,23 +109,21 @@ def read_plan(run_dir: str | Path) -> Plan:
     )
 
 
-def add_quarantined(run_dir: str | Path, quarantined: Quarantined) -> None:
-    """Media that was found unusable only after the prompts were planned."""
-    plan = read_plan(run_dir)
-    if quarantined not in plan.quarantined:
-        plan.quarantined.append(quarantined)
-        write_atomically(
-            Path(run_dir) / "prompts.json", json.dumps(dataclasses.asdict(plan), indent=1).encode()
-        )
+def read_versions(run_dir: str | Path) -> dict[str, str]:
+    return json.loads(read_bytes(join(run_dir, "versions.json")))
 
 
 def add_seconds(run_dir: str | Path, stage: str, seconds: float) -> None:
     """Wall time per stage, summed over all attempts."""
     times = read_seconds(run_dir)
     times[stage] = times.get(stage, 0.0) + seconds
-    write_atomically(Path(run_dir) / "seconds.json", json.dumps(times).encode())
+    _write_json(run_dir, "seconds.json", times)
 
 
 def read_seconds(run_dir: str | Path) -> dict[str, float]:
-    file = Path(run_dir) / "seconds.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    file = join(run_dir, "seconds.json")
+    return json.loads(read_bytes(file)) if exists(file) else {}
+
+
+def _write_json(run_dir: str | Path, file: str, value: Any) -> None:
+    write_atomically(join(run_dir, file), json.dumps(value, indent=1).encode())

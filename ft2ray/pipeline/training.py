@@ -1,9 +1,9 @@
 """TLPO as one Ray Train run: stage 1 trains all experts from one stream, stage 2 the gate.
 
-Every worker reads the committed groups, makes the same draws and takes its share of each batch; gradients are
-averaged. A batch of one dimension touches that expert only, so co-training equals separate runs. The baseline
-`dpo_sum` is one more adapter in the same run, on pairs of the summed score, with as many updates as all the
-experts together.
+Every worker takes in the same groups at the same steps, makes the same draws and takes its share of each
+batch; gradients are averaged. A batch of one dimension touches that expert only, so co-training equals
+separate runs. The baseline `dpo_sum` is one more adapter in the same run, on pairs of the summed score, with
+as many updates as all the experts together. At the end of every round the policy is published.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import contextlib
 import json
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,19 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from ft2ray.config import AlignConfig, to_dict
+from ft2ray.config import AlignConfig
 from ft2ray.parts import load_generator
-from ft2ray.pipeline.curation import read_groups
+from ft2ray.pipeline.intake import Intake
+from ft2ray.pipeline.policies import is_published, policy_url, publish_version
+from ft2ray.pipeline.schedule import Slot, last_step
 from ft2ray.preference.draws import DrawConfig, PairPool
-from ft2ray.preference.rules import PairRule, full_dimension_pairs, pairs, summed_pairs
-from ft2ray.records import PromptGroup, content_id
-from ft2ray.storage import write_atomically
+from ft2ray.preference.rules import Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.records import PromptGroup
+from ft2ray.storage import filesystem, join, read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
 from ft2ray.tlpo.gate import GateConfig
 from ft2ray.tlpo.losses import LossConfig
-from ft2ray.tlpo.policy import SUM, save_policy
+from ft2ray.tlpo.policy import SUM
 from ft2ray.tlpo.run import FULL, TlpoRun, TlpoSettings
 
 
@@ -42,82 +45,75 @@ def pair_rule(config: AlignConfig) -> PairRule:
     )
 
 
-def pair_pools(config: AlignConfig, groups: list[PromptGroup]) -> dict[str, PairPool]:
-    """Pairs of every dimension, of the summed score and of stage 2 from the groups' scores."""
-    rule, dimensions = pair_rule(config), config.tlpo.dimensions
-    pools = {name: PairPool() for name in (*dimensions, SUM, FULL)}
+def pairs_of(config: AlignConfig, group: PromptGroup) -> dict[str, list[Pair]]:
+    """Pairs of every dimension, of the summed score and of stage 2 from the scores of one group."""
+    rule, p_NK = pair_rule(config), group.scores_NK()
+    return {
+        **pairs(p_NK, config.tlpo.dimensions, rule),
+        SUM: summed_pairs(p_NK, rule),
+        FULL: full_dimension_pairs(p_NK, rule),
+    }
+
+
+def pair_pools(config: AlignConfig, groups: Sequence[PromptGroup]) -> dict[str, PairPool]:
+    """All pairs of these groups by pool, as a training that has taken them all in would hold them."""
+    pools = {name: PairPool() for name in (*config.tlpo.dimensions, SUM, FULL)}
     for group in groups:
-        p_NK = group.scores_NK()
-        for name, found in pairs(p_NK, dimensions, rule).items():
+        for name, found in pairs_of(config, group).items():
             pools[name].add(group.group_id, found)
-        pools[SUM].add(group.group_id, summed_pairs(p_NK, rule))
-        pools[FULL].add(group.group_id, full_dimension_pairs(p_NK, rule))
     return pools
 
 
-def training_key(config: AlignConfig, groups: list[PromptGroup]) -> str:
-    """Identity of the policy that this training makes: settings, base, critic and data."""
-    sections = {k: to_dict(v) for k, v in (("tlpo", config.tlpo), ("preference", config.preference))}
-    sections["tlpo"].pop("checkpoint_every")  # how often it is saved does not change what is learnt
-    data = [(g.group_id, g.generator, g.critic, g.scores_NK().tolist()) for g in groups]
-    return content_id(sections, config.seed, json.dumps(data))
-
-
-def curves_file(published: Path) -> Path:
-    """Training curves of a published policy: a list of {"step", "name", metric: value, ...}."""
-    return published.with_name(published.name + ".curves.json")
-
-
-def train(config: AlignConfig, groups: list[PromptGroup]) -> Path:
-    """Train (or go on training) the policy of these groups; returns its published folder."""
+def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> str:
+    """Train, or go on training, to the end of `round`; returns the URL of the policy published then."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    key = training_key(config, groups)
-    published = Path(config.run_dir).absolute() / "policies" / key
-    if not (published / "policy.json").is_file():
-        if config.tlpo.batch % config.tlpo.workers:
-            raise ValueError(
-                f"tlpo.batch {config.tlpo.batch} must be a multiple of tlpo.workers {config.tlpo.workers}"
-            )
-        resources = {"CPU": config.cluster.train_cpus, "GPU": config.cluster.train_gpus}
-        storage = Path(config.run_dir).absolute() / "train"
-        trainer = TorchTrainer(
-            _train_loop,
-            train_loop_config={
-                "config": config,
-                "published": str(published),
-                "group_ids": [group.group_id for group in groups],
-            },
-            scaling_config=ScalingConfig(
-                num_workers=config.tlpo.workers,
-                use_gpu=config.cluster.train_gpus > 0,
-                resources_per_worker={k: v for k, v in resources.items() if v},
-            ),
-            run_config=RunConfig(
-                name=key,
-                storage_path=str(storage),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=3),
-            ),
+    published = policy_url(config.run_dir, key, round + 1)
+    if is_published(published):
+        return published
+    if config.tlpo.batch % config.tlpo.workers:
+        raise ValueError(
+            f"tlpo.batch {config.tlpo.batch} must be a multiple of tlpo.workers {config.tlpo.workers}"
         )
-        with progress(storage / key, config.tlpo.steps + config.tlpo.gate_steps):
-            trainer.fit()
+    resources = {"CPU": config.cluster.train_cpus, "GPU": config.cluster.train_gpus}
+    files, path = filesystem(join(config.run_dir, "train"))
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={"config": config, "key": key, "slots": list(slots), "round": round},
+        scaling_config=ScalingConfig(
+            num_workers=config.tlpo.workers,
+            use_gpu=config.cluster.train_gpus > 0,
+            resources_per_worker={k: v for k, v in resources.items() if v},
+        ),
+        run_config=RunConfig(
+            name=key,
+            storage_path=path,
+            storage_filesystem=files,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    with progress(config, key, last_step(config, round)):
+        trainer.fit()
     return published
 
 
+def progress_url(run_dir: str, key: str) -> str:
+    """Where rank 0 says how far the training is: {"step", "time"}."""
+    return join(run_dir, "train", f"{key}.progress.json")
+
+
 @contextmanager
-def progress(folder: Path, steps: int) -> Iterator[None]:
-    """A progress bar that follows the checkpoints in `folder`: the workers may sit on other machines."""
-    finished = threading.Event()
+def progress(config: AlignConfig, key: str, steps: int) -> Iterator[None]:
+    """A progress bar that follows what rank 0 reports: it may sit on another machine."""
+    finished, url = threading.Event(), progress_url(config.run_dir, key)
 
     def follow() -> None:
-        with tqdm(total=steps, unit="step") as bar:
+        with tqdm(total=steps, unit="step", position=0 if config.schedule.max_staleness == 0 else 1) as bar:
             while not finished.wait(1.0):
-                for state in folder.glob("checkpoint_*/state/state.json"):
-                    with contextlib.suppress(OSError, ValueError):  # being written, or just deleted
-                        step = json.loads(state.read_text())["counters"]["step"]
-                        bar.update(max(0, step - bar.n))
+                with contextlib.suppress(FileNotFoundError):  # nothing reported yet
+                    bar.update(max(0, json.loads(read_bytes(url))["step"] - bar.n))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -150,47 +146,52 @@ def _train_loop(arguments: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     config: AlignConfig = arguments["config"]
+    key, run_dir = arguments["key"], config.run_dir
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    wanted = set(arguments["group_ids"])
-    groups = [group for group in read_groups(config.run_dir) if group.group_id in wanted]
-    run = TlpoRun(
-        load_generator(config.generator.weights),
-        groups,
-        pair_pools(config, groups),
-        settings(config),
-        rank,
-        workers,
-    )
+    run = TlpoRun(load_generator(config.generator.weights), settings(config), rank, workers)
+    intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group), rank)
     curves: list[dict[str, Any]] = []
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             run.restore(Path(folder) / "state")
             curves = json.loads((Path(folder) / "curves.json").read_text())
-    if rank != 0:
-        run.train(lambda run: ray.train.report({"step": run.step}))
-        return
 
     def save(run: TlpoRun) -> None:
+        if rank != 0:
+            ray.train.report({"step": run.step})
+            return
         curves.extend(run.curves)
-        _log(writer, run.curves)
+        log(run.curves)
         run.curves.clear()
         with tempfile.TemporaryDirectory() as folder:
             run.save(Path(folder) / "state")
             (Path(folder) / "curves.json").write_text(json.dumps(curves))
             ray.train.report({"step": run.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        state = {"step": run.step, "time": time.time()}
+        write_atomically(progress_url(run_dir, key), json.dumps(state).encode())
 
-    # A resumed run overwrites what TensorBoard had of the steps after its checkpoint.
-    with SummaryWriter(str(Path(config.run_dir) / "tensorboard"), purge_step=run.step) as writer:
-        run.train(save)
-    published = Path(arguments["published"])
-    write_atomically(curves_file(published), json.dumps(curves).encode())
-    save_policy(published, run.policy())
+    with tensorboard(config, run.step if rank == 0 else None) as log:
+        for round in range(arguments["round"] + 1):
+            end = min(last_step(config, round), run.last_step)
+            run.train(end, save, intake)
+            if rank == 0 and run.step == end:  # beyond it, an earlier attempt has published this round
+                publish_version(run_dir, key, round + 1, run.policy(), curves)
 
 
-def _log(writer: SummaryWriter, curves: list[dict[str, Any]]) -> None:
-    for point in curves:
-        for key, value in point.items():
-            if key not in ("step", "name"):
-                writer.add_scalar(f"{point['name']}/{key}", value, point["step"])
+@contextmanager
+def tensorboard(config: AlignConfig, step: int | None) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Writes points of the curves from `step` on, over what was written of later steps before a restart."""
+    if step is None:
+        yield lambda curves: None
+        return
+    with SummaryWriter(join(config.run_dir, "tensorboard"), purge_step=step) as writer:
+
+        def write(curves: list[dict[str, Any]]) -> None:
+            for point in curves:
+                for name, value in point.items():
+                    if name not in ("step", "name"):
+                        writer.add_scalar(f"{point['name']}/{name}", value, point["step"])
+
+        yield write

@@ -1,19 +1,20 @@
 """The whole of TLPO as one resumable loop in plain PyTorch: stage 1 (experts), then stage 2 (gate).
 
-    run = TlpoRun(generator, groups, pools, settings, rank, workers)
-    run.train(save)             # save(run) is called every `checkpoint_every` steps and at the end
-    run.policy()                # the experts and the gate as they are now
+    run = TlpoRun(generator, settings, rank, workers)
+    run.add(group, pairs)           # as often as there are groups, before or during the training
+    run.train(until, save, intake)  # intake(run) before every step, save(run) every `checkpoint_every` steps
+    run.policy()                    # the experts and the gate as they are now
 
 One step of stage 1 updates every expert once, each on a batch of its own dimension, and the baseline `sum`
-(plain DPO on the summed score) as often as all experts together. Dimensions without a single pair are left
-untrained, which `untrained` names.
+(plain DPO on the summed score) as often as all experts together. A dimension that has no pair (yet) is left
+alone, which `untrained` names.
 
 Shapes: C latent channels, F latent frames, H W latent grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ import torch
 
 from ft2ray.generator.sampler import Conditions
 from ft2ray.preference.draws import DrawConfig, PairPool, draws
+from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
 from ft2ray.tlpo.experts import ExpertConfig, Experts
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
@@ -75,22 +77,15 @@ class TlpoRun:
     def __init__(
         self,
         generator: TrainableGenerator,
-        groups: list[PromptGroup],
-        pools: dict[str, PairPool],
         settings: TlpoSettings,
         rank: int = 0,
         workers: int = 1,
     ):
-        self.generator, self.pools, self.settings = generator, pools, settings
+        self.generator, self.settings = generator, settings
         self.rank, self.workers = rank, workers
-        self.groups = {group.group_id: group for group in groups}
         self.adapters = (*settings.dimensions, SUM)
-        self.untrained = [name for name in (*self.adapters, FULL) if len(pools[name]) == 0]
-        if all(name in self.untrained for name in settings.dimensions):
-            raise ValueError(
-                "no dimension has a single preference pair; lower preference.margin, set "
-                "preference.answers_differ=false, or curate more candidates"
-            )
+        self.groups: dict[str, PromptGroup] = {}
+        self.pools = {name: PairPool() for name in (*self.adapters, FULL)}
         self.experts = Experts(generator.transformer, self.adapters, settings.expert)
         config = generator.transformer.config
         width = config.num_attention_heads * config.attention_head_dim
@@ -104,14 +99,38 @@ class TlpoRun:
             self.optimizers[GATE] = torch.optim.AdamW(
                 self.gate.parameters(), settings.gate_learning_rate, weight_decay=0.0
             )
-        self.cursors = dict.fromkeys(pools, 0)
+        self.cursors = dict.fromkeys(self.pools, 0)
         self.step = 0
         self.curves: list[dict[str, float | int | str]] = []
 
-    def train(self, save: Callable[[TlpoRun], None]) -> None:
-        settings = self.settings
-        last = settings.steps + (settings.gate_steps if self.gate_learns else 0)
-        while self.step < last:
+    @property
+    def untrained(self) -> list[str]:
+        """Adapters (and the full dimension) without a single pair."""
+        return [name for name, pool in self.pools.items() if len(pool) == 0]
+
+    @property
+    def last_step(self) -> int:
+        return self.settings.steps + (self.settings.gate_steps if self.gate_learns else 0)
+
+    def add(self, group: PromptGroup, pairs: Mapping[str, list[Pair]]) -> None:
+        """Draw from this group's `pairs` (by pool) from now on."""
+        self.groups[group.group_id] = group
+        for name, found in pairs.items():
+            self.pools[name].add(group.group_id, found)
+
+    def train(
+        self, until: int, save: Callable[[TlpoRun], None], intake: Callable[[TlpoRun], None] | None = None
+    ) -> None:
+        """Go on to step `until` (or the last one); `intake` may add groups and may wait for them."""
+        settings, until = self.settings, min(until, self.last_step)
+        while self.step < until:
+            if intake is not None:
+                intake(self)
+            if set(settings.dimensions) <= set(self.untrained):
+                raise ValueError(
+                    "no dimension has a single preference pair; lower preference.margin, set "
+                    "preference.answers_differ=false, or curate more candidates"
+                )
             if self.step < settings.steps:
                 for name in settings.dimensions:
                     self._update_expert(name)
@@ -120,7 +139,7 @@ class TlpoRun:
             else:
                 self._update_gate()
             self.step += 1
-            if self.step % settings.checkpoint_every == 0 or self.step in (settings.steps, last):
+            if self.step % settings.checkpoint_every == 0 or self.step in (settings.steps, until):
                 save(self)
 
     def policy(self) -> Policy:

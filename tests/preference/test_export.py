@@ -7,6 +7,7 @@ import pytest
 from ft2ray.preference.export import FULL, export_pairs
 from ft2ray.preference.rules import PairRule
 from ft2ray.records import Candidate, PromptGroup
+from ft2ray.storage import read_bytes
 
 DIMS = ("mn", "ls", "vq")
 
@@ -27,7 +28,7 @@ def make_group(name: str, scores: list[list[float] | None]) -> PromptGroup:
         for i, row in enumerate(scores)
     ]
     return PromptGroup(
-        name, "prompt", "a.jpg", "pid", "b.wav", 0.0, 3.0, "gen", "critic", DIMS,
+        name, 0, "prompt", "a.jpg", "pid", "b.wav", 0.0, 3.0, "gen", "critic", DIMS,
         np.zeros((1, 2), np.float32), np.zeros((4, 2), np.float32), 3, candidates,
     )  # fmt: skip
 
@@ -81,3 +82,9 @@ def test_an_error_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
         export_pairs(broken(), PairRule(), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["pairs.parquet"]
+
+
+def test_pairs_are_exported_to_s3(s3, tmp_path):
+    counts = export_pairs(GROUPS, PairRule(), f"{s3}/pairs.parquet")
+    assert counts == export_pairs(GROUPS, PairRule(), tmp_path / "pairs.parquet") and sum(counts.values())
+    assert read_bytes(f"{s3}/pairs.parquet") == (tmp_path / "pairs.parquet").read_bytes()
