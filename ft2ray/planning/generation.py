@@ -1,0 +1,138 @@
+"""What the generator's work costs: sampling a clip, and a training step on preference pairs.
+
+The real modules run under `trace`; only the loss, a handful of numbers per pair, is left out.
+
+Shapes: B samples, C latent channels, F latent frames, H W latent grid, L tokens, D token width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer
+from ft2ray.planning.shapes import GeneratorShape
+from ft2ray.planning.trace import Cost, extrapolated, trace
+from ft2ray.tlpo.experts import ExpertConfig, Experts
+from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+
+
+def inputs(shape: GeneratorShape, batch: int, device: str = "meta") -> dict[str, Any]:
+    """Arguments of one call of the transformer for `batch` samples."""
+    architecture, dtype = shape.architecture, shape.dtype
+    channels = architecture["in_channels"]  # noise, and what is stacked behind it
+
+    def zeros(*sizes: int) -> Tensor:
+        return torch.zeros(batch, *sizes, dtype=dtype, device=device)
+
+    return {
+        "hidden_states": zeros(channels, *shape.latent_CFHW[1:]),
+        "timestep": torch.full((batch,), 500.0, device=device),
+        "encoder_hidden_states": zeros(shape.text, architecture["text_dim"]),
+        "encoder_hidden_states_image": zeros(shape.image, architecture["image_dim"]) if shape.image else None,
+        "audio": zeros(shape.audio, architecture["audio_features"]),
+        "return_dict": False,
+    }
+
+
+def forward_cost(shape: GeneratorShape, batch: int) -> Cost:
+    """One call of the transformer without gradients, as the sampler makes it for `batch` guidance passes."""
+
+    def cost(layers: int) -> Cost:
+        model, arguments = shape.transformer(layers), inputs(shape, batch)
+        with torch.no_grad():
+            return trace(lambda: model(**arguments))
+
+    return _over_layers(shape, cost)
+
+
+def decode_cost(shape: GeneratorShape) -> Cost:
+    """The VAE's decoder on one clip; the portrait codec's work is done by the CPU and not counted."""
+    if not shape.wan:
+        return Cost(0.0, 0.0)
+    channels, frames, height, width = shape.latent_CFHW
+    vae = shape.vae()
+
+    def cost(count: int) -> Cost:
+        latent_BCFHW = torch.zeros(1, channels, count, height, width, device="meta")
+        with torch.no_grad():
+            return trace(lambda: vae.decode(latent_BCFHW))
+
+    return extrapolated(cost, frames)
+
+
+def expert_step_cost(shape: GeneratorShape, expert: ExpertConfig, pairs: int, checkpointing: bool) -> Cost:
+    """A step of stage 1 on `pairs` pairs: reference and policy on winners and losers, and the backward."""
+
+    def cost(layers: int) -> Cost:
+        model = shape.transformer(layers)
+        experts = experts_on(shape, model, ("expert",), expert)
+        return _step_cost(shape, model, experts, None, pairs, checkpointing)
+
+    return _over_layers(shape, cost)
+
+
+def gate_step_cost(
+    shape: GeneratorShape, expert: ExpertConfig, dimensions: tuple[str, ...], pairs: int, checkpointing: bool
+) -> Cost:
+    """A step of stage 2: the same with all experts frozen and at work, and the backward to the gate."""
+
+    def cost(layers: int) -> Cost:
+        model = shape.transformer(layers)
+        experts = experts_on(shape, model, dimensions, expert)
+        width = model.config["num_attention_heads"] * model.config["attention_head_dim"]
+        with torch.device("meta"):
+            gate = TimestepLayerGate(layers, len(dimensions), width, GateConfig("full"))
+        return _step_cost(shape, model, experts, gate, pairs, checkpointing)
+
+    return _over_layers(shape, cost)
+
+
+def experts_on(
+    shape: GeneratorShape, model: SpeechWanTransformer, names: tuple[str, ...], expert: ExpertConfig
+) -> Experts:
+    """Experts without data; peft makes them on the CPU, whatever the base is on."""
+    experts = Experts(model, names, expert)
+    for name in names:
+        for parameter in experts.parameters(name):
+            parameter.data = parameter.data.to(shape.dtype)
+    model.to("meta")  # type: ignore[arg-type]  # a closed signature of theirs
+    return experts
+
+
+def expert_parameters(shape: GeneratorShape, expert: ExpertConfig) -> int:
+    """Parameters of one expert."""
+    experts = Experts(shape.transformer(1), ("expert",), expert)
+    return shape.layers * sum(parameter.numel() for parameter in experts.parameters("expert"))
+
+
+def _step_cost(
+    shape: GeneratorShape,
+    model: SpeechWanTransformer,
+    experts: Experts,
+    gate: TimestepLayerGate | None,
+    pairs: int,
+    checkpointing: bool,
+) -> Cost:
+    arguments = inputs(shape, 2 * pairs)
+    if checkpointing:
+        model.train()
+        model.enable_gradient_checkpointing()
+    within = experts.train_expert("expert") if gate is None else experts.fused(experts.names, gate)
+    learning = experts.parameters("expert") if gate is None else list(gate.parameters())
+
+    def step() -> object:
+        with torch.no_grad(), experts.reference():
+            model(**arguments)
+        with within:
+            return torch.autograd.grad(model(**arguments)[0].sum(), learning)
+
+    return trace(step)
+
+
+def _over_layers(shape: GeneratorShape, cost: Any) -> Cost:
+    # Blocks are alike in FantasyTalking's way only; where speech is added, the first half differs.
+    same = shape.backbone is AudioWanTransformer
+    return extrapolated(cost, shape.layers) if same else cost(shape.layers)

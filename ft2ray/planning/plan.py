@@ -1,0 +1,262 @@
+"""`ft2ray plan`: what a configuration takes on a named card, and whether it can run there at all.
+
+    plan = make_plan(config)
+    print(plan.table())
+    plan.check()                # ValueError with the sum where a worker does not fit on its card
+
+FLOPs and bytes come from running the configured modules without data (trace.py); seconds are FLOPs over the
+card's bf16 rate times `plan.achieved`, an assumption that only a run on the card can replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ft2ray.config import AlignConfig
+from ft2ray.generator.sampler import SamplerConfig, guidance_weights
+from ft2ray.planning.critic_cost import CriticShape, critic_shape, scoring_cost
+from ft2ray.planning.generation import (
+    decode_cost,
+    expert_parameters,
+    expert_step_cost,
+    forward_cost,
+    gate_step_cost,
+)
+from ft2ray.planning.gpus import USABLE, Gpu, gpu_named
+from ft2ray.planning.shapes import GeneratorShape, generator_shape
+from ft2ray.tlpo.experts import ExpertConfig
+
+GB, TERA = 1e9, 1e12
+TF32_RATE = 0.5  # of the bf16 rate: the VAE's convolutions run in float32
+OPTIMIZER_BYTES = 12  # per trained parameter: float32 master copy and AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Bytes of one worker by what they are for, in the order of the table."""
+
+    name: str
+    bytes: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.bytes.values())
+
+    def sum_text(self) -> str:
+        parts = " + ".join(f"{amount / GB:.3g} {what}" for what, amount in self.bytes.items())
+        return f"{parts} = {self.total / GB:.3g} GB"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something done again and again: FLOPs of one, seconds of one on one card."""
+
+    name: str
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the table says; see `make_plan`."""
+
+    gpu: Gpu
+    cards: int
+    achieved: float
+    facts: dict[str, str]
+    workers: tuple[Worker, ...]
+    other_memory: dict[str, float] = field(default_factory=dict)
+    works: tuple[Work, ...] = ()
+    totals: dict[str, float] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """The plan in plain text."""
+        card = f"{self.gpu.memory_gb:g} GB, {self.gpu.tflops:g} TFLOP/s in bf16"
+        lines = [f"{self.cards} x {self.gpu.name} ({card}), of whose rate {self.achieved:.0%} is assumed", ""]
+        width = max(map(len, self.facts))
+        lines += [f"{name:<{width}}  {value}" for name, value in self.facts.items()]
+        lines += ["", f"memory of one worker (a card offers {self.gpu.usable_gb:.1f} GB to tensors)"]
+        for worker in self.workers:
+            fits = "fits" if self.fits(worker) else "DOES NOT FIT"
+            lines.append(f"  {worker.name}: {worker.sum_text()}, {fits}")
+        lines += [f"  ({name}: {amount / GB:.3g} GB)" for name, amount in self.other_memory.items()]
+        lines += ["", f"{'work, on one card':<28}{'TFLOP':>10}{'time':>14}"]
+        lines += [f"  {w.name:<26}{w.flops / TERA:>10.4g}{_duration(w.seconds):>14}" for w in self.works]
+        lines += ["", f"the whole run, on {self.cards} cards"]
+        lines += [f"  {name:<44}{_duration(seconds):>12}" for name, seconds in self.totals.items()]
+        return "\n".join(lines)
+
+    def fits(self, worker: Worker) -> bool:
+        return worker.total <= self.gpu.usable_gb * GB
+
+    def check(self) -> None:
+        """Raise ValueError, with the sum, unless every worker fits on a card."""
+        refused = [
+            f"{worker.name} needs {worker.sum_text()}" for worker in self.workers if not self.fits(worker)
+        ]
+        if refused:
+            raise ValueError(
+                f"plan: {'; '.join(refused)}; of the {self.gpu.memory_gb:g} GB of one {self.gpu.name} "
+                f"{self.gpu.usable_gb:.1f} GB ({USABLE:.0%}) are for tensors. Take a larger plan.gpu, "
+                "plan.checkpointing=true, plan.zero_stage=3, fewer plan.pairs, or smaller clips"
+            )
+
+
+def make_plan(config: AlignConfig) -> Plan:
+    """Cost of `config` on the card of its `plan` section. ValueError for what can not be planned."""
+    p, t = config.plan, config.tlpo
+    gpu, shape = gpu_named(p.gpu), generator_shape(config)
+    critic = critic_shape(
+        config.critic.weights, shape.seconds, p.critic_fps, p.critic_pixels, len(t.dimensions)
+    )
+    expert = ExpertConfig(rank=t.rank, alpha=t.alpha)
+    share = t.batch // p.workers or 1  # pairs of one step that fall to one worker
+    pairs = min(p.pairs, share)
+    experts = expert_parameters(shape, expert)
+
+    def seconds(flops: float, rate: float = 1.0) -> float:
+        return flops / (gpu.tflops * TERA * p.achieved * rate)
+
+    passes = _guidance_passes(config, shape)
+    forward, decode = forward_cost(shape, max(passes)), decode_cost(shape)
+    calls = config.generator.steps * sum(passes) / len(passes) / max(passes)
+    scoring = scoring_cost(critic)
+    step = {on: expert_step_cost(shape, expert, pairs, on) for on in (True, False)}
+    gate = gate_step_cost(shape, expert, t.dimensions, pairs, p.checkpointing)
+
+    clip = Work(
+        "generate one clip",
+        forward.flops * calls + decode.flops,
+        seconds(forward.flops * calls) + seconds(decode.flops, TF32_RATE),
+    )
+    score = Work("score one clip", scoring.flops, seconds(scoring.flops))
+    update, gate_update = (
+        Work(name, cost.flops * t.batch / pairs, seconds(cost.flops * t.batch / pairs))
+        for name, cost in (("DPO step of one expert", step[p.checkpointing]), ("DPO step of the gate", gate))
+    )
+    # Every round generates each prompt once more; the baseline trains as often as all experts together.
+    clips = config.prompts.curation * config.curation.candidates * config.schedule.rounds
+    updates = 2 * len(t.dimensions) * t.steps
+    training = updates * update.seconds + t.gate_steps * gate_update.seconds
+    on_one = {
+        f"curation: {clips} clips generated": clips * clip.seconds,
+        f"curation: {clips} clips scored": clips * score.seconds,
+        f"training: {updates} expert and {t.gate_steps} gate steps": training,
+    }
+    totals = {name: value / p.workers for name, value in on_one.items()}
+
+    base, thinker = shape.transformer(), critic.thinker()
+    encoders, text_encoder, vae = shape.encoders(), shape.text_encoder(), shape.vae() if shape.wan else None
+    sampling = {
+        "transformer": _bytes(base),
+        "VAE and encoders": sum(_bytes(m) for m in (vae, *encoders.values()) if m is not None),
+        "activations": max(forward.peak_bytes, decode.peak_bytes),
+    }
+    loading = {"transformer": _bytes(base), "text encoder": _bytes(text_encoder) if text_encoder else 0.0}
+    workers = (
+        Worker("generator", max(sampling, loading, key=lambda parts: sum(parts.values()))),
+        Worker("critic", {"weights": _bytes(thinker), "cache and activations": scoring.peak_bytes}),
+        training_worker(config, shape, base, experts, step[p.checkpointing].peak_bytes, gate.peak_bytes),
+    )
+    other = "without" if p.checkpointing else "with"
+    return Plan(
+        gpu=gpu,
+        cards=p.workers,
+        achieved=p.achieved,
+        facts=_facts(config, shape, critic, base, thinker, experts),
+        workers=workers,
+        other_memory={f"training activations {other} checkpointing": step[not p.checkpointing].peak_bytes},
+        works=(clip, score, update, gate_update),
+        totals=totals | {"together": sum(totals.values())},
+    )
+
+
+def training_worker(
+    config: AlignConfig,
+    shape: GeneratorShape,
+    base: nn.Module,
+    experts: int,
+    expert_peak: float,
+    gate_peak: float,
+) -> Worker:
+    """Memory of one training worker. All experts and the baseline lie there, one of them learns at a time.
+
+    ZeRO shares out over the workers: at stage 1 the optimiser, at 2 the gradients too, at 3 the weights too.
+    """
+    p = config.plan
+    adapters = len(config.tlpo.dimensions) + 1
+    own, shared = shape.dtype.itemsize, 1 / p.workers
+    gradients = experts * own
+    weights = _bytes(base)
+    if p.zero_stage == 3:  # the block at work and the one being fetched are whole
+        block = max(_bytes(module) for module in base.blocks)  # type: ignore[union-attr]
+        weights = weights * shared + 2 * block
+    return Worker(
+        "training",
+        {
+            "base": weights,
+            "adapters": adapters * experts * own * (shared if p.zero_stage == 3 else 1),
+            "gradients": gradients * (shared if p.zero_stage >= 2 else 1),
+            "optimiser": adapters * experts * OPTIMIZER_BYTES * (shared if p.zero_stage >= 1 else 1),
+            # The peak of a step has the gradients of its adapter in it.
+            "activations": max(expert_peak - gradients, gate_peak),
+        },
+    )
+
+
+def _facts(
+    config: AlignConfig,
+    shape: GeneratorShape,
+    critic: CriticShape,
+    base: nn.Module,
+    thinker: nn.Module,
+    experts: int,
+) -> dict[str, str]:
+    t, p = config.tlpo, config.plan
+    f, h, w = shape.latent_CFHW[1:]
+    frames, rows, columns = critic.grid
+    return {
+        "generator": f"{shape.name}, {_count(base.parameters())} parameters in {shape.dtype}".replace(
+            "torch.", ""
+        ),
+        "clip": f"{shape.seconds:.2f} s, latent {f} x {h} x {w}, {shape.tokens:,} tokens",
+        "sampling": f"{config.generator.steps} steps, guidance passes per step: "
+        + ", ".join(map(str, sorted(set(_guidance_passes(config, shape))))),
+        "critic": f"{critic.name}, {_count(thinker.parameters())} parameters",
+        "scored clip": f"{critic.prefix_tokens:,} tokens (sound, and {frames} x {rows} x {columns} patches), "
+        f"{critic.questions} questions",
+        "experts": f"{len(t.dimensions)} and the baseline, rank {t.rank}: {experts / 1e6:,.1f} M each",
+        "training": f"{t.batch} pairs a step, ZeRO {p.zero_stage}, "
+        f"{'with' if p.checkpointing else 'without'} checkpointing",
+    }
+
+
+def _guidance_passes(config: AlignConfig, shape: GeneratorShape) -> list[int]:
+    """Passes of the guidance for each of the scales that the candidates are dealt."""
+    return [
+        len(
+            guidance_weights(
+                SamplerConfig(text_scale=config.generator.text_scale, audio_scale=scale), shape.wan
+            )
+        )
+        for scale in config.curation.audio_scales
+    ]
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _bytes(module: nn.Module) -> float:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> str:
+    total = sum(parameter.numel() for parameter in parameters)
+    return f"{total / 1e9:.2f} B" if total >= 1e8 else f"{total / 1e6:.2f} M"
