@@ -57,6 +57,11 @@ def exists(url: str | Path) -> bool:
     return s3.head(str(url)) is not None if is_s3(url) else Path(url).is_file()
 
 
+def size(url: str | Path) -> int:
+    """Bytes of the file `url`; FileNotFoundError where there is none."""
+    return _require(url)["ContentLength"] if is_s3(url) else Path(url).stat().st_size
+
+
 def read_bytes(url: str | Path) -> bytes:
     return s3.read(str(url)).data if is_s3(url) else Path(url).read_bytes()
 

@@ -110,6 +110,7 @@ def test_files_are_written_listed_read_and_deleted(tmp_path):
     assert not write_atomically(root / "a.txt", b"2", if_absent=True)
     assert storage.read_bytes(root / "a.txt") == b"1" and storage.exists(root / "a.txt")
     assert write_atomically(root / "a.txt", b"3") and storage.read_bytes(root / "a.txt") == b"3"
+    assert storage.size(root / "a.txt") == 1
     write_atomically(root / "deep" / "b.txt", b"")
     write_atomically(root / ".hidden.txt", b"")
     write_atomically(root / ".hidden" / "c.txt", b"")

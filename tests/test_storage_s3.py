@@ -26,6 +26,7 @@ def test_files_are_written_listed_read_and_deleted(s3):
     assert not write_atomically(f"{s3}/a.txt", b"2", if_absent=True)
     assert storage.read_bytes(f"{s3}/a.txt") == b"1" and storage.exists(f"{s3}/a.txt")
     assert write_atomically(f"{s3}/a.txt", b"3") and storage.read_bytes(f"{s3}/a.txt") == b"3"
+    assert storage.size(f"{s3}/a.txt") == 1
     for name in ("deep/b.txt", ".hidden.txt", ".hidden/c.txt", "d.bin"):
         write_atomically(f"{s3}/{name}", b"")
     assert storage.list_files(s3) == storage.list_files(f"{s3}/") == ["a.txt", "d.bin"]
