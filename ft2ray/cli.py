@@ -1,4 +1,4 @@
-"""The command line: `ft2ray align | generate | score | report | export-pairs`.
+"""The command line: `ft2ray align | status | plan | generate | score | report | export-... | import-adapter`.
 
 Every path may be an s3:// URL. User mistakes (ValueError) end as one sentence and exit code 2; anything else
 keeps its traceback.
@@ -41,6 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     align.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     align.set_defaults(run_command=_align)
 
+    plan = commands.add_parser(
+        "plan", help="memory, time and cost of a configuration on named GPUs; starts nothing"
+    )
+    plan.add_argument(
+        "settings", nargs="*", metavar="CONFIG.yaml | a.b=c", help="as for align; see the section plan"
+    )
+    plan.set_defaults(run_command=_plan)
+
     generate = commands.add_parser("generate", help="animate a portrait with a recording")
     generate.add_argument("--portrait", required=True)
     generate.add_argument("--audio", required=True)
@@ -65,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--critic", default="embedded", help="folder of a critic's weights")
     score.set_defaults(run_command=_score)
 
+    status = commands.add_parser("status", help="how far a run is: groups, pairs, staleness, steps, refusals")
+    status.add_argument("run", metavar="RUN_DIR")
+    status.add_argument("--watch", action="store_true", help="again and again until the run is finished")
+    status.add_argument(
+        "--timeline",
+        metavar="TRACE.json",
+        help="also write who did what when, for Perfetto or chrome://tracing",
+    )
+    status.set_defaults(run_command=_status)
+
     report = commands.add_parser("report", help="write report.html and report.json of a run folder again")
     report.add_argument("run", metavar="RUN_DIR")
     report.set_defaults(run_command=_report)
@@ -73,6 +91,24 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", metavar="RUN_DIR")
     export.add_argument("out", metavar="OUT_DIR")
     export.set_defaults(run_command=_export_pairs)
+
+    adapters = commands.add_parser(
+        "export-adapters",
+        help="a run's policy as LoRA files for diffusers or ComfyUI; a gate as one file per timestep bucket",
+    )
+    adapters.add_argument("run", metavar="RUN_DIR")
+    adapters.add_argument("out", metavar="OUT_DIR")
+    adapters.add_argument("--layout", default="diffusers", help="diffusers (default) or comfyui")
+    adapters.add_argument("--buckets", type=int, default=4, help="files that stand for the gate (4)")
+    adapters.set_defaults(run_command=_export_adapters)
+
+    imported = commands.add_parser(
+        "import-adapter", help="put a LoRA that was trained elsewhere in the place of one of a run's experts"
+    )
+    imported.add_argument("file", metavar="FILE.safetensors")
+    imported.add_argument("--run", required=True, metavar="RUN_DIR")
+    imported.add_argument("--dimension", required=True, help="the expert to replace: ls, mn, vq")
+    imported.set_defaults(run_command=_import_adapter)
     return parser
 
 
@@ -99,6 +135,14 @@ def _align(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.align import align
 
     align(config)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from ft2ray.planning.plan import make_plan
+
+    plan = make_plan(read_settings(arguments.settings))
+    print(plan.table())
+    plan.check()
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -153,6 +197,19 @@ def _score(arguments: argparse.Namespace) -> None:
         raise ValueError("; ".join(failed))
 
 
+def _status(arguments: argparse.Namespace) -> None:
+    from ft2ray.pipeline.status import read_status, watch
+    from ft2ray.pipeline.timeline import chrome_trace, read_spans
+    from ft2ray.storage import write_atomically
+
+    if arguments.watch:
+        watch(arguments.run)
+    else:
+        print(read_status(arguments.run))
+    if arguments.timeline:
+        write_atomically(arguments.timeline, chrome_trace(read_spans(arguments.run)).encode())
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.reporting import write_run_report
 
@@ -163,6 +220,27 @@ def _export_pairs(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.reporting import export_run_pairs
 
     print(export_run_pairs(arguments.run, arguments.out))
+
+
+def _export_adapters(arguments: argparse.Namespace) -> None:
+    from ft2ray.pipeline.exchange import export_run_adapters
+
+    index = export_run_adapters(arguments.run, arguments.out, arguments.layout, arguments.buckets)
+    for name, about in index["files"].items():
+        line = f"{name}: rank {about['rank']}, alpha {about['alpha']:g}"
+        if "t" in about:
+            line += (
+                f", for t from {about['t'][0]:.3f} down to {about['t'][1]:.3f}, off the gate by "
+                f"{about['error']['of_velocity']:.2%} of the velocity, "
+                f"{about['error']['of_effect']:.1%} of what alignment adds"
+            )
+        print(line)
+
+
+def _import_adapter(arguments: argparse.Namespace) -> None:
+    from ft2ray.pipeline.exchange import import_run_adapter
+
+    print(import_run_adapter(arguments.file, arguments.run, arguments.dimension))
 
 
 if __name__ == "__main__":

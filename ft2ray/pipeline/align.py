@@ -33,7 +33,13 @@ from ft2ray.pipeline.policies import is_published, policy_url
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.prompts import Plan, plan_prompts
 from ft2ray.pipeline.reporting import write_run_report
-from ft2ray.pipeline.run_folder import add_seconds, exclusive, publish, write_inputs
+from ft2ray.pipeline.run_folder import (
+    add_seconds,
+    exclusive,
+    publish,
+    write_fingerprints,
+    write_inputs,
+)
 from ft2ray.pipeline.schedule import Slot, oldest_policy, slots, training_key
 from ft2ray.pipeline.training import pair_pools, train
 from ft2ray.storage import absolute, delete, join, write_atomically
@@ -77,6 +83,7 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     critic = load_critic(config.critic.weights)
     judge = Judge.load(run_judge(config)).fingerprint
     check_critic(config, critic)
+    write_fingerprints(config.run_dir, generator, critic.fingerprint)
     key = training_key(config, generator, critic.fingerprint, plan.curation)
     work = Work(config, key, slots(config, generator, critic.fingerprint, plan.curation))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,11 @@ from ray.data import ActorPoolStrategy
 from ft2ray.config import AlignConfig
 from ft2ray.media.errors import MediaError
 from ft2ray.media.video import FPS, write_video
+from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import newest_policy, policy_url
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
+from ft2ray.pipeline.timeline import Span, commit_spans
 from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup
 from ft2ray.storage import RowStore, join, local_copy, new_file
 
@@ -71,6 +74,7 @@ class GenerateGroup:
         self.mesher = FaceMesher()
         self.stores = group_store(config.run_dir), refused_store(config.run_dir)
         self.version, self.policy = 0, BASE_POLICY
+        self.lane = f"{platform.node()} {os.getpid()}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ft2ray.media.portrait import load_portrait
@@ -90,7 +94,7 @@ class GenerateGroup:
             path = f"{prompt.portrait} with {prompt.speech}"
             return out | {"refused": {"path": path, "reason": error.reason, "message": str(error)}}
         group, views = self.generate(slot, portrait, wav_T)
-        span = {"actor": os.getpid(), "began": began, "ended": time.time(), "version": self.version}
+        span = Span("generate", self.lane, slot.group_id, slot.round, self.version, began, ended=time.time())
         return out | {"group": group, "views": views, "span": span}
 
     def take_newest_policy(self, round: int) -> None:
@@ -179,9 +183,10 @@ class ScoreAndCommit:
         from ft2ray.pipeline.critic_service import score_views
 
         slot: Slot = row["slot"]
-        summary = {"group_id": slot.group_id, "round": slot.round, "unscored": 0, "span": row["span"]}
+        summary = {"group_id": slot.group_id, "round": slot.round, "unscored": 0}
         if row["refused"] is not None:
             self.refused.commit_once([{"group_id": slot.group_id, **row["refused"]}])
+            metric("ft2ray_refused_total").inc()
             return summary
         group: PromptGroup | None = row["group"]
         if group is None:
@@ -192,8 +197,18 @@ class ScoreAndCommit:
         for (candidate, _), (scores, error) in zip(seen, results, strict=True):
             candidate.scores, candidate.error = scores, error
         group.critic = self.critic
-        self.groups.commit_once([group.to_row()])
-        return summary | {"unscored": sum(candidate.scores is None for candidate in group.candidates)}
+        unscored = sum(candidate.scores is None for candidate in group.candidates)
+        if self.groups.commit_once([group.to_row()]):
+            self.report(row["span"], unscored)
+        return summary | {"unscored": unscored}
+
+    def report(self, span: Span, unscored: int) -> None:
+        commit_spans(self.config.run_dir, [span])
+        metric("ft2ray_groups_total").inc(tags={"round": str(span.round)})
+        if unscored:
+            metric("ft2ray_candidates_unscored_total").inc(unscored)
+        metric("ft2ray_group_seconds").observe(span.ended - span.began)
+        metric("ft2ray_staleness_rounds").set(span.round - span.version)
 
 
 def curated(run_dir: str, slots: Sequence[Slot]) -> list[PromptGroup]:

@@ -55,7 +55,7 @@ class Intake:
         self.log = {int(name.removesuffix(".json")): name for name in names} if rank == 0 else {}
 
     def __call__(self, run: TlpoRun) -> None:
-        while not self._complete:
+        while not self.complete:
             joining, enough = self._agree(self._decide(run) if self.rank == 0 else None)
             for group_id in joining:
                 group = PromptGroup.from_row(self.groups.get(group_id))
@@ -66,7 +66,8 @@ class Intake:
             time.sleep(POLL_SECONDS)
 
     @property
-    def _complete(self) -> bool:
+    def complete(self) -> bool:
+        """Whether every slot has been taken in or given up."""
         return len(self.seen) + self.given_up >= len(self.wanted)
 
     def _decide(self, run: TlpoRun) -> tuple[list[str], int, bool]:

@@ -1,7 +1,10 @@
 """What a run folder holds, by name, and the first things written there.
 
 config.yaml versions.json prompts.json     what was asked, with what, on what (and what was quarantined)
-store/groups store/measurements            Parquet shards: prompt groups, measurements
+fingerprints.json                          the base and the critic
+store/groups store/refused                 Parquet shards: prompt groups, slots given up
+store/measurements timeline                measurements; who did what when
+intake                                     which groups the training saw from which step on
 train/                                     checkpoints of the Ray Train run
 policies/                                  adapters (peft/diffusers layout), gate, curves
 tensorboard/ videos/                       scalars; evaluation clips with sound
@@ -111,6 +114,22 @@ def read_plan(run_dir: str | Path) -> Plan:
 
 def read_versions(run_dir: str | Path) -> dict[str, str]:
     return json.loads(read_bytes(join(run_dir, "versions.json")))
+
+
+def write_fingerprints(run_dir: str | Path, generator: str, critic: str) -> None:
+    """Which base and which critic the run works with: nobody has to load them to find its groups."""
+    _write_json(run_dir, "fingerprints.json", {"generator": generator, "critic": critic})
+
+
+def read_fingerprints(run_dir: str | Path) -> tuple[str, str]:
+    """Generator and critic of the run; ValueError where none has begun."""
+    file = join(run_dir, "fingerprints.json")
+    if not exists(file):
+        raise ValueError(
+            f"{run_dir} holds no run that has begun; start it with `ft2ray align run_dir={run_dir}`"
+        )
+    found = json.loads(read_bytes(file))
+    return found["generator"], found["critic"]
 
 
 def add_seconds(run_dir: str | Path, stage: str, seconds: float) -> None:

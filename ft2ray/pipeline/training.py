@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,10 @@ from tqdm import tqdm
 from ft2ray.config import AlignConfig
 from ft2ray.parts import load_generator
 from ft2ray.pipeline.intake import Intake
+from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
 from ft2ray.pipeline.schedule import Slot, last_step
+from ft2ray.pipeline.timeline import TrainingClock
 from ft2ray.preference.draws import DrawConfig, PairPool
 from ft2ray.preference.rules import Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
@@ -100,7 +103,7 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
 
 
 def progress_url(run_dir: str, key: str) -> str:
-    """Where rank 0 says how far the training is: {"step", "time"}."""
+    """Where rank 0 says how far the training is: {"step"}."""
     return join(run_dir, "train", f"{key}.progress.json")
 
 
@@ -151,6 +154,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     run = TlpoRun(load_generator(config.generator.weights), settings(config), rank, workers)
     intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group), rank)
+    clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -158,26 +162,46 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             run.restore(Path(folder) / "state")
             curves = json.loads((Path(folder) / "curves.json").read_text())
 
-    def save(run: TlpoRun) -> None:
-        if rank != 0:
-            ray.train.report({"step": run.step})
+    def take_in(run: TlpoRun) -> None:
+        if intake.complete:
             return
-        curves.extend(run.curves)
-        log(run.curves)
-        run.curves.clear()
-        with tempfile.TemporaryDirectory() as folder:
-            run.save(Path(folder) / "state")
-            (Path(folder) / "curves.json").write_text(json.dumps(curves))
-            ray.train.report({"step": run.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-        state = {"step": run.step, "time": time.time()}
-        write_atomically(progress_url(run_dir, key), json.dumps(state).encode())
+        clock.stop(run.step, round)
+        intake(run)
+        clock.start(run.step)
+
+    def save(run: TlpoRun) -> None:
+        clock.stop(run.step, round)
+        if rank == 0:
+            curves.extend(run.curves)
+            log(run.curves)
+            show(run)
+            run.curves.clear()
+            with tempfile.TemporaryDirectory() as folder:
+                run.save(Path(folder) / "state")
+                (Path(folder) / "curves.json").write_text(json.dumps(curves))
+                ray.train.report({"step": run.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            clock.commit()
+            write_atomically(progress_url(run_dir, key), json.dumps({"step": run.step}).encode())
+        else:
+            ray.train.report({"step": run.step})
+        clock.start(run.step)
 
     with tensorboard(config, run.step if rank == 0 else None) as log:
         for round in range(arguments["round"] + 1):
             end = min(last_step(config, round), run.last_step)
-            run.train(end, save, intake)
+            clock.start(run.step)
+            run.train(end, save, take_in)
             if rank == 0 and run.step == end:  # beyond it, an earlier attempt has published this round
                 publish_version(run_dir, key, round + 1, run.policy(), curves)
+
+
+def show(run: TlpoRun) -> None:
+    """The newest figures as metrics."""
+    metric("ft2ray_train_step").set(run.step)
+    metric("ft2ray_train_groups").set(len(run.groups))
+    for point in run.curves:
+        for name in ("loss", "accuracy"):
+            metric(f"ft2ray_train_{name}").set(point[name], tags={"adapter": point["name"]})
 
 
 @contextmanager

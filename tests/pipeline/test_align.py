@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,25 +34,28 @@ SETTINGS = [
     "evaluation.seeds=[0]",
     "evaluation.report_videos=1",
     "evaluation.bootstrap=200",
+    "schedule.rounds=2",
 ]
+TOGETHER = "schedule.max_staleness=1"
+SLOTS = 6  # 3 prompts in 2 rounds
 
 
-def start(run_dir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}", *SETTINGS]
+def start(run_dir: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}", *SETTINGS, *more]
     return subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(run_dir: Path) -> None:
-    process = start(run_dir)
+def finish(run_dir: Path, *more: str) -> None:
+    process = start(run_dir, *more)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-3000:]
 
 
-def kill_when(run_dir: Path, reached, still_open) -> None:
+def kill_when(run_dir: Path, reached, still_open, *more: str) -> None:
     """SIGKILL the run once `reached()`; unless `still_open()` holds then, the kill came too late to test."""
-    process = start(run_dir)
+    process = start(run_dir, *more)
     deadline = time.monotonic() + 400
     while not reached():
         assert process.poll() is None, "the run ended before it could be killed"
@@ -99,7 +103,16 @@ def test_a_run_ends_in_a_complete_report(undisturbed):
         "http-equiv", ""
     )
     plan = read_plan(undisturbed)
-    assert len(read_groups(undisturbed)) == len(plan.curation) == 3
+    assert len(plan.curation) == 3 and len(read_groups(undisturbed)) == SLOTS
+
+
+def test_the_second_round_is_generated_by_the_policy_of_the_first(undisturbed):
+    policies = {
+        round: {c.policy for g in read_groups(undisturbed) if g.round == round for c in g.candidates}
+        for round in (0, 1)
+    }
+    (first,) = (undisturbed / "policies").glob("*-1/policy.json")
+    assert policies == {0: {"base"}, 1: {json.loads(first.read_text())["fingerprint"]}}
 
 
 def test_killed_in_every_stage_it_goes_on_and_ends_the_same(undisturbed, tmp_path):
@@ -111,7 +124,7 @@ def test_killed_in_every_stage_it_goes_on_and_ends_the_same(undisturbed, tmp_pat
     kill_when(
         tmp_path,
         lambda: len(list((tmp_path / "train").glob("*/checkpoint_*"))) >= 2,
-        lambda: not (tmp_path / "policies").exists(),
+        lambda: not (tmp_path / "policies" / "current").exists(),
     )
     assert all(path.stat().st_mtime_ns == before[path] for path in before), "a committed group was made again"
     kill_when(
@@ -127,3 +140,34 @@ def test_a_finished_run_makes_nothing_again(undisturbed):
     finish(undisturbed)
     assert {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")} == files
     assert {p: p.stat().st_mtime_ns for p in policy_dir(undisturbed).rglob("*") if p.is_file()} == policy
+
+
+def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path):
+    def committed():
+        return list((tmp_path / "store" / "groups").glob("*.parquet"))
+
+    kill_when(
+        tmp_path,
+        lambda: len(committed()) >= 1 and any((tmp_path / "intake").rglob("*.json")),
+        lambda: len(committed()) < SLOTS,
+        TOGETHER,
+    )
+    finish(tmp_path, TOGETHER)
+    groups = read_groups(tmp_path)
+    assert len({(g.round, g.prompt_id) for g in groups}) == len(groups) == len(committed()) == SLOTS
+    versions = {"base": 0} | {
+        json.loads(file.read_text())["fingerprint"]: int(file.parent.name.rpartition("-")[2])
+        for file in (tmp_path / "policies").glob("*/policy.json")
+    }
+    for group in groups:
+        assert {group.round - versions[c.policy] for c in group.candidates} <= {0, 1}, "too stale"
+
+    joined = [json.loads(file.read_text()) for file in sorted((tmp_path / "intake").rglob("*.json"))]
+    assert sorted(sum(joined, [])) == sorted(g.group_id for g in groups), "every group joined exactly once"
+    assert len(joined) > 1, "the training began before all groups were there"
+
+    policy = result(tmp_path)["policy"]
+    shutil.rmtree(tmp_path / "train")
+    shutil.rmtree(tmp_path / "policies")
+    finish(tmp_path, TOGETHER)  # the same groups at the same steps, as the intake has them written down
+    assert result(tmp_path)["policy"] == policy
