@@ -1,4 +1,4 @@
-"""One view of a run while it goes on, read from its folder alone: it works from any machine, and afterwards."""
+"""One view of a run, while it goes on and afterwards, read from its folder alone: from any machine."""
 
 from __future__ import annotations
 
