@@ -1,0 +1,140 @@
+"""Adapters of a run out to other programs, and adapters trained elsewhere in.
+
+OUT_DIR/<system>.safetensors            one LoRA per system that is a plain LoRA: experts, dpo_sum, uniform
+OUT_DIR/tlpo_<i>of<n>.safetensors       the gate's experts merged for a bucket of timesteps
+OUT_DIR/adapters.json                   what each file is: strength, range of t, error of the bucketing
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ft2ray.config import AlignConfig
+from ft2ray.generator.sampler import Conditions, timesteps
+from ft2ray.parts import load_generator
+from ft2ray.pipeline.curation import read_groups
+from ft2ray.pipeline.run_folder import policy_dir, publish, read_config
+from ft2ray.storage import exists, is_s3, join, local_copy, upload_folder
+from ft2ray.tlpo.adapters import LAYOUTS, Adapter, read_adapter, write_adapter
+from ft2ray.tlpo.buckets import Bucket, BucketError, bucketing_errors, merged_adapter, timestep_buckets
+from ft2ray.tlpo.policy import SUM, AttachedPolicy, Policy, load_policy, save_policy, whole_directory
+from ft2ray.tlpo.run import TrainableGenerator
+
+INDEX = "adapters.json"
+SAMPLES = 4  # stored candidates, each of another prompt, on which the error of the bucketing is measured
+
+
+def export_run_adapters(
+    run_dir: str, out: str, layout: str = "diffusers", buckets: int = 4
+) -> dict[str, Any]:
+    """Write the adapters of a run's policy to the new folder `out`; returns what adapters.json says.
+
+    A gate gives its experts other weights at every timestep, which no LoRA file can. It is written as
+    `buckets` merged files, each for a range of t, with the error against the exact gate on candidates of
+    the run. Raises ValueError where there is nothing to export or `out` holds files already.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"adapter: layout {layout!r} is unknown; take one of {', '.join(LAYOUTS)}")
+    config = read_config(run_dir)
+    folder = policy_dir(run_dir)
+    if exists(join(out, INDEX)) or (not is_s3(out) and Path(out).exists() and any(Path(out).iterdir())):
+        raise ValueError(f"{out} holds files already; give a new folder")
+    generator = load_generator(config.generator.weights)
+    policy = load_policy(folder, generator.fingerprint)
+    files = {
+        f"{system}.safetensors": ({"system": system}, a) for system, a in _static_systems(policy).items()
+    }
+    if "tlpo" in policy.systems():
+        found = _bucketed(config, run_dir, generator, policy, buckets)
+        for number, (bucket, error) in enumerate(found, 1):
+            about = {
+                "system": "tlpo",
+                "t": [bucket.high, bucket.low],
+                "sampler_t": bucket.times_S.tolist(),
+                "error": dataclasses.asdict(error),
+            }
+            name = f"tlpo_{number}of{len(found)}.safetensors"
+            files[name] = (about, merged_adapter(policy, bucket.weights_NK))
+    index = {
+        "policy": policy.fingerprint,
+        "base": policy.base_fingerprint,
+        "layout": layout,
+        "files": {
+            name: {**about, "rank": adapter[0].r, "alpha": adapter[0].lora_alpha}
+            for name, (about, adapter) in files.items()
+        },
+    }
+
+    def write(where: Path) -> None:
+        for name, (_, adapter) in files.items():
+            write_adapter(where / name, adapter, layout)
+        (where / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    if is_s3(out):
+        with tempfile.TemporaryDirectory() as temporary:
+            write(Path(temporary))
+            upload_folder(temporary, out, last=INDEX)
+    else:
+        with whole_directory(out) as path:
+            write(path)
+    return index
+
+
+def import_run_adapter(file: str, run_dir: str, dimension: str) -> str:
+    """Put the LoRA `file` in the place of a run's expert; returns the new current policy's folder.
+
+    The gate stays the one that was trained with the former expert, and the former policy stays in the run.
+    """
+    config = read_config(run_dir)
+    folder = policy_dir(run_dir)
+    generator = load_generator(config.generator.weights)
+    policy = load_policy(folder, generator.fingerprint)
+    if dimension not in policy.dimensions:
+        raise ValueError(f"{run_dir} has no dimension {dimension!r}; it has {', '.join(policy.dimensions)}")
+    if not exists(file):
+        raise ValueError(f"adapter: no file {file}; give one .safetensors file")
+    adapter = read_adapter(local_copy(file), generator.transformer)
+    policy = dataclasses.replace(policy, adapters={**policy.adapters, dimension: adapter})
+    imported = join(run_dir, "policies", f"imported-{policy.fingerprint}")
+    save_policy(imported, policy)
+    publish(run_dir, imported)
+    return imported
+
+
+def _static_systems(policy: Policy) -> dict[str, Adapter]:
+    """Systems that are one LoRA, exactly."""
+    found = {}
+    for system in policy.systems():
+        if system.startswith("expert_"):
+            found[system] = policy.adapters[system.removeprefix("expert_")]
+        elif system == "dpo_sum":
+            found[system] = policy.adapters[SUM]
+        elif system == "uniform":
+            count = len(policy.dimensions)
+            found[system] = merged_adapter(policy, torch.full((1, count), 1 / count))
+    return found
+
+
+def _bucketed(
+    config: AlignConfig, run_dir: str, generator: TrainableGenerator, policy: Policy, buckets: int
+) -> list[tuple[Bucket, BucketError]]:
+    groups = read_groups(run_dir)[:SAMPLES]
+    if not groups:
+        raise ValueError(f"{run_dir} holds no curated groups to measure the error of the bucketing on")
+    samples = []
+    for group in groups:
+        audio_LD = torch.from_numpy(group.audio_LD)
+        text_LD = None if group.text_LD is None else torch.from_numpy(group.text_LD)
+        latent_CFHW = torch.from_numpy(group.candidates[0].latents_CFHW)
+        samples.append((latent_CFHW[None], [Conditions(text_LD, audio_LD, group.frames)]))
+    assert policy.gate is not None
+    times_S = torch.tensor(timesteps(config.generator.steps, config.generator.shift)[:-1])
+    found = timestep_buckets(policy.gate, generator.transformer.timestep_embedding, times_S, buckets)
+    attached = AttachedPolicy(generator.transformer, policy)
+    return list(zip(found, bucketing_errors(generator.velocity, attached, found, samples), strict=True))
