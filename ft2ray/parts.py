@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from pathlib import Path
 from typing import Any
 
 from ft2ray.critic.critic import Critic, TalkingCritic
@@ -24,16 +25,29 @@ def load_generator(weights: str) -> Generator:
     """The generator that `generator.weights` names; ValueError where there is none."""
     if _FACTORY.fullmatch(weights):
         return _call(weights)
+    kind, folder = _generator(weights)
+    return kind.load(folder)
+
+
+def generator_fingerprint(weights: str) -> str:
+    """The fingerprint of `load_generator(weights)`, from the files alone where it is one of ours."""
+    if _FACTORY.fullmatch(weights):
+        return _call(weights).fingerprint
+    kind, folder = _generator(weights)
+    return kind.fingerprint_of(folder)
+
+
+def _generator(weights: str) -> tuple[type[Generator], str | Path]:
     if weights == "embedded":
-        return Generator.load()
+        return Generator, weights
     folder = local_folder(weights)
     codec = read_config(folder)["codec"]
     if codec == "portrait":
-        return Generator.load(folder)
+        return Generator, folder
     if codec == "wan":
         from ft2ray.generator.generator_wan import WanGenerator  # its encoders take seconds to import
 
-        return WanGenerator.load(folder)
+        return WanGenerator, folder
     raise ValueError(f"generator: {weights} wants the codec {codec!r}, known: portrait, wan")
 
 

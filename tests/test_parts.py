@@ -1,7 +1,7 @@
 import pytest
 
 from ft2ray.generator.generator import Generator
-from ft2ray.parts import load_critic, load_generator
+from ft2ray.parts import generator_fingerprint, load_critic, load_generator
 from ft2ray.storage import upload_folder
 from tests.conftest import ASSETS
 
@@ -13,7 +13,8 @@ class Mine:
 
 
 def test_embedded_folder_or_factory():
-    assert isinstance(load_generator("embedded"), Generator)
+    generator = load_generator("embedded")
+    assert isinstance(generator, Generator) and generator.fingerprint == generator_fingerprint("embedded")
     assert load_critic(f"{__name__}:Mine.load") == "my own"
 
 

@@ -27,6 +27,8 @@ from ft2ray.media.video import FPS
 FRAME_SAMPLES = SAMPLE_RATE // FPS
 TOKENS_PER_FRAME = 2
 
+_ASSETS = Path(str(files("ft2ray") / "assets"))
+
 __all__ = ["Conditions", "Generator", "SamplerConfig", "speech_tokens"]
 
 
@@ -75,18 +77,22 @@ class Generator:
 
         Raises ValueError, naming the file and the key, for anything that does not fit.
         """
-        assets = Path(str(files("ft2ray") / "assets"))
-        folder = assets / "base" if str(path) == "embedded" else Path(path)
+        folder = _folder(path)
         config = read_portrait_config(folder)
         if config["codec"] != "portrait":
             raise ValueError(f"generator: {folder} wants the codec {config['codec']!r}, known: 'portrait'")
-        digest = hashlib.sha256()
-        for file in (folder / CONFIG_FILE, folder / WEIGHTS_FILE, assets / "motion_basis.safetensors"):
+        fingerprint = cls.fingerprint_of(folder)
+        return cls(load_transformer(folder), PortraitCodec(), config["latent_scale"], fingerprint)
+
+    @classmethod
+    def fingerprint_of(cls, path: str | Path) -> str:
+        """The fingerprint of `load(path)` from the files alone."""
+        folder, digest = _folder(path), hashlib.sha256()
+        for file in (folder / CONFIG_FILE, folder / WEIGHTS_FILE, _ASSETS / "motion_basis.safetensors"):
             if not file.is_file():
                 raise ValueError(f"generator: no {file}")
             digest.update(file.read_bytes())
-        fingerprint = digest.hexdigest()[:16]
-        return cls(load_transformer(folder), PortraitCodec(), config["latent_scale"], fingerprint)
+        return digest.hexdigest()[:16]
 
     def encode_prompt(self, portrait: Portrait, wav_T: np.ndarray) -> Conditions:
         """Conditions of one clip; its length is that of the speech.
@@ -120,3 +126,7 @@ class Generator:
         x_BCFHW: noisy latents; t_B in [0, 1]; conds: one per sample, all of the same length.
         """
         return conditional_velocity(self.transformer, x_BCFHW, t_B, conds)
+
+
+def _folder(path: str | Path) -> Path:
+    return _ASSETS / "base" if str(path) == "embedded" else Path(path)

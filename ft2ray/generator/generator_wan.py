@@ -95,6 +95,14 @@ class WanSettings:
             raise ValueError(f"{where} lacks {', '.join(sorted(missing))}")
         return cls(**values)
 
+    def locate(self, folder: Path) -> tuple[Path, Path, Path]:
+        """Where pipeline, audio weights and speech encoder lie; downloads those that are named by the hub."""
+        wanted = ["model_index.json", *(f"{part}/*" for part in PARTS)]
+        pipeline = find(self.pipeline, folder, "pipeline", wanted)
+        check_pipeline(pipeline)
+        audio = find(self.audio, folder, "audio")
+        return pipeline, audio, find(self.speech, folder, "speech", ["*.json", "*.safetensors"])
+
 
 class WanGenerator(Generator):
     """`Generator` on Wan: the portrait is the first frame and CLIP tokens, the text is fixed.
@@ -145,11 +153,7 @@ class WanGenerator(Generator):
         settings = WanSettings.read(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = getattr(torch, settings.dtype)
-        wanted = ["model_index.json", *(f"{part}/*" for part in PARTS)]
-        pipeline = find(settings.pipeline, folder, "pipeline", wanted)
-        check_pipeline(pipeline)
-        audio_file = find(settings.audio, folder, "audio")
-        speech_folder = find(settings.speech, folder, "speech", ["*.json", "*.safetensors"])
+        pipeline, audio_file, speech_folder = settings.locate(folder)
         audio = read_audio_weights(audio_file)
         kind = BACKBONES[settings.conditioning]
         if kind is AudioWanTransformer:
@@ -162,9 +166,21 @@ class WanGenerator(Generator):
         transformer = load_backbone(kind, pipeline / "transformer", arguments, audio, dtype, device)
         picture = PictureEncoder(pipeline, device) if transformer.config["image_dim"] else None
         text_LD, null_LD = encode_texts(pipeline, (settings.prompt, settings.negative_prompt), dtype, device)
-        parts = [pipeline / part for part in PARTS if (pipeline / part).is_dir()]
-        fingerprint = wan_fingerprint(settings, [*parts, audio_file, speech_folder])
+        fingerprint = cls.fingerprint_of(folder)
         return cls(transformer, codec, speech, picture, text_LD, null_LD, settings, fingerprint)
+
+    @classmethod
+    def fingerprint_of(cls, path: str | Path) -> str:
+        """The fingerprint of `load(path)` from the files alone: settings and contents, wherever these lie."""
+        folder = Path(path)
+        settings = WanSettings.read(folder)
+        pipeline, audio_file, speech_folder = settings.locate(folder)
+        parts = [pipeline / part for part in PARTS if (pipeline / part).is_dir()]
+        contents = [content_digest(place) for place in (*parts, audio_file, speech_folder)]
+        values = dataclasses.asdict(settings)
+        for place in ("pipeline", "audio", "speech"):
+            del values[place]
+        return hashlib.sha256(json.dumps([values, contents], sort_keys=True).encode()).hexdigest()[:16]
 
     def video_frames(self, samples: int) -> int:
         """Most video frames that so much sound fills: 4 n + 1. ValueError for less than two latent frames."""
@@ -209,12 +225,3 @@ def padded(cond: Conditions) -> Conditions:
     assert cond.text_LD is not None
     null = None if cond.null_text_LD is None else pad_text(cond.null_text_LD)
     return dataclasses.replace(cond, text_LD=pad_text(cond.text_LD), null_text_LD=null)
-
-
-def wan_fingerprint(settings: WanSettings, weights: Sequence[Path]) -> str:
-    """16 hex digits over the settings and the contents of the weights, wherever these lie."""
-    values = dataclasses.asdict(settings)
-    for place in ("pipeline", "audio", "speech"):
-        del values[place]
-    contents = [content_digest(path) for path in weights]
-    return hashlib.sha256(json.dumps([values, contents], sort_keys=True).encode()).hexdigest()[:16]
