@@ -17,6 +17,7 @@ from ft2ray.planning.shapes import GeneratorShape
 from ft2ray.planning.trace import Cost, extrapolated, trace
 from ft2ray.tlpo.experts import ExpertConfig, Experts
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.step import PairBatch, velocity_errors
 
 
 def inputs(shape: GeneratorShape, batch: int, device: str = "meta") -> dict[str, Any]:
@@ -117,17 +118,28 @@ def _step_cost(
     checkpointing: bool,
 ) -> Cost:
     arguments = inputs(shape, 2 * pairs)
+    channels = shape.latent_CFHW[0]
+    stacked_BCFHW = arguments.pop("hidden_states")[:, channels:]
     if checkpointing:
         model.train()
         model.enable_gradient_checkpointing()
     within = experts.train_expert("expert") if gate is None else experts.fused(experts.names, gate)
     learning = experts.parameters("expert") if gate is None else list(gate.parameters())
 
+    def velocity(x_BCFHW: Tensor, t_B: Tensor, conditions: list[Any]) -> Tensor:
+        x_BCFHW = torch.cat([x_BCFHW.to(shape.dtype), stacked_BCFHW], dim=1)
+        return model(x_BCFHW, **(arguments | {"timestep": 1000 * t_B}))[0]
+
+    winner, loser, noise = (torch.zeros(pairs, *shape.latent_CFHW, device="meta") for _ in range(3))
+    t_B = torch.zeros(pairs, device="meta")
+    batch = PairBatch(winner, loser, None, None, [None] * pairs, noise, t_B)
+
     def step() -> object:
         with torch.no_grad(), experts.reference():
-            model(**arguments)
+            reference = velocity_errors(velocity, batch, masked=False)
         with within:
-            return torch.autograd.grad(model(**arguments)[0].sum(), learning)
+            winner_B, loser_B = velocity_errors(velocity, batch, masked=False)
+            return reference, torch.autograd.grad((winner_B - loser_B).sum(), learning)
 
     return trace(step)
 

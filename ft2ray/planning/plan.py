@@ -121,8 +121,9 @@ def make_plan(config: AlignConfig) -> Plan:
         return flops / (gpu.tflops * TERA * p.achieved * rate)
 
     passes = _guidance_passes(config, shape)
-    forward, decode = forward_cost(shape, max(passes)), decode_cost(shape)
-    calls = config.generator.steps * sum(passes) / len(passes) / max(passes)
+    window, windows = shape.one_window()
+    forward, decode = forward_cost(window, max(passes)), decode_cost(shape)
+    calls = config.generator.steps * windows * sum(passes) / len(passes) / max(passes)
     scoring = scoring_cost(critic)
     step = {on: expert_step_cost(shape, expert, pairs, on) for on in (True, False)}
     gate = gate_step_cost(shape, expert, t.dimensions, pairs, p.checkpointing)

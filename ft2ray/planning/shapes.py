@@ -6,7 +6,7 @@ A pipeline of a Wan generator that is not on this machine is known by its hub na
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ft2ray.config import AlignConfig
 from ft2ray.generator.checkpoint import CONFIG_FILE, read_config, read_portrait_config
 from ft2ray.generator.generator import TOKENS_PER_FRAME
 from ft2ray.generator.generator_wan import BACKBONES, WanSettings
+from ft2ray.generator.sampler import SamplerConfig, window_starts
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer
 from ft2ray.generator.wan_encoders import TEXT_TOKENS
 from ft2ray.generator.wan_folder import read_architecture
@@ -55,8 +56,8 @@ CLIP_TOKENS, TOKENS_PER_SECOND = 257, 50  # of ViT-H/14 at 224 pixels; of wav2ve
 class GeneratorShape:
     """Everything about a generator that decides what it costs.
 
-    latent_CFHW: of one window of the sampler, without what an image-to-video model stacks behind the noise;
-    windows: how many of them a clip takes; text, image, audio: tokens of the conditions, image 0 for none.
+    latent_CFHW: of a clip, without what an image-to-video model stacks behind the noise; text, image, audio:
+    tokens of its conditions, image 0 for none; window, overlap: latent frames, as the sampler takes them.
     """
 
     name: str
@@ -68,6 +69,8 @@ class GeneratorShape:
     text: int
     image: int
     audio: int
+    window: int
+    overlap: int
     wan: bool
 
     @property
@@ -79,6 +82,15 @@ class GeneratorShape:
         """Tokens of one clip in the transformer."""
         f, h, w = (n // p for n, p in zip(self.latent_CFHW[1:], self.architecture["patch_size"], strict=True))
         return f * h * w
+
+    def one_window(self) -> tuple[GeneratorShape, int]:
+        """What the sampler hands the transformer at once, and how many times for a clip."""
+        channels, frames, height, width = self.latent_CFHW
+        part = min(frames, self.window)
+        window = replace(
+            self, latent_CFHW=(channels, part, height, width), audio=-(-self.audio * part // frames)
+        )
+        return window, len(window_starts(frames, self.window, self.overlap))
 
     def transformer(self, layers: int | None = None) -> SpeechWanTransformer:
         """The transformer without data; `layers` other than its own for an extrapolation."""
@@ -128,7 +140,7 @@ def generator_shape(config: AlignConfig) -> GeneratorShape:
     folder = Path(str(files("ft2ray") / "assets" / "base")) if weights == "embedded" else Path(weights)
     values = read_config(folder)
     if values["codec"] == "wan":
-        return _wan_shape(folder)
+        return _wan_shape(folder, config.prompts.seconds)
     if values["codec"] != "portrait":
         raise ValueError(
             f"plan: {folder / CONFIG_FILE} names the codec {values['codec']!r}, not portrait or wan"
@@ -145,11 +157,13 @@ def generator_shape(config: AlignConfig) -> GeneratorShape:
         text=1,
         image=0,
         audio=TOKENS_PER_FRAME * frames,
+        window=SamplerConfig.window,
+        overlap=SamplerConfig.overlap,
         wan=False,
     )
 
 
-def _wan_shape(folder: Path) -> GeneratorShape:
+def _wan_shape(folder: Path, seconds: float) -> GeneratorShape:
     settings = WanSettings.read(folder)
     local = folder / settings.pipeline / "transformer"
     if (local / "config.json").is_file():
@@ -161,16 +175,20 @@ def _wan_shape(folder: Path) -> GeneratorShape:
             f"plan: the pipeline {settings.pipeline} is neither below {folder} nor one that is known by name "
             f"({', '.join(PIPELINES)}); download its transformer/config.json"
         )
-    seconds, side = settings.frames / settings.fps, settings.size // 8
+    frames = (int(seconds * settings.fps + 1e-6) - 1) // 4 * 4 + 1
+    seconds, side = frames / settings.fps, settings.size // 8
+    window = 1 + (settings.frames - 1) // 4
     return GeneratorShape(
         name=settings.pipeline,
         backbone=BACKBONES[settings.conditioning],
         architecture={**architecture, "audio_features": 768, "audio_dim": settings.audio_dim},
         dtype=getattr(torch, settings.dtype),
-        latent_CFHW=(architecture["out_channels"], 1 + (settings.frames - 1) // 4, side, side),
+        latent_CFHW=(architecture["out_channels"], 1 + (frames - 1) // 4, side, side),
         seconds=seconds,
         text=TEXT_TOKENS,
         image=CLIP_TOKENS if architecture.get("image_dim") else 0,
         audio=int(TOKENS_PER_SECOND * seconds) - 1,  # wav2vec2's convolutions leave one token out
+        window=window,
+        overlap=max(1, window // 3),
         wan=True,
     )
