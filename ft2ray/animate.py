@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
+from ft2ray.animator import BASE, Animator
 from ft2ray.config import AlignConfig
 from ft2ray.generator.sampler import SamplerConfig
-from ft2ray.media.audio import check_speech, read_audio
-from ft2ray.media.portrait import load_portrait
-from ft2ray.media.video import FPS, write_video
-from ft2ray.parts import load_generator
 from ft2ray.storage import is_s3, new_file
-from ft2ray.tlpo.policy import apply_system, load_policy
+from ft2ray.tlpo.policy import load_policy
 
 
 def animate(
@@ -37,17 +32,14 @@ def animate(
     folder = None if is_s3(out) else Path(out).absolute().parent
     if folder is not None and not folder.is_dir():
         raise ValueError(f"--out {out}: the folder {folder} does not exist; make it first")
-    torch.set_num_threads(1)
-    portrait = load_portrait(portrait_path, size=config.prompts.size)
-    wav_T = read_audio(audio_path)
-    check_speech(wav_T, max_seconds=config.prompts.max_recording_seconds)
-    generator = load_generator(config.generator.weights)
-    if policy_dir is not None:
-        apply_system(generator.transformer, load_policy(policy_dir, generator.fingerprint), system, weights)
+    animator = Animator(config.generator.weights, config.prompts.size, config.prompts.max_recording_seconds)
+    if policy_dir is None:
+        system, weights = BASE, None
+    else:
+        animator.attach(load_policy(policy_dir, animator.generator.fingerprint))
     g = config.generator
-    settings = SamplerConfig(steps=g.steps, shift=g.shift, text_scale=g.text_scale, audio_scale=g.audio_scale)
-    conditions = generator.encode_prompt(portrait, wav_T)
-    frames_FHW3 = generator.decode(portrait, generator.sample(conditions, seed, settings))
+    sampler = SamplerConfig(steps=g.steps, shift=g.shift, text_scale=g.text_scale, audio_scale=g.audio_scale)
+    clip = animator.animate(portrait_path, audio_path, sampler, seed, system, weights)
     with new_file(out) as file:
-        write_video(file, frames_FHW3, FPS, wav_T)
-    return len(frames_FHW3)
+        file.write_bytes(clip.mp4)
+    return clip.frames

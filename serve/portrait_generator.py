@@ -131,8 +131,8 @@ class PortraitGenerator:
         from ft2ray.tlpo.policy import load_policy
 
         if name != known:
-            folder = storage.local_folder(storage.join(run_dir, "policies", name))
-            policy = load_policy(folder, self.animator.generator.fingerprint)
+            url = storage.join(run_dir, "policies", name)
+            policy = load_policy(url, self.animator.generator.fingerprint)
             self.worker.submit(self.animator.attach, policy).result()
             log.info("serving policy %s (%s)", policy.fingerprint, name)
         return name

@@ -51,13 +51,12 @@ def fetch(url: str, stores: tuple[str, ...], max_bytes: int) -> Path:
     """A local copy of an allowed reference, looked at for its size before a byte is copied."""
     url = allowed(url, stores)
     try:
-        files, path = storage.filesystem(url)
-        info = files.get_file_info(path)
-        if not info.is_file:
+        if not storage.exists(url):
             raise Refusal(422, "not_found", f"there is no file {url}.")
-        if info.size > max_bytes:
+        size = storage.size(url)
+        if size > max_bytes:
             raise Refusal(
-                413, "too_large", f"{url} has {info.size} bytes, the limit is {max_bytes}; make it smaller."
+                413, "too_large", f"{url} has {size} bytes, the limit is {max_bytes}; make it smaller."
             )
         return storage.local_copy(url)
     except storage.StoreUnavailable as error:

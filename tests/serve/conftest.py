@@ -14,12 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from ft2ray.animator import Animator
 from ft2ray.config import AlignConfig, to_yaml
-from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
-from ft2ray.tlpo.policy import Policy, policy_of
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "ft2ray" / "assets"
@@ -30,7 +26,9 @@ STEPS = 2
 
 
 @pytest.fixture(scope="session")
-def animator() -> Animator:
+def animator():
+    from ft2ray.animator import Animator
+
     return Animator("embedded", 256, max_seconds=10.0)
 
 
@@ -51,6 +49,8 @@ def speech(folder: Path, seconds: float) -> Path:
 @pytest.fixture(scope="session")
 def media(tmp_path_factory, animator) -> Path:
     """A folder with one.wav (1 s of speech), clip.mp4 (1.2 s, rendered from it) and long.mp4 (3 s)."""
+    from ft2ray.generator.sampler import SamplerConfig
+
     folder = tmp_path_factory.mktemp("media")
     speech(folder, 1.0).rename(folder / "one.wav")
     for name, seconds in (("clip.mp4", 1.2), ("long.mp4", 3.0)):
@@ -59,8 +59,11 @@ def media(tmp_path_factory, animator) -> Path:
     return folder
 
 
-def random_policy(animator: Animator, seed: int) -> Policy:
+def random_policy(animator, seed: int):
     """Experts with an effect that one can see, without a gate."""
+    from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+    from ft2ray.tlpo.policy import policy_of
+
     transformer = animator.generator.transformer
     experts = Experts(transformer, ("mn", "ls", "vq"), ExpertConfig(rank=2))
     noise = torch.Generator().manual_seed(seed)
