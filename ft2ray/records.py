@@ -47,6 +47,8 @@ GROUP = pa.schema(
         ("dimensions", pa.list_(pa.string())),
         ("text", TENSOR),  # text_LD, null for a generator without text
         ("audio", TENSOR),  # audio_LD
+        ("image", TENSOR),  # image_LD, null for a generator without image tokens
+        ("stacked", TENSOR),  # stacked_CFHW, null for a generator without channels behind the noise
         ("frames", pa.int32()),
         ("candidates", pa.list_(CANDIDATE)),
     ]
@@ -115,6 +117,8 @@ class PromptGroup:
     audio_LD: np.ndarray
     frames: int
     candidates: list[Candidate] = field(default_factory=list)
+    image_LD: np.ndarray | None = None
+    stacked_CFHW: np.ndarray | None = None
 
     def scores_NK(self) -> np.ndarray:
         """P(Yes) [N candidates, K dimensions]; NaN marks a missing score."""
@@ -124,12 +128,9 @@ class PromptGroup:
         )
 
     def to_row(self) -> dict[str, Any]:
-        row = {
-            name: getattr(self, name) for name in GROUP.names if name not in ("text", "audio", "candidates")
-        }
+        row = {name: getattr(self, name) for name in GROUP.names if name not in (*_CONDITIONS, "candidates")}
         row["dimensions"] = list(self.dimensions)
-        row["text"] = None if self.text_LD is None else _pack(self.text_LD)
-        row["audio"] = _pack(self.audio_LD)
+        row |= {name: _pack(getattr(self, field)) for name, field in _CONDITIONS.items()}
         row["candidates"] = [
             {
                 "candidate_id": c.candidate_id,
@@ -148,12 +149,11 @@ class PromptGroup:
 
     @staticmethod
     def from_row(row: dict[str, Any]) -> PromptGroup:
-        plain = {k: v for k, v in row.items() if k not in ("text", "audio", "candidates", "dimensions")}
+        plain = {k: v for k, v in row.items() if k not in (*_CONDITIONS, "candidates", "dimensions")}
         return PromptGroup(
             **plain,
             dimensions=tuple(row["dimensions"]),
-            text_LD=None if row["text"] is None else _unpack(row["text"]),
-            audio_LD=_unpack(row["audio"]),
+            **{field: _unpack(row[name]) for name, field in _CONDITIONS.items()},
             candidates=[
                 Candidate(
                     candidate_id=c["candidate_id"],
@@ -171,10 +171,17 @@ class PromptGroup:
         )
 
 
-def _pack(array: np.ndarray) -> dict[str, Any]:
+_CONDITIONS = {"text": "text_LD", "audio": "audio_LD", "image": "image_LD", "stacked": "stacked_CFHW"}
+
+
+def _pack(array: np.ndarray | None) -> dict[str, Any] | None:
+    if array is None:
+        return None
     array = np.ascontiguousarray(array, dtype=np.float32)
     return {"shape": list(array.shape), "data": array.ravel()}
 
 
-def _unpack(tensor: dict[str, Any]) -> np.ndarray:
+def _unpack(tensor: dict[str, Any] | None) -> Any:
+    if tensor is None:
+        return None
     return np.asarray(tensor["data"], dtype=np.float32).reshape([int(n) for n in tensor["shape"]])

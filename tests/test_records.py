@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,15 +40,19 @@ def make_group(n=3, scores=True, seed=0) -> PromptGroup:
         audio_LD=rng.standard_normal((8, 6)).astype(np.float32),
         frames=4,
         candidates=candidates,
+        image_LD=rng.standard_normal((3, 4)).astype(np.float32) if seed else None,
+        stacked_CFHW=rng.standard_normal((4, 2, 2, 2)).astype(np.float32) if seed else None,
     )
 
 
-def test_a_group_survives_arrow_bit_for_bit():
-    group = make_group()
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_group_survives_arrow_bit_for_bit(seed):
+    group = make_group(seed=seed)
     (row,) = pa.Table.from_pylist([group.to_row()], schema=GROUP).to_pylist()
     back = PromptGroup.from_row(row)
     assert back.to_row().keys() == group.to_row().keys()
-    np.testing.assert_array_equal(back.audio_LD, group.audio_LD)
+    for name in ("text_LD", "audio_LD", "image_LD", "stacked_CFHW"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(group, name))
     for ours, theirs in zip(group.candidates, back.candidates, strict=True):
         np.testing.assert_array_equal(ours.latents_CFHW, theirs.latents_CFHW)
         assert (ours.seed, ours.sampler, ours.scores, ours.error) == (

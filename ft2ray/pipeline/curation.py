@@ -33,6 +33,7 @@ from ft2ray.storage import RowStore, join, local_copy, new_file
 
 if TYPE_CHECKING:  # heavy: only the actors load them
     import numpy as np
+    import torch
 
     from ft2ray.critic.view import ClipView
     from ft2ray.media.portrait import Portrait
@@ -158,12 +159,18 @@ class GenerateGroup:
             generator=fingerprint,
             critic=None,
             dimensions=self.config.tlpo.dimensions,
-            text_LD=None if conditions.text_LD is None else conditions.text_LD.numpy(),
+            text_LD=as_array(conditions.text_LD),
             audio_LD=conditions.audio_LD.numpy(),
+            image_LD=as_array(conditions.image_LD),
+            stacked_CFHW=as_array(conditions.latent_CFHW),
             frames=conditions.frames,
             candidates=candidates,
         )
         return group, views
+
+
+def as_array(tensor: torch.Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.float().numpy()
 
 
 class ScoreAndCommit:
@@ -172,15 +179,15 @@ class ScoreAndCommit:
     def __init__(self, config: AlignConfig):
         from ray import serve
 
-        from ft2ray.pipeline.critic_service import APP
+        from ft2ray.pipeline.critic_service import APP, call_seconds
 
         self.config = config
         self.handle = serve.get_app_handle(APP)
-        self.critic = self.handle.fingerprint.remote().result(timeout_s=config.critic.timeout_seconds)
+        self.critic = self.handle.fingerprint.remote().result(timeout_s=call_seconds(config.critic))
         self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from ft2ray.pipeline.critic_service import score_views
+        from ft2ray.pipeline.critic_service import call_seconds, score_views
 
         slot: Slot = row["slot"]
         summary = {"group_id": slot.group_id, "round": slot.round, "unscored": 0}
@@ -193,7 +200,7 @@ class ScoreAndCommit:
             return summary
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
         critic = self.config.critic
-        results = score_views(self.handle, [view for _, view in seen], critic.timeout_seconds, critic.retries)
+        results = score_views(self.handle, [view for _, view in seen], call_seconds(critic), critic.retries)
         for (candidate, _), (scores, error) in zip(seen, results, strict=True):
             candidate.scores, candidate.error = scores, error
         group.critic = self.critic

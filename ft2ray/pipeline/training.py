@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
 from ft2ray.parts import load_generator
-from ft2ray.pipeline.intake import Intake
+from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
 from ft2ray.pipeline.schedule import Slot, last_step
@@ -99,6 +99,8 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
     )
     with progress(config, key, last_step(config, round)):
         trainer.fit()
+    if not is_published(published):
+        raise CurationFailed("the training ended early, because curation failed")
     return published
 
 
@@ -145,11 +147,13 @@ def settings(config: AlignConfig) -> TlpoSettings:
 
 
 def _train_loop(arguments: dict[str, Any]) -> None:
-    import ray.train
+    import ray.train.torch
 
     torch.set_num_threads(1)
     config: AlignConfig = arguments["config"]
     key, run_dir = arguments["key"], config.run_dir
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())  # where the generator loads itself to
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     run = TlpoRun(load_generator(config.generator.weights), settings(config), rank, workers)
@@ -186,7 +190,11 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             ray.train.report({"step": run.step})
         clock.start(run.step)
 
-    with tensorboard(config, run.step if rank == 0 else None) as log:
+    # Where curation failed a new attempt would only fail again: `train` reports it, Ray Train need not.
+    with (
+        contextlib.suppress(CurationFailed),
+        tensorboard(config, run.step if rank == 0 else None) as log,
+    ):
         for round in range(arguments["round"] + 1):
             end = min(last_step(config, round), run.last_step)
             clock.start(run.step)

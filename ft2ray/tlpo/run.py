@@ -34,6 +34,8 @@ from ft2ray.tlpo.training_state import load_training_state, save_training_state
 
 FULL = "full"  # the pool of stage 2: pairs preferred in every dimension
 GATE = "gate"
+NO_PAIRS = "no dimension has a single preference pair"
+HOW_TO_GET_PAIRS = "lower preference.margin, set preference.answers_differ=false, or curate more candidates"
 
 
 class TrainableGenerator(Protocol):
@@ -83,6 +85,7 @@ class TlpoRun:
     ):
         self.generator, self.settings = generator, settings
         self.rank, self.workers = rank, workers
+        self.device = next(generator.transformer.parameters()).device
         self.adapters = (*settings.dimensions, SUM)
         self.groups: dict[str, PromptGroup] = {}
         self.pools = {name: PairPool() for name in (*self.adapters, FULL)}
@@ -90,6 +93,7 @@ class TlpoRun:
         config = generator.transformer.config
         width = config.num_attention_heads * config.attention_head_dim
         self.gate = TimestepLayerGate(config.num_layers, len(settings.dimensions), width, settings.gate)
+        self.gate.to(self.device)
         self.optimizers = {
             name: torch.optim.AdamW(self.experts.parameters(name), settings.learning_rate, weight_decay=0.0)
             for name in self.adapters
@@ -127,10 +131,7 @@ class TlpoRun:
             if intake is not None:
                 intake(self)
             if set(settings.dimensions) <= set(self.untrained):
-                raise ValueError(
-                    "no dimension has a single preference pair; lower preference.margin, set "
-                    "preference.answers_differ=false, or curate more candidates"
-                )
+                raise ValueError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
             if self.step < settings.steps:
                 for name in settings.dimensions:
                     self._update_expert(name)
@@ -183,7 +184,7 @@ class TlpoRun:
         size, cursor = self.settings.batch, self.cursors[name]
         self.cursors[name] = cursor + size
         chosen = draws(self.settings.draw, name, cursor, size, self.pools[name])[self.rank :: self.workers]
-        return pair_batch(chosen, self._latents, self._conditions, self._lip_mask)
+        return pair_batch(chosen, self._latents, self._conditions, self._lip_mask, self.device)
 
     def _latents(self, group_id: str, candidate: int) -> torch.Tensor:
         return torch.from_numpy(self.groups[group_id].candidates[candidate].latents_CFHW)
@@ -193,8 +194,9 @@ class TlpoRun:
 
     def _conditions(self, group_id: str) -> Conditions:
         group = self.groups[group_id]
-        return Conditions(
-            text_LD=None if group.text_LD is None else torch.from_numpy(group.text_LD),
-            audio_LD=torch.from_numpy(group.audio_LD),
-            frames=group.frames,
+        encoded = (group.text_LD, group.audio_LD, group.image_LD, group.stacked_CFHW)
+        text, audio, image, stacked = (
+            None if array is None else torch.from_numpy(array) for array in encoded
         )
+        assert audio is not None
+        return Conditions(text, audio, group.frames, image_LD=image, latent_CFHW=stacked)
