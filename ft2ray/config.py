@@ -45,7 +45,7 @@ class GeneratorConfig:
 class CriticConfig:
     weights: str = "embedded"
     batch: int = 8
-    timeout_seconds: float = 60.0
+    timeout_seconds: float = 60.0  # a replica that takes longer for a batch is replaced
     retries: int = 1  # a failed call is tried again this often, then the score is null with its reason
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from ft2ray.parts import load_critic, load_generator
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, curated, missing_slots, read_groups
 from ft2ray.pipeline.evaluation import evaluate, run_judge
-from ft2ray.pipeline.intake import FAILED, intake_folder
+from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
 from ft2ray.pipeline.policies import is_published, policy_url
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.prompts import Plan, plan_prompts
@@ -43,6 +44,7 @@ from ft2ray.pipeline.run_folder import (
 from ft2ray.pipeline.schedule import Slot, oldest_policy, slots, training_key
 from ft2ray.pipeline.training import pair_pools, train
 from ft2ray.storage import absolute, delete, join, write_atomically
+from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
 POLL_SECONDS = 0.5
 
@@ -107,7 +109,7 @@ def take_turns(work: Work) -> str:
         missing = missing_slots(config.run_dir, work.of_round(round))
         with timed(config, "curation"), critic_running(config, missing):
             curate_round(work, round)
-        say_pairs(work)
+        check_pairs(work)
         say(
             f"Training {of}: {len(config.tlpo.dimensions)} experts, the dpo_sum baseline, the gate at the end"
         )
@@ -126,10 +128,15 @@ def run_together(work: Work) -> str:
         try:
             for round in range(config.schedule.rounds):
                 needed = policy_url(config.run_dir, work.key, oldest_policy(config, round))
+                if oldest_policy(config, round) > 0 and not is_published(needed):
+                    check_pairs(work)  # the policy that it waits for will be trained on what there is
                 while oldest_policy(config, round) > 0 and not is_published(needed):
                     if stop.wait(POLL_SECONDS):
                         return
                 curate_round(work, round, stop)
+                if stop.is_set():
+                    return
+            check_pairs(work)
         except BaseException as error:
             write_atomically(failed, str(error).encode())
             raise
@@ -143,13 +150,12 @@ def run_together(work: Work) -> str:
         curation = pool.submit(curate_all)
         try:
             policy = train(config, work.key, work.slots, config.schedule.rounds - 1)
-        except BaseException:
+        except BaseException as error:
             stop.set()
-            if curation.done():
+            if isinstance(error, CurationFailed) or curation.done():
                 curation.result()  # where curation failed, its error is the cause
             raise
         curation.result()
-    say_pairs(work)
     return policy
 
 
@@ -173,9 +179,11 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
     if not missing:
         yield
         return
-    start_critic(config.critic, config.cluster)
-    yield
-    serve.delete(APP)
+    try:
+        start_critic(config.critic, config.cluster)
+        yield
+    finally:  # or it would stay on a shared cluster after a run that failed
+        serve.delete(APP)
 
 
 def check_critic(config: AlignConfig, critic: Critic) -> None:
@@ -192,9 +200,22 @@ def check_critic(config: AlignConfig, critic: Critic) -> None:
         )
 
 
-def say_pairs(work: Work) -> None:
-    pools = pair_pools(work.config, curated(work.config.run_dir, work.slots))
+def check_pairs(work: Work) -> None:
+    """Say how many pairs there are; ValueError with the reason where no dimension has any."""
+    groups = curated(work.config.run_dir, work.slots)
+    pools = pair_pools(work.config, groups)
     say("  pairs: " + ", ".join(f"{name} {len(pool)}" for name, pool in pools.items()))
+    if any(len(pools[name]) for name in work.config.tlpo.dimensions):
+        return
+    candidates = [candidate for group in groups for candidate in group.candidates]
+    errors = Counter(candidate.error for candidate in candidates if candidate.scores is None)
+    if not errors:
+        raise ValueError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
+    ((error, _),) = errors.most_common(1)
+    raise ValueError(
+        f"{NO_PAIRS}: {errors.total()} of {len(candidates)} candidates have no score ({error}). When the "
+        f"critic answers again, delete {join(work.config.run_dir, 'store', 'groups')} or take a new run_dir"
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.config import ClusterConfig, CriticConfig
+from ft2ray.critic.critic import Critic
 from ft2ray.critic.view import SHORTEST_FRAMES, WINDOW_FRAMES, ClipView, view_from_meshes
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.portrait import load_portrait
@@ -50,7 +52,7 @@ class CriticService:
         self.critic = load_critic(weights)
         self.timeout_seconds = timeout_seconds
         self.probe = probe_view()
-        self.usual_NK = np.asarray(self.critic.score([self.probe]))
+        self.usual_NK = first_answer(self.critic, self.probe, timeout_seconds)
         self.batch_began: float | None = None
 
         # Ray warns here that max_ongoing_requests is smaller: it takes the frames for requests.
@@ -101,6 +103,17 @@ class CriticService:
             return [error] if len(views) == 1 else [self._score_all([view])[0] for view in views]
 
 
+def first_answer(critic: Critic, probe: ClipView, seconds: float) -> np.ndarray:
+    """Scores of the built-in clip; RuntimeError, so that the deployment fails, where they do not come."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        return np.asarray(thread.submit(critic.score, [probe]).result(timeout=seconds))
+    except TimeoutError as error:
+        raise RuntimeError(f"the critic did not score the built-in clip within {seconds:g} s") from error
+    finally:
+        thread.shutdown(wait=False)
+
+
 def probe_view() -> ClipView:
     """One second of the embedded portrait, nodding to embedded speech."""
     assets = Path(str(files("ft2ray") / "assets"))
@@ -116,6 +129,7 @@ def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Applicatio
     """The critic of a run: `batch` clips of one window at a time, waiting ones bounded by the curation."""
     return CriticService.options(  # type: ignore[attr-defined]  # the decorator makes it a Deployment
         num_replicas=cluster.critic_replicas,
+        health_check_period_s=critic.timeout_seconds / 6,  # Serve replaces a replica after three bad ones
         max_ongoing_requests=4 * critic.batch,
         ray_actor_options={"num_cpus": cluster.critic_cpus, "num_gpus": cluster.critic_gpus},
     ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds)
@@ -125,6 +139,14 @@ def start_critic(critic: CriticConfig, cluster: ClusterConfig) -> DeploymentHand
     """Deploy inside the cluster only: handles, no HTTP port."""
     serve.start(proxy_location="Disabled")
     return serve.run(critic_app(critic, cluster), name=APP, route_prefix=None)
+
+
+def call_seconds(critic: CriticConfig) -> float:
+    """How long curation waits for a score: until a replica that hangs has been found out and replaced.
+
+    Were it no longer than the batch itself may take, the next try would wait for the same replica in vain.
+    """
+    return 2 * critic.timeout_seconds
 
 
 def score_views(

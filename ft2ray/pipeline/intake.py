@@ -15,14 +15,20 @@ import torch.distributed as dist
 
 from ft2ray.config import AlignConfig
 from ft2ray.pipeline.curation import group_store, refused_store
-from ft2ray.pipeline.schedule import Slot, slots_needed
+from ft2ray.pipeline.schedule import Slot, last_step, oldest_policy, slots_needed
 from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
 from ft2ray.storage import exists, join, list_files, read_bytes, write_atomically
 from ft2ray.tlpo.run import TlpoRun
 
 POLL_SECONDS = 0.5
+# Groups that join now, how many slots are given up, and whether the step may begin.
+Decision = tuple[list[str], int, bool]
 FAILED = "failed"  # left by a curation that can not go on: nobody shall wait for its groups
+
+
+class CurationFailed(RuntimeError):
+    """No more groups will come; the curation's own error says why."""
 
 
 def intake_folder(run_dir: str, key: str) -> str:
@@ -47,6 +53,7 @@ class Intake:
     ):
         self.config, self.pairs_of, self.rank = config, pairs_of, rank
         self.folder = intake_folder(config.run_dir, key)
+        self.slots = slots
         self.wanted = {slot.group_id for slot in slots}
         self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
         self.seen: set[str] = set()
@@ -70,24 +77,32 @@ class Intake:
         """Whether every slot has been taken in or given up."""
         return len(self.seen) + self.given_up >= len(self.wanted)
 
-    def _decide(self, run: TlpoRun) -> tuple[list[str], int, bool]:
-        """Groups that join now, how many slots are given up, and whether the step may begin."""
+    def _decide(self, run: TlpoRun) -> Decision | None:
+        """None: there is no way to go on."""
         written = {group_id for step in self.log if step <= run.step for group_id in self._read(step)}
         if self.log and (run.step <= max(self.log) or not written <= self.seen):
             return sorted(written - self.seen), self.given_up, run.step <= max(self.log)
         if exists(join(self.folder, FAILED)):
-            raise RuntimeError("curation failed, so no more groups will come; its own error says why")
+            return None
         there = self.groups.committed(self.wanted)
         refused = len(self.refused.committed(self.wanted))
         filled = len(there) + refused
         enough = filled >= slots_needed(self.config, run.step, len(self.wanted))
         # A step without pairs in some dimension would be lost to its expert: wait while more may come.
-        if enough and self.config.schedule.max_staleness > 0 and filled < len(self.wanted):
+        if enough and self._more_may_come(run.step, filled):
             enough = not self._lacks_pairs(run, there)
         joining = sorted(there - self.seen) if enough else []
         if joining:
             self._write(run.step, joining)
         return joining, refused, enough
+
+    def _more_may_come(self, step: int, filled: int) -> bool:
+        """Whether slots are filled while the training waits at `step`, for some wait for its next policy."""
+        if self.config.schedule.max_staleness == 0:
+            return False
+        rounds = range(self.config.schedule.rounds)
+        published = sum(last_step(self.config, round) <= step for round in rounds)
+        return filled < sum(oldest_policy(self.config, slot.round) <= published for slot in self.slots)
 
     def _lacks_pairs(self, run: TlpoRun, there: set[str]) -> bool:
         lacking = set(run.settings.dimensions) & set(run.untrained)
@@ -105,12 +120,13 @@ class Intake:
         self.log[step] = f"{step:08d}.json"
         write_atomically(join(self.folder, self.log[step]), json.dumps(joining).encode())
 
-    def _agree(self, decision: tuple[list[str], int, bool] | None) -> tuple[list[str], bool]:
-        """Every worker takes rank 0's decision."""
+    def _agree(self, decision: Decision | None) -> tuple[list[str], bool]:
+        """Every worker takes rank 0's decision; CurationFailed where that is to give up."""
         if dist.is_initialized() and dist.get_world_size() > 1:
             box = [decision]
             dist.broadcast_object_list(box, src=0)
             decision = box[0]
-        assert decision is not None
+        if decision is None:
+            raise CurationFailed
         joining, self.given_up, enough = decision
         return joining, enough
