@@ -5,7 +5,8 @@ is not made again.
 """
 
 import sys
-from pathlib import Path
+
+from lasting import check_lasting
 
 from ft2ray.cli import main, read_settings
 
@@ -13,20 +14,12 @@ from ft2ray.cli import main, read_settings
 def run(settings: list[str]) -> int:
     settings = ["cluster.address=auto", *settings]  # the cluster that runs the job
     try:
-        check_run_dir(read_settings(settings).run_dir)
+        config = read_settings([s for s in settings if not s.startswith("--")])
+        check_lasting("run_dir", config.run_dir)
     except ValueError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
         return 2
     return main(["align", *settings])
-
-
-def check_run_dir(run_dir: str) -> None:
-    """A job's current folder is Ray's copy of the working directory, which is deleted after the job."""
-    if "://" not in run_dir and not Path(run_dir).is_absolute():
-        raise ValueError(
-            f"run_dir {run_dir!r} would lie in a folder that is deleted with the job; give "
-            "s3://bucket/folder or the absolute path of a disk that all nodes share"
-        )
 
 
 if __name__ == "__main__":

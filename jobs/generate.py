@@ -1,8 +1,23 @@
 """Animate a portrait as a job: `ray job submit --working-dir . -- python jobs/generate.py --portrait ...`."""
 
+import argparse
 import sys
+
+from lasting import check_lasting
 
 from ft2ray.cli import main
 
+
+def run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--out", default="s3://")  # where it is missing `main` says so
+    try:
+        check_lasting("--out", parser.parse_known_args(arguments)[0].out)
+    except ValueError as error:
+        print(f"ft2ray: {error}", file=sys.stderr)
+        return 2
+    return main(["generate", *arguments])
+
+
 if __name__ == "__main__":
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,32 @@
+"""Jobs refuse to write where nothing lasts, in one sentence, before anything heavy is loaded."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "name"),
+    [
+        ("align.py", ["run_dir=runs/demo"], "run_dir 'runs/demo'"),
+        ("align.py", [], "run_dir 'runs/demo'"),  # the default
+        ("generate.py", ["--portrait", "a.jpg", "--audio", "b.wav", "--out", "c.mp4"], "--out 'c.mp4'"),
+    ],
+)
+def test_a_relative_path_is_refused(job, arguments, name):
+    ended = subprocess.run([sys.executable, JOBS / job, *arguments], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"ft2ray: {name} would lie in a folder that is deleted with the job")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_other_paths_are_not(tmp_path):
+    settings = [f"run_dir={tmp_path}", "--dry-run"]
+    ended = subprocess.run([sys.executable, JOBS / "align.py", *settings], capture_output=True, text=True)
+    assert (
+        ended.returncode == 0 and f"run_dir: {tmp_path}" in ended.stdout and "address: auto" in ended.stdout
+    )
