@@ -47,13 +47,13 @@ def export_run_adapters(
         raise ValueError(f"{out} holds files already; give a new folder")
     generator = load_generator(config.generator.weights)
     policy = load_policy(folder, generator.fingerprint)
-    files = {
+    files: dict[str, tuple[dict[str, Any], Adapter]] = {
         f"{system}.safetensors": ({"system": system}, a) for system, a in _static_systems(policy).items()
     }
     if "tlpo" in policy.systems():
         found = _bucketed(config, run_dir, generator, policy, buckets)
         for number, (bucket, error) in enumerate(found, 1):
-            about = {
+            about: dict[str, Any] = {
                 "system": "tlpo",
                 "t": [bucket.high, bucket.low],
                 "sampler_t": bucket.times_S.tolist(),
