@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ft2ray.config import AlignConfig, to_yaml
 from ft2ray.critic.critic import Critic
 from ft2ray.critic.questions import QUESTIONS
@@ -24,15 +22,15 @@ from ft2ray.pipeline.evaluation import measured, run_judge
 from ft2ray.pipeline.policies import curves_url
 from ft2ray.pipeline.prompts import Plan
 from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds, read_versions
-from ft2ray.pipeline.schedule import slots
+from ft2ray.pipeline.schedule import last_step, slots
+from ft2ray.pipeline.tensorboard import show_clips
 from ft2ray.pipeline.training import pair_pools, pair_rule
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt
 from ft2ray.storage import WEEK, base_name, exists, is_s3, join, list_files, local_copy, presigned, read_bytes
-from ft2ray.tlpo.gate import weights_over_time
+from ft2ray.tlpo.gate import heat_map
 from ft2ray.tlpo.policy import Policy, load_policy
 
-HEAT_MAP_STEPS = 11
 PAIRS = "pairs.parquet"
 SMOOTHING = 10  # training curves are drawn as means over this many updates
 
@@ -104,6 +102,8 @@ def write_run_report(run_dir: str) -> str:
         if untrained
         else [],
     )
+    clips = {f"{video.system}/{video.prompt}": video.path for video in data.videos}
+    show_clips(run_dir, clips, last_step(config, config.schedule.rounds - 1))
     return write_report(data, run_dir)
 
 
@@ -182,7 +182,5 @@ def _curves(folder: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
 def _gate_map(generator: Generator, policy: Policy) -> GateMap | None:
     if policy.gate is None:
         return None
-    t_S = torch.linspace(1.0, 0.0, HEAT_MAP_STEPS)
-    with torch.no_grad():
-        tau_SD = generator.transformer.timestep_embedding(1000.0 * t_S)
-    return GateMap(t_S.tolist(), weights_over_time(policy.gate, tau_SD, t_S).numpy(), policy.dimensions)
+    t_S, weights_SNK = heat_map(policy.gate, generator.transformer.condition_embedder)
+    return GateMap(t_S.tolist(), weights_SNK.numpy(), policy.dimensions)

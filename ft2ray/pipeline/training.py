@@ -14,13 +14,12 @@ import os
 import platform
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
@@ -29,13 +28,14 @@ from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
 from ft2ray.pipeline.schedule import Slot, last_step
+from ft2ray.pipeline.tensorboard import Board, board
 from ft2ray.pipeline.timeline import TrainingClock
 from ft2ray.preference.draws import DrawConfig, PairPool
 from ft2ray.preference.rules import Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
 from ft2ray.storage import filesystem, join, read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
-from ft2ray.tlpo.gate import GateConfig
+from ft2ray.tlpo.gate import GateConfig, heat_map
 from ft2ray.tlpo.losses import LossConfig
 from ft2ray.tlpo.policy import SUM
 from ft2ray.tlpo.run import FULL, TlpoRun, TlpoSettings
@@ -175,10 +175,9 @@ def _train_loop(arguments: dict[str, Any]) -> None:
 
     def save(run: TlpoRun) -> None:
         clock.stop(run.step, round)
-        if rank == 0:
+        if shown is not None:
             curves.extend(run.curves)
-            log(run.curves)
-            show(run)
+            show(run, shown)
             run.curves.clear()
             with tempfile.TemporaryDirectory() as folder:
                 run.save(Path(folder) / "state")
@@ -193,18 +192,23 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     # Where curation failed a new attempt would only fail again: `train` reports it, Ray Train need not.
     with (
         contextlib.suppress(CurationFailed),
-        tensorboard(config, run.step if rank == 0 else None) as log,
+        board(run_dir, run.step) if rank == 0 else contextlib.nullcontext() as shown,  # one worker reports
     ):
         for round in range(arguments["round"] + 1):
             end = min(last_step(config, round), run.last_step)
             clock.start(run.step)
             run.train(end, save, take_in)
-            if rank == 0 and run.step == end:  # beyond it, an earlier attempt has published this round
+            if (
+                shown is not None and run.step == end
+            ):  # beyond it, an earlier attempt has published this round
                 publish_version(run_dir, key, round + 1, run.policy(), curves)
+                show_gate(run, shown)
 
 
-def show(run: TlpoRun) -> None:
-    """The newest figures as metrics."""
+def show(run: TlpoRun, shown: Board) -> None:
+    """The newest figures as metrics and on the board."""
+    shown.curves(run.curves)
+    shown.keep()
     metric("ft2ray_train_step").set(run.step)
     metric("ft2ray_train_groups").set(len(run.groups))
     for point in run.curves:
@@ -212,18 +216,6 @@ def show(run: TlpoRun) -> None:
             metric(f"ft2ray_train_{name}").set(point[name], tags={"adapter": point["name"]})
 
 
-@contextmanager
-def tensorboard(config: AlignConfig, step: int | None) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """Writes points of the curves from `step` on, over what was written of later steps before a restart."""
-    if step is None:
-        yield lambda curves: None
-        return
-    with SummaryWriter(join(config.run_dir, "tensorboard"), purge_step=step) as writer:
-
-        def write(curves: list[dict[str, Any]]) -> None:
-            for point in curves:
-                for name, value in point.items():
-                    if name not in ("step", "name"):
-                        writer.add_scalar(f"{point['name']}/{name}", value, point["step"])
-
-        yield write
+def show_gate(run: TlpoRun, shown: Board) -> None:
+    _, weights_SNK = heat_map(run.gate, run.generator.transformer.condition_embedder)
+    shown.gate(weights_SNK.numpy(), run.settings.dimensions, run.step)

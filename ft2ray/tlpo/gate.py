@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,18 @@ def _segments(config: GateConfig, experts: int) -> tuple[Tensor, Tensor]:
     if any(not 0 < b < 1 for b in bounds) or list(bounds) != sorted(set(bounds)):
         raise ValueError(f"gate: boundaries must rise strictly within (0, 1), got {bounds}")
     return torch.tensor(bounds), torch.tensor(order)
+
+
+@torch.no_grad()
+def heat_map(gate: TimestepLayerGate, embedder: Any, steps: int = 11) -> tuple[Tensor, Tensor]:
+    """Times t_S from noise to clean, and the weights w_SNK there.
+
+    embedder: the transformer's `condition_embedder`, which any Wan transformer has.
+    """
+    sample = next(embedder.time_embedder.parameters())
+    t_S = torch.linspace(1.0, 0.0, steps, device=sample.device)
+    tau_SD = embedder.time_embedder(embedder.timesteps_proj(1000.0 * t_S).to(sample.dtype))
+    return t_S.cpu(), weights_over_time(gate, tau_SD, t_S)
 
 
 @torch.no_grad()
