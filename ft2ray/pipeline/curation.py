@@ -22,14 +22,14 @@ from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig
 from ft2ray.media.errors import MediaError
-from ft2ray.media.video import FPS, write_video
+from ft2ray.media.video import write_video
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import newest_policy, policy_url
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
 from ft2ray.pipeline.timeline import Span, commit_spans
 from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup
-from ft2ray.storage import RowStore, join, local_copy, new_file
+from ft2ray.storage import RowStore, join, new_file
 
 if TYPE_CHECKING:  # heavy: only the actors load them
     import numpy as np
@@ -87,9 +87,7 @@ class GenerateGroup:
             return out  # this is a retry, and the first attempt was committed
         self.take_newest_policy(slot.round)
         try:
-            portrait = load_portrait(
-                local_copy(prompt.portrait), size=self.config.prompts.size, mesher=self.mesher
-            )
+            portrait = load_portrait(prompt.portrait, size=self.config.prompts.size, mesher=self.mesher)
             wav_T = read_clip(prompt)
         except MediaError as error:  # readable when the run was planned, but not any more
             path = f"{prompt.portrait} with {prompt.speech}"
@@ -114,6 +112,8 @@ class GenerateGroup:
         self, slot: Slot, portrait: Portrait, wav_T: np.ndarray
     ) -> tuple[PromptGroup, list[ClipView | None]]:
         """The group without scores, and what the critic is to see of each candidate."""
+        import torch
+
         from ft2ray.critic.view import clip_view
         from ft2ray.generator.sampler import SamplerConfig
 
@@ -129,9 +129,11 @@ class GenerateGroup:
             if self.config.curation.keep_videos:
                 video = f"store/videos/{identity}.mp4"
                 with new_file(join(self.config.run_dir, video)) as file:
-                    write_video(file, frames_FHW3, FPS, wav_T)
+                    write_video(file, frames_FHW3, self.generator.fps, wav_T)
+            lip_mask = torch.ones(1, 1, 1, 1)
             try:
-                view, unseen = clip_view(frames_FHW3, wav_T, FPS, self.mesher), None
+                view, unseen = clip_view(frames_FHW3, wav_T, self.generator.fps, self.mesher), None
+                lip_mask = self.generator.lip_mask(x_CFHW)
             except ValueError as problem:  # no face to look at: a candidate without scores, not a score of 0
                 view, unseen = None, str(problem)
             views.append(view)
@@ -142,7 +144,7 @@ class GenerateGroup:
                     seed=draw.seed,
                     sampler=draw.sampler,
                     latents_CFHW=x_CFHW.numpy(),
-                    lip_mask=self.generator.lip_mask(x_CFHW).numpy(),
+                    lip_mask=lip_mask.numpy(),
                     video=video,
                     error=unseen,
                 )

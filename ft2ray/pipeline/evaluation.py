@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy
 from ft2ray.config import AlignConfig
 from ft2ray.evaluation.compare import REFERENCES
 from ft2ray.evaluation.judge import EMBEDDED, Judge
-from ft2ray.media.video import FPS, write_video
+from ft2ray.media.video import write_video
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.records import Prompt, content_id
 from ft2ray.storage import RowStore, exists, join, local_copy, local_folder, new_file, read_bytes, versions
@@ -95,7 +95,7 @@ class MeasurePrompt:
         prompt = Prompt(**row)
         portrait = load_portrait(prompt.portrait, size=self.config.prompts.size, mesher=self.mesher)
         wav_T = read_clip(prompt)
-        conditions = self.generator.encode_prompt(portrait, wav_T)
+        conditions, fps = self.generator.encode_prompt(portrait, wav_T), self.generator.fps
         noise_seed = int(content_id("evaluation", seed, prompt.prompt_id)[:8], 16)
         rows = []
         for system in self.config.evaluation.systems:
@@ -104,12 +104,12 @@ class MeasurePrompt:
                 conditions, noise_seed, SamplerConfig(**sampler_settings(self.config))
             )
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
-            measured = measure_clip(frames_FHW3, wav_T, FPS, portrait, self.judge, self.mesher)
+            measured = measure_clip(frames_FHW3, wav_T, fps, portrait, self.judge, self.mesher)
             video = None
             if prompt.prompt_id in self.with_video and seed == self.config.evaluation.seeds[0]:
                 video = f"videos/{prompt.prompt_id}_{system}.mp4"
                 with new_file(join(self.config.run_dir, video)) as file:
-                    write_video(file, frames_FHW3, FPS, wav_T)
+                    write_video(file, frames_FHW3, fps, wav_T)
             rows.append(self._row(prompt.prompt_id, seed, system, measured.metrics(), video))
             if system == "base":
                 for reference, metrics in measured.audio_references().items():
