@@ -1,8 +1,15 @@
 """A failed call is tried again, then becomes a null with its reason: never a number."""
 
+import asyncio
+import time
 from dataclasses import dataclass, field
 
-from ft2ray.pipeline.critic_service import score_views
+import numpy as np
+import pytest
+
+from ft2ray.critic.critic import TalkingCritic
+from ft2ray.critic.view import ClipView
+from ft2ray.pipeline.critic_service import CriticService, clip_frames, probe_view, score_views
 
 
 @dataclass
@@ -51,3 +58,58 @@ def test_a_lasting_failure_is_null_with_its_reason():
 def test_nothing_to_score_asks_nothing():
     handle = FakeHandle({})
     assert score_views(handle, [], timeout_seconds=5.0, retries=1) == [] and not handle.calls
+
+
+class Told:
+    """A critic whose answers the test sets; `bad` clips break whatever batch they are in."""
+
+    dimensions = ("mn", "ls", "vq")
+    fingerprint = "told"
+
+    def __init__(self):
+        self.p, self.calls = 0.25, []
+
+    def score(self, views):
+        self.calls.append(len(views))
+        if any(view == "bad" for view in views):
+            raise ValueError("not finite")
+        return np.full((len(views), 3), self.p)
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setattr("ft2ray.parts.load_critic", lambda weights: Told())
+    return CriticService.func_or_class("told", batch_frames=100, timeout_seconds=5.0)
+
+
+def test_a_batch_is_as_large_as_its_frames():
+    view = ClipView(np.zeros((2, 75, 1, 1, 3)), np.zeros(0), np.zeros(0))
+    assert clip_frames([view], most=1000) == 150 and clip_frames([view, view], most=200) == 300
+    assert clip_frames([view], most=100) == 100  # a long clip is not refused, it goes alone
+
+
+def test_a_bad_clip_fails_nobody_else(service):
+    good, bad, other = service._score_all(["a", "bad", "c"])
+    assert good == other == [0.25] * 3
+    assert isinstance(bad, ValueError) and service.critic.calls[-4:] == [3, 1, 1, 1]
+
+
+def test_healthy_while_the_built_in_clip_is_scored_as_ever(service):
+    asyncio.run(service.check_health())
+    service.critic.p = 0.26
+    with pytest.raises(RuntimeError, match="built-in clip"):
+        asyncio.run(service.check_health())
+
+
+def test_a_batch_that_hangs_is_a_failure(service):
+    service.batch_began = time.monotonic() - 4.0
+    asyncio.run(service.check_health())
+    service.batch_began = time.monotonic() - 6.0
+    with pytest.raises(RuntimeError, match="6 s, the limit is 5 s"):
+        asyncio.run(service.check_health())
+
+
+def test_the_built_in_clip_is_one_that_the_critic_can_judge():
+    critic = TalkingCritic.load()
+    p_NK = critic.score([probe_view(), probe_view()])
+    assert np.isfinite(p_NK).all() and (p_NK[0] == p_NK[1]).all()

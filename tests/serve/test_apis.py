@@ -1,0 +1,163 @@
+"""Both applications without Ray: what they answer, and that their pages say so."""
+
+import json
+
+import httpx2
+import pytest
+import yaml
+from ray.serve._private.build_app import build_app
+from ray.serve.schema import ServeDeploySchema
+from starlette.testclient import TestClient
+
+from ft2ray import storage
+from serve.critic import critic_api
+from serve.generator import GenerateAnswer, GenerateRequest, generator_api
+from serve.refusal import Refusal
+from serve.settings import CriticServeConfig, GeneratorServeConfig
+from tests.serve.conftest import PORTRAIT, ROOT, SPEECH
+
+CLIP = {"mp4": b"a clip", "frames": 50, "system": "tlpo", "policy": "0123", "generator": "4567"}
+
+
+def made(*events):
+    """A generator that yields `events`, and what it was asked."""
+    asked = []
+
+    async def generate(order):
+        asked.append(order)
+        for event in events:
+            if isinstance(event, BaseException) and not isinstance(event, Refusal):
+                raise event
+            yield event
+
+    return generate, asked
+
+
+def client(settings, *events):
+    generate, asked = made(*events)
+    return TestClient(generator_api(settings, generate), raise_server_exceptions=False), asked
+
+
+def files():
+    return {"portrait": PORTRAIT.read_bytes(), "audio": SPEECH.read_bytes()}
+
+
+def test_everything_that_is_asked_reaches_the_generator():
+    http, asked = client(GeneratorServeConfig(), CLIP)
+    fields = {"seed": "3", "system": "uniform", "weights": '{"ls": 2}', "audio_scale": "4.5", "steps": "7"}
+    answer = http.post("/v1/generate", files=files(), data=fields)
+    assert answer.status_code == 200 and answer.content == b"a clip"
+    (order,) = asked
+    assert (order.seed, order.system, order.weights, order.audio_scale, order.steps) == (
+        3,
+        "uniform",
+        {"ls": 2.0},
+        4.5,
+        7,
+    )
+    assert order.portrait == (PORTRAIT.read_bytes(), ".jpg") and order.audio == (SPEECH.read_bytes(), ".flac")
+
+
+def test_a_clip_in_an_s3_store_comes_with_a_link_for_anybody(s3):
+    stores = (storage.join(s3, "media"),)
+    references = {"portrait": storage.join(stores[0], "a.jpg"), "audio": storage.join(stores[0], "b.flac")}
+    for name, data in files().items():
+        storage.write_atomically(references[name], data)
+    settings = GeneratorServeConfig(stores=stores, result_store=storage.join(s3, "results"))
+    http, asked = client(settings, ("encoding", 0.0), CLIP)
+    answer = http.post("/v1/generate", json=references | {"result": "reference", "weights": {"mn": 1.5}})
+    assert answer.status_code == 200, answer.text
+    assert asked[0].audio == (SPEECH.read_bytes(), ".flac") and asked[0].weights == {"mn": 1.5}
+    kept = GenerateAnswer(**answer.json())
+    assert storage.read_bytes(kept.url) == b"a clip" and kept.seconds == 2.0
+    assert httpx2.get(kept.link).content == b"a clip"
+    lines = http.post("/v1/generate", json=references | {"result": "progress"}).text.splitlines()
+    assert json.loads(lines[0]) == {"state": "encoding", "share": 0.0}
+    assert json.loads(lines[1])["url"] == kept.url  # the same clip is kept once
+
+
+@pytest.mark.parametrize("result", ["mp4", "reference", "progress"])
+def test_a_failure_is_never_a_clip(tmp_path, result):
+    settings = GeneratorServeConfig(result_store=str(tmp_path))
+    refusal = Refusal(422, "no_face", "no face.")
+    for events, status, reason in (
+        ([refusal], 422, "no_face"),
+        ([RuntimeError("broken")], 500, "internal"),
+    ):
+        answer = client(settings, *events)[0].post("/v1/generate", files=files(), data={"result": result})
+        assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_half_way_ends_the_lines(tmp_path):
+    settings = GeneratorServeConfig(result_store=str(tmp_path))
+    for failure, reason in (
+        (Refusal(503, "replica_died", "gone."), "replica_died"),
+        (OSError("full"), "internal"),
+    ):
+        http, _ = client(settings, ("sampling", 0.5), failure)
+        answer = http.post("/v1/generate", files=files(), data={"result": "progress"})
+        *_, last = map(json.loads, answer.text.splitlines())
+        assert (last["state"], last["reason"]) == ("failed", reason) and "full" not in answer.text
+
+
+def test_without_a_store_only_the_clip_itself_can_be_had():
+    for result in ("reference", "progress"):
+        http, asked = client(GeneratorServeConfig(), CLIP)
+        answer = http.post("/v1/generate", files=files(), data={"result": result})
+        assert (answer.status_code, answer.json()["reason"]) == (422, "no_result_store") and not asked
+
+
+def pages():
+    async def judge(view):
+        raise AssertionError
+
+    yield TestClient(critic_api(CriticServeConfig(), judge)), "/v1/score"
+    yield client(GeneratorServeConfig())[0], "/v1/generate"
+
+
+def test_the_pages_describe_both_bodies_with_examples_that_are_valid():
+    for http, route in pages():
+        page = http.get(f"{route}/openapi.json").json()
+        post = page["paths"][route]["post"]
+        content = post["requestBody"]["content"]
+        assert set(content) == {"multipart/form-data", "application/json"}
+        binary = [
+            n
+            for n, p in content["multipart/form-data"]["schema"]["properties"].items()
+            if p.get("format") == "binary"
+        ]
+        assert binary == (["video"] if route == "/v1/score" else ["portrait", "audio"])
+        assert {"200", "401", "413", "422", "503", "504"} <= set(post["responses"])
+        assert post["security"] == [{"HTTPBearer": []}]
+        for example in content["application/json"]["examples"].values():
+            assert set(example["value"]) <= set(content["application/json"]["schema"]["properties"])
+    GenerateRequest(**example["value"])
+
+
+def test_the_config_file_fits_the_applications():
+    tree = yaml.safe_load((ROOT / "serve" / "platform.yaml").read_text())
+    schema = ServeDeploySchema.model_validate(tree)
+    assert schema.http_options.host == "127.0.0.1"
+    assert {a.name: a.route_prefix for a in schema.applications} == {
+        "critic": "/v1/score",
+        "generator": "/v1/generate",
+    }
+    for application in tree["applications"]:
+        module, _, name = application["import_path"].partition(":")
+        build = getattr(__import__(module, fromlist=[name]), name)
+        settings = {"critic": CriticServeConfig, "generator": GeneratorServeConfig}[application["name"]]
+        built = build_app(build(settings(**application["args"])), name=application["name"])
+        there = {deployment.name: deployment for deployment in built.deployments}
+        assert set(there) == {deployment["name"] for deployment in application["deployments"]}
+        for wanted in application["deployments"]:  # the file repeats the defaults of the code
+            config = there[wanted["name"]]._deployment_config
+            assert config.max_ongoing_requests == wanted["max_ongoing_requests"]
+            assert config.max_queued_requests == wanted["max_queued_requests"]
+            scaling = config.autoscaling_config.model_dump()
+            assert wanted["autoscaling_config"].items() <= scaling.items()
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="max_second"):
+        CriticServeConfig(max_second=3)
