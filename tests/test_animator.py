@@ -1,0 +1,77 @@
+"""One loaded generator for many clips: the policy of each, its progress, and how it is stopped."""
+
+from pathlib import Path
+
+import pytest
+
+from ft2ray.animator import Animator, Stopped
+from ft2ray.generator.sampler import SamplerConfig
+from ft2ray.media.errors import MediaError
+from ft2ray.media.video import read_video
+from tests.serve.conftest import PORTRAIT, SPEECH, random_policy, speech
+
+
+@pytest.fixture(scope="module")
+def animator() -> Animator:
+    return Animator("embedded", 256, max_seconds=5.0)
+
+
+@pytest.fixture(scope="module")
+def one_second(tmp_path_factory) -> Path:
+    return speech(tmp_path_factory.mktemp("speech"), 1.0)
+
+
+def test_another_policy_makes_another_clip_and_the_base_stays_the_base(animator, one_second, tmp_path):
+    def make(**choice):
+        return animator.animate(PORTRAIT, one_second, SamplerConfig(steps=2), seed=1, **choice)
+
+    base = make()
+    assert (base.system, base.policy, base.frames) == ("base", "base", 25)
+    (tmp_path / "clip.mp4").write_bytes(base.mp4)
+    frames_FHW3, wav_T = read_video(tmp_path / "clip.mp4")
+    assert len(frames_FHW3) == 25 and wav_T is not None
+    with pytest.raises(ValueError, match="no trained policy"):
+        make(weights={"ls": 2.0})
+    clips = []
+    for policy in [random_policy(animator, seed) for seed in (1, 2)]:
+        animator.attach(policy)
+        clips.append(make())
+        assert (clips[-1].system, clips[-1].policy) == ("uniform", policy.fingerprint)
+        assert make(system="base") == base
+    assert len({clip.mp4 for clip in [base, *clips]}) == 3
+    assert make(weights={"ls": 0.0}).mp4 != clips[-1].mp4
+    with pytest.raises(ValueError, match="no system 'tlpo'"):
+        make(system="tlpo")
+    assert make() == clips[-1]
+
+
+def test_progress_goes_up_and_ends_the_work_when_told(animator, one_second):
+    told = []
+
+    def progress(state, share):
+        told.append((state, share))
+        return share < 0.5
+
+    with pytest.raises(Stopped):
+        animator.animate(PORTRAIT, one_second, SamplerConfig(steps=4, shift=5.0), progress=progress)
+    assert told == [("encoding", 0.0), ("sampling", 0.0), ("sampling", 0.25), ("sampling", 0.5)]
+    animator.probe()  # the hook is gone, nobody is told any more
+    assert len(told) == 4
+
+
+def test_a_recording_beyond_the_limit_is_refused(animator):
+    with pytest.raises(MediaError) as refused:
+        animator.animate(PORTRAIT, SPEECH, SamplerConfig(steps=1))
+    assert refused.value.reason == "too_long"
+
+
+def test_the_probe_sees_broken_weights(animator):
+    parameter = next(animator.generator.transformer.parameters())
+    kept = parameter.detach().clone()
+    try:
+        parameter.data.fill_(float("nan"))
+        with pytest.raises(RuntimeError, match="not finite"):
+            animator.probe()
+    finally:
+        parameter.data.copy_(kept)
+    animator.probe()
