@@ -4,7 +4,7 @@ The rule of Talking-NSQ (FantasyTalking2): per dimension, two candidates of one 
 form a pair in that dimension's own store. A margin on the score is asked on top, and best against worst is
 preferred. A missing score is NaN and never becomes a pair.
 
-Shapes: N candidates, K dimensions.
+Shapes: G groups, N candidates, K dimensions.
 """
 
 from __future__ import annotations
@@ -65,12 +65,19 @@ class PairRule:
 
 def column_pairs(p_N: np.ndarray, rule: PairRule) -> list[Pair]:
     """Pairs of one dimension from its scores alone, largest margin first."""
-    p_N = np.asarray(p_N, dtype=np.float64)
-    gap_NN = _gaps(rule.scale(p_N))
-    allowed_NN = (gap_NN > 0) & (gap_NN >= rule.margin)
+    return _ranked(*admissible(np.asarray(p_N, dtype=np.float64), rule), rule)
+
+
+def admissible(p_GN: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:
+    """May winner w and loser l form a pair by the scores of one dimension, and how large is their gap?
+
+    Both [..., N, N], for scores of one group [N] or of many [G, N].
+    """
+    gap_GNN = _gaps(rule.scale(p_GN))
+    allowed_GNN = (gap_GNN > 0) & (gap_GNN >= rule.margin)
     if rule.answers_differ:
-        allowed_NN &= (p_N[:, None] > 0.5) & (p_N[None, :] <= 0.5)
-    return _ranked(allowed_NN, gap_NN, rule)
+        allowed_GNN &= (p_GN[..., :, None] > 0.5) & (p_GN[..., None, :] <= 0.5)
+    return allowed_GNN, gap_GNN
 
 
 def pairs(p_NK: np.ndarray, dimensions: Sequence[str], rule: PairRule) -> dict[str, list[Pair]]:
@@ -78,7 +85,7 @@ def pairs(p_NK: np.ndarray, dimensions: Sequence[str], rule: PairRule) -> dict[s
 
     One pair of videos may enter several dimensions, with opposite winners.
     """
-    p_NK = _checked(p_NK)
+    p_NK = checked(p_NK)
     if p_NK.shape[1] != len(dimensions):
         raise ValueError(f"scores have {p_NK.shape[1]} columns for {len(dimensions)} dimensions {dimensions}")
     return {name: column_pairs(p_NK[:, k], rule) for k, name in enumerate(dimensions)}
@@ -95,14 +102,14 @@ def full_dimension_pairs(
     Yes in all three against a loser that is No in all three hardly ever occurs. `Pair.margin` is the sum of
     the K gaps.
     """
-    p_NK = _checked(p_NK)
+    p_NK = checked(p_NK)
     if not 0 <= tolerance <= rule.margin:
         raise ValueError(f"full-dimension pairs: tolerance {tolerance} must be in 0..{rule.margin}")
-    gap_NNK = _gaps(rule.scale(p_NK))
-    better_NNK = (gap_NNK > 0) & (gap_NNK >= rule.margin)
-    weak_NN = (gap_NNK >= -tolerance).all(-1) & better_NNK.any(-1)
-    allowed_NN = better_NNK.all(-1) if strict else weak_NN
-    total_NN = gap_NNK.sum(-1)
+    gap_KNN = _gaps(rule.scale(p_NK).T)
+    better_KNN = (gap_KNN > 0) & (gap_KNN >= rule.margin)
+    weak_NN = (gap_KNN >= -tolerance).all(0) & better_KNN.any(0)
+    allowed_NN = better_KNN.all(0) if strict else weak_NN
+    total_NN = gap_KNN.sum(0)
     return _ranked(allowed_NN & (total_NN > 0), total_NN, rule)
 
 
@@ -111,12 +118,13 @@ def summed_pairs(p_NK: np.ndarray, rule: PairRule) -> list[Pair]:
 
     The margin is asked of the sum. A sum has no Yes or No, so answers are not compared.
     """
-    p_NK = _checked(p_NK)
+    p_NK = checked(p_NK)
     gap_NN = _gaps(rule.scale(p_NK).sum(-1))
     return _ranked((gap_NN > 0) & (gap_NN >= rule.margin), gap_NN, rule)
 
 
-def _checked(p_NK: np.ndarray) -> np.ndarray:
+def checked(p_NK: np.ndarray) -> np.ndarray:
+    """The scores as float64; ValueError where they are no probabilities."""
     p_NK = np.asarray(p_NK, dtype=np.float64)
     if p_NK.ndim != 2:
         raise ValueError(f"scores must be [candidates, dimensions], got shape {p_NK.shape}")
@@ -127,8 +135,8 @@ def _checked(p_NK: np.ndarray) -> np.ndarray:
 
 
 def _gaps(score: np.ndarray) -> np.ndarray:
-    """gap[w, l] = score[w] - score[l]; NaN where one is missing, which no comparison admits."""
-    return score[:, None] - score[None, :]
+    """gap[..., w, l] = score[..., w] - score[..., l]; NaN, which is no pair, where one is missing."""
+    return score[..., :, None] - score[..., None, :]
 
 
 def _ranked(allowed_NN: np.ndarray, gap_NN: np.ndarray, rule: PairRule) -> list[Pair]:

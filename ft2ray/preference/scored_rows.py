@@ -1,0 +1,94 @@
+"""Preference pairs of any number of scored rows: Arrow batches in, a table of pairs out for each.
+
+A row is a candidate: the id of its group and P(Yes) in every dimension, null where the critic gave none. The
+rows of a group follow each other. The pairs are those of `ft2ray.preference.rules.pairs`, found for all
+groups of one size in one array operation; no more than a batch and one group are held in memory.
+
+    file = pq.ParquetFile("scores.parquet")
+    for table in pairs_of_rows(file.iter_batches(), ("mn", "ls", "vq"), PairRule()): ...
+
+Shapes: R rows, G groups, N candidates, K dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ft2ray.preference.rules import PairRule, admissible, checked
+
+GROUP_ID = "group_id"
+PAIR = pa.schema(
+    [
+        ("dimension", pa.string()),
+        (GROUP_ID, pa.string()),
+        ("winner", pa.int32()),  # place of the row in its group, from 0
+        ("loser", pa.int32()),
+        ("margin", pa.float64()),  # in the unit of the rule
+    ]
+)
+
+
+def pairs_of_rows(
+    batches: Iterable[pa.RecordBatch], dimensions: Sequence[str], rule: PairRule
+) -> Iterator[pa.Table]:
+    """Pairs (schema PAIR) by dimension, then group, then falling margin; a batch may cut a group in two."""
+    kept: pa.Table | None = None
+    for batch in batches:
+        new = pa.Table.from_batches([batch])
+        rows = new if kept is None else pa.concat_tables([kept, new])
+        ids = rows[GROUP_ID]
+        last = int(pc.index(ids, ids[-1]).as_py()) if len(ids) else 0  # its group may go on in the next batch
+        if last:
+            yield _pairs(rows.slice(0, last), dimensions, rule)
+        kept = rows.slice(last)
+    if kept is not None and kept.num_rows:
+        yield _pairs(kept, dimensions, rule)
+
+
+def _pairs(rows: pa.Table, dimensions: Sequence[str], rule: PairRule) -> pa.Table:
+    runs = pc.run_end_encode(rows[GROUP_ID].combine_chunks())
+    end_G = runs.run_ends.to_numpy()
+    size_G = np.diff(end_G, prepend=0)
+    p_RK = checked(np.column_stack([rows[name].to_numpy() for name in dimensions]))
+    tables = []
+    for k, name in enumerate(dimensions):
+        found = [
+            _found(p_RK[:, k], np.flatnonzero(size_G == size), end_G, int(size), rule)
+            for size in np.unique(size_G)
+        ]
+        group, winner, loser, margin = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.argsort(group, kind="stable")
+        columns = [
+            pa.repeat(name, len(order)),
+            runs.values.take(pa.array(group[order])),
+            pa.array(winner[order], pa.int32()),
+            pa.array(loser[order], pa.int32()),
+            pa.array(margin[order]),
+        ]
+        tables.append(pa.Table.from_arrays(columns, schema=PAIR))
+    return pa.concat_tables(tables)
+
+
+def _found(
+    p_R: np.ndarray, chosen_G: np.ndarray, end_G: np.ndarray, size: int, rule: PairRule
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Group, winner, loser, margin of the pairs in the groups `chosen_G`, all of which have `size` rows."""
+    p_GN = p_R[end_G[chosen_G, None] - size + np.arange(size)]
+    allowed_GNN, gap_GNN = admissible(p_GN, rule)
+    if rule.kind == "best_worst":
+        # The first of equal margins is the one with the lowest indices, as in rules.py.
+        best_G = np.where(allowed_GNN, gap_GNN, -np.inf).reshape(len(chosen_G), -1).argmax(1)
+        g = np.flatnonzero(allowed_GNN.any((1, 2)))
+        w, lo = np.divmod(best_G[g], size)
+    else:
+        g, w, lo = np.nonzero(allowed_GNN)
+        order = np.lexsort((lo, w, -gap_GNN[g, w, lo], g))
+        g, w, lo = g[order], w[order], lo[order]
+        if rule.max_pairs is not None:
+            rank = np.arange(len(g)) - np.searchsorted(g, g)
+            g, w, lo = (column[rank < rule.max_pairs] for column in (g, w, lo))
+    return chosen_G[g], w, lo, gap_GNN[g, w, lo]

@@ -1,0 +1,68 @@
+"""Pairs of a table are those of its groups one by one, wherever batches cut it."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ft2ray.preference.rules import PairRule, pairs
+from ft2ray.preference.scored_rows import PAIR, pairs_of_rows
+
+DIMS = ("mn", "ls", "vq")
+probability = st.one_of(st.floats(0, 1), st.just(math.nan), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+candidate = st.tuples(probability, probability, probability)
+groups = st.lists(st.lists(candidate, min_size=1, max_size=5), max_size=8)
+rules = st.builds(
+    PairRule,
+    kind=st.sampled_from(["best_worst", "all"]),
+    answers_differ=st.booleans(),
+    margin=st.sampled_from([0.0, 0.3, 1.0]),
+    margin_space=st.sampled_from(["p", "logit"]),
+    max_pairs=st.sampled_from([None, 1, 2]),
+)
+
+
+def table_of(scores) -> pa.Table:
+    rows = [(f"g{g}", *candidate) for g, group in enumerate(scores) for candidate in group]
+    ids = pa.array([row[0] for row in rows], pa.string())
+    columns = [pa.array([row[k + 1] for row in rows], pa.float64(), from_pandas=True) for k in range(3)]
+    return pa.table([ids, *columns], ["group_id", *DIMS])
+
+
+def one_by_one(scores, rule) -> list[tuple]:
+    return sorted(
+        (name, f"g{g}", n, pair.winner, pair.loser, pair.margin)
+        for g, group in enumerate(scores)
+        for name, found in pairs(np.array(group), DIMS, rule).items()
+        for n, pair in enumerate(found)
+    )
+
+
+@given(groups, rules, st.integers(1, 12))
+def test_a_table_has_the_pairs_of_its_groups_one_by_one(scores, rule, rows_per_batch):
+    batches = table_of(scores).to_batches(max_chunksize=rows_per_batch)
+    found, rank = [], {}
+    for table in pairs_of_rows(batches, DIMS, rule):
+        assert table.schema == PAIR
+        for row in table.to_pylist():
+            place = rank.setdefault((row["dimension"], row["group_id"]), [])
+            found.append(
+                (
+                    row["dimension"],
+                    row["group_id"],
+                    len(place),
+                    row["winner"],
+                    row["loser"],
+                    row["margin"],
+                )
+            )
+            place.append(row)
+    assert sorted(found) == one_by_one(scores, rule)
+
+
+def test_scores_that_are_no_probabilities_are_refused():
+    with pytest.raises(ValueError, match="probabilities"):
+        list(pairs_of_rows(table_of([[(0.1, 1.2, 0.3)]]).to_batches(), DIMS, PairRule()))
