@@ -1,24 +1,19 @@
 """Speed of the fused three-expert forward: one stacked low-rank product against the usual ways.
 
-    python bench/fused_forward.py [--width 128 --layers 6 --tokens 75 --rank 16 --batch 2 --repeat 60]
+    python bench/fused_forward.py
 
-Ways to get base + three weighted experts, all in one process, interleaved call by call so that whatever else
-the machine does hits each alike:
+Ways to get base + three weighted experts:
   base       no adapter: what cannot be saved
   stacked    ft2ray's forward, weights from a timestep-layer gate
   peft       peft's own forward with three active adapters (constant weights, the most peft can do)
   passes     one transformer pass per expert, velocities averaged (mixing at the output)
-Prints medians and the ratios to `stacked`.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-
 import torch
 from diffusers import WanTransformer3DModel
+from figures import Figure, in_turns, main, profiled, ratios
 from peft.tuners.lora.layer import Linear as LoraLinear
 
 from ft2ray.tlpo.experts import ExpertConfig, Experts
@@ -26,81 +21,90 @@ from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.stacked_lora import StackedLora
 
 NAMES = ("mn", "ls", "vq")
+WIDTH, LAYERS, TOKENS, RANK, BATCH = 128, 6, 75, 16, 2  # the packaged generator's
+CALLS = 20  # of every way in a row: one alone is a few milliseconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    defaults = {"width": 128, "layers": 6, "tokens": 75, "rank": 16, "batch": 2, "repeat": 60, "threads": 1}
-    for name, default in defaults.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    size = parser.parse_args()
-    torch.set_num_threads(size.threads)
+def measure(repetitions: int) -> list[Figure]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = WanTransformer3DModel(
         patch_size=(1, 1, 1),
         num_attention_heads=4,
-        attention_head_dim=size.width // 4,
+        attention_head_dim=WIDTH // 4,
         in_channels=32,
         out_channels=32,
         text_dim=32,
         freq_dim=64,
-        ffn_dim=4 * size.width,
-        num_layers=size.layers,
+        ffn_dim=4 * WIDTH,
+        num_layers=LAYERS,
         cross_attn_norm=True,
     ).eval()
-    experts = Experts(model, NAMES, ExpertConfig(rank=size.rank, alpha=size.rank))
+    experts = Experts(model, NAMES, ExpertConfig(rank=RANK, alpha=RANK))
     for name in NAMES:
         for parameter in experts.parameters(name):
             torch.nn.init.normal_(parameter, std=0.02)
-    gate = TimestepLayerGate(size.layers, len(NAMES), size.width)
-    x = torch.randn(size.batch, 32, size.tokens, 1, 1)
-    t, text = torch.full((size.batch,), 500.0), torch.randn(size.batch, 4, 32)
+    gate = TimestepLayerGate(LAYERS, len(NAMES), WIDTH)
+    x = torch.randn(BATCH, 32, TOKENS, 1, 1)
+    t, text = torch.full((BATCH,), 500.0), torch.randn(BATCH, 4, 32)
 
-    def forward() -> torch.Tensor:
-        return model(x, t, text, return_dict=False)[0]
+    def forwards() -> None:
+        for _ in range(CALLS):
+            model(x, t, text, return_dict=False)
 
     def base() -> None:
         experts.use()
-        timed("base")
+        forwards()
 
     def stacked() -> None:
         experts.use(NAMES, gate)
-        timed("stacked")
+        forwards()
 
     def peft() -> None:
         experts.use(NAMES)
         for layer in experts.layers:
             layer.__class__ = LoraLinear
-        timed("peft")
+        forwards()
         for layer in experts.layers:
             layer.__class__ = StackedLora
 
     def passes() -> None:
-        spent = 0.0
         for name in NAMES:
             experts.use((name,))
-            spent += seconds()
-        times["passes"].append(spent)
+            forwards()
 
-    def seconds() -> float:
-        start = time.perf_counter()
-        forward()
-        return time.perf_counter() - start
-
-    def timed(way: str) -> None:
-        times[way].append(seconds())
-
-    times: dict[str, list[float]] = {"base": [], "stacked": [], "peft": [], "passes": []}
+    ways = {"base": base, "stacked": stacked, "peft": peft, "passes": passes}
     with torch.inference_mode():
-        for _ in range(size.repeat):
-            for way in (base, stacked, peft, passes):
-                way()
-    skip = size.repeat // 10  # the first calls fill caches
-    medians = {way: statistics.median(values[skip:]) for way, values in times.items()}
-    print(f"{vars(size)}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters with experts")
-    for way, median in medians.items():
-        print(f"{way:8s} {1000 * median:8.2f} ms   {median / medians['stacked']:.2f} x stacked")
+        in_turns(ways, 1)  # fills caches
+        times = in_turns(ways, repetitions)
+        why = profiled(stacked)
+    # Three passes can be beaten by no more than what the adapters leave: one base forward instead of theirs.
+    bound = sorted(ratios(times["passes"], times["base"]))[repetitions // 2]
+    return [
+        Figure(
+            "three experts in one forward",
+            "three passes, velocities averaged",
+            ratios(times["passes"], times["stacked"]),
+            "x faster",
+            ">= 2.2",
+            bound,
+            why,
+        ),
+        Figure(
+            "three experts in one forward",
+            "peft, three active adapters",
+            ratios(times["peft"], times["stacked"]),
+            "x faster",
+            ">= 1.0",
+        ),
+        Figure(
+            "three experts in one forward",
+            "the base without adapters",
+            ratios(times["stacked"], times["base"]),
+            "x its time",
+        ),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    main("fused", measure)
