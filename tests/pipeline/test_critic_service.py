@@ -1,15 +1,25 @@
 """A failed call is tried again, then becomes a null with its reason: never a number."""
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from ft2ray.config import ClusterConfig, CriticConfig
 from ft2ray.critic.critic import TalkingCritic
 from ft2ray.critic.view import ClipView
-from ft2ray.pipeline.critic_service import CriticService, clip_frames, probe_view, score_views
+from ft2ray.pipeline.critic_service import (
+    CriticService,
+    call_seconds,
+    clip_frames,
+    critic_app,
+    first_answer,
+    probe_view,
+    score_views,
+)
 
 
 @dataclass
@@ -113,3 +123,23 @@ def test_the_built_in_clip_is_one_that_the_critic_can_judge():
     critic = TalkingCritic.load()
     p_NK = critic.score([probe_view(), probe_view()])
     assert np.isfinite(p_NK).all() and (p_NK[0] == p_NK[1]).all()
+
+
+def test_a_critic_that_does_not_even_score_the_built_in_clip_is_not_deployed():
+    class Hanging:
+        def score(self, views):
+            released.wait()
+
+    released = threading.Event()
+    with pytest.raises(RuntimeError, match="did not score the built-in clip within 0.1 s"):
+        first_answer(Hanging(), probe_view(), 0.1)
+    released.set()
+
+
+def test_a_replica_that_hangs_is_replaced_before_its_call_gives_up():
+    """Else the next try would wait for the same replica in vain."""
+    critic = CriticConfig(timeout_seconds=60.0)
+    deployment = critic_app(critic, ClusterConfig())._bound_deployment
+    checks = 3  # bad ones, until Serve replaces the replica; the first may come a whole period late
+    found_out = critic.timeout_seconds + checks * deployment._deployment_config.health_check_period_s
+    assert found_out < call_seconds(critic)
