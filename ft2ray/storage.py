@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from ft2ray import s3
+from ft2ray.arrow_rows import python_rows
 from ft2ray.records import content_id
 from ft2ray.s3 import StoreUnavailable as StoreUnavailable  # callers need not know where it is raised
 
@@ -276,9 +277,8 @@ class RowStore:
 
     def read(self, shard: str) -> list[dict[str, Any]]:
         """The rows of one shard."""
-        return pq.read_table(
-            pa.BufferReader(read_bytes(join(self.root, shard))), schema=self.schema
-        ).to_pylist()
+        file = pa.BufferReader(read_bytes(join(self.root, shard)))
+        return python_rows(pq.read_table(file, schema=self.schema))
 
     def keys(self) -> set[str]:
         """Keys of everything committed; reads that one column only."""
@@ -294,7 +294,7 @@ class RowStore:
                 batch = next(batches, None)
             if batch is None:
                 return
-            for row in batch.to_pylist():
+            for row in python_rows(pa.Table.from_batches([batch])):
                 if row[self.key] not in seen:
                     seen.add(row[self.key])
                     yield row
