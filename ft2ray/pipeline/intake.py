@@ -28,7 +28,7 @@ FAILED = "failed"  # left by a curation that can not go on: nobody shall wait fo
 
 
 class CurationFailed(RuntimeError):
-    """No more groups will come; the curation's own error says why."""
+    """No more groups will come, or none of all has a pair; the curation's own error says why."""
 
 
 def intake_folder(run_dir: str, key: str) -> str:
@@ -68,6 +68,8 @@ class Intake:
                 group = PromptGroup.from_row(self.groups.get(group_id))
                 run.add(group, self.pairs_of(group))
             self.seen |= set(joining)
+            if self.complete and set(run.settings.dimensions) <= set(run.untrained):
+                raise CurationFailed
             if enough:
                 return
             time.sleep(POLL_SECONDS)

@@ -100,7 +100,7 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
     with progress(config, key, last_step(config, round)):
         trainer.fit()
     if not is_published(published):
-        raise CurationFailed("the training ended early, because curation failed")
+        raise CurationFailed("the training ended early: curation failed, or gave not a single pair")
     return published
 
 

@@ -224,6 +224,13 @@ def test_a_failed_curation_ends_the_waiting(config):
     assert again.joined == run.joined, "what was decided before still holds"
 
 
+def test_without_any_pair_there_is_nothing_to_begin_with(config):
+    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    commit(config, *wanted)
+    with pytest.raises(CurationFailed):
+        taking_in(config, wanted, lambda group: {})(run)
+
+
 def test_a_complete_intake_looks_at_nothing_any_more(config, monkeypatch):
     config, wanted, run = config(), slots(), FakeRun()
     commit(config, *wanted)
