@@ -50,7 +50,9 @@ PACKAGES = (
 
 def publish(run_dir: str | Path, policy: str | Path) -> None:
     """Make `policy` (a folder below policies/) the one that the run stands for."""
-    write_atomically(join(run_dir, "policies", "current"), base_name(policy).encode())
+    current, name = join(run_dir, "policies", "current"), base_name(policy).encode()
+    if not exists(current) or read_bytes(current) != name:
+        write_atomically(current, name)
 
 
 def policy_dir(run_dir: str | Path) -> str:
