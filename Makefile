@@ -13,13 +13,19 @@ export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-cluster lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/ft2ray align run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python bench/run.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -32,9 +38,6 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
-
-bench: $(STAMP)
-	$(BIN)/python bench/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs

@@ -11,7 +11,7 @@ import yaml
 
 from tests.ray_head import RAY, RayHead
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-that-only-these-tests-know"
