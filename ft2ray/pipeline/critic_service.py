@@ -129,7 +129,8 @@ def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Applicatio
     """The critic of a run: `batch` clips of one window at a time, waiting ones bounded by the curation."""
     return CriticService.options(  # type: ignore[attr-defined]  # the decorator makes it a Deployment
         num_replicas=cluster.critic_replicas,
-        health_check_period_s=critic.timeout_seconds / 6,  # Serve replaces a replica after three bad ones
+        health_check_period_s=critic.timeout_seconds / 6,  # Serve replaces a replica after three bad ones,
+        graceful_shutdown_timeout_s=critic.timeout_seconds / 6,  # and would wait for its calls even then
         max_ongoing_requests=4 * critic.batch,
         ray_actor_options={"num_cpus": cluster.critic_cpus, "num_gpus": cluster.critic_gpus},
     ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds)

@@ -1,0 +1,93 @@
+"""A generator cheap enough to be trained in tests of faults, and critics that hang.
+
+`critic.weights=tests.pipeline.faulty_parts:HangsOnce`; what they answer is a pure function of the clip.
+"""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+
+from ft2ray.critic.view import SHORTEST_FRAMES, ClipView
+from ft2ray.generator.sampler import Conditions, SamplerConfig
+from tests.pipeline.stand_ins import IndifferentCritic, NoddingGenerator, latent
+
+FOLDER = "FT2RAY_TEST_FAULTS"  # names a folder that all processes share
+SAMPLE_SECONDS = 0.5  # of work that keeps no core busy
+
+
+class TrainableGenerator(NoddingGenerator):
+    """The nodding one with a transformer that learns something, though its clips do not show it."""
+
+    fingerprint = "trainable"
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.transformer = WanTransformer3DModel(
+                patch_size=(1, 1, 1),
+                num_attention_heads=2,
+                attention_head_dim=12,
+                in_channels=2,
+                out_channels=2,
+                text_dim=4,
+                freq_dim=16,
+                ffn_dim=32,
+                num_layers=2,
+                cross_attn_norm=True,
+            ).eval()
+        self.transformer.requires_grad_(False)
+
+    def sample(self, cond: Conditions, seed: int, config: SamplerConfig) -> torch.Tensor:
+        time.sleep(SAMPLE_SECONDS)
+        return torch.from_numpy(latent(seed, cond.frames))
+
+    def velocity(
+        self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conditions: list[Conditions]
+    ) -> torch.Tensor:
+        audio_BLD = torch.stack([condition.audio_LD for condition in conditions])
+        return self.transformer(x_BCFHW, 1000 * t_B, audio_BLD, return_dict=False)[0]
+
+
+class DiscerningCritic(IndifferentCritic):
+    """Another score for every clip."""
+
+    fingerprint = "discerning"
+
+    def score(self, views: list[ClipView]) -> np.ndarray:
+        digests = [
+            hashlib.blake2b(v.video_WFHW3.tobytes() + v.mel_WMJ.tobytes(), digest_size=6).digest()
+            for v in views
+        ]
+        return np.array([np.frombuffer(digest, np.uint16) for digest in digests]) / 65535
+
+
+class HangsOnce(DiscerningCritic):
+    """The first clip that any process of this run asks about is never answered."""
+
+    def score(self, views: list[ClipView]) -> np.ndarray:
+        if asked(views):
+            try:
+                (Path(os.environ[FOLDER]) / "hung").touch(exist_ok=False)
+            except FileExistsError:
+                return super().score(views)
+            time.sleep(3600)
+        return super().score(views)
+
+
+class AlwaysHangs(DiscerningCritic):
+    """Answers the probe of the health check, and nothing else."""
+
+    def score(self, views: list[ClipView]) -> np.ndarray:
+        if asked(views):
+            time.sleep(3600)
+        return super().score(views)
+
+
+def asked(views: list[ClipView]) -> bool:
+    """Whether this is about clips of the run: they are longer than the service's own probe."""
+    return any(view.video_WFHW3.shape[1] > SHORTEST_FRAMES for view in views)
