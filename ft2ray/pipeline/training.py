@@ -33,7 +33,7 @@ from ft2ray.pipeline.timeline import TrainingClock
 from ft2ray.preference.draws import DrawConfig, PairPool
 from ft2ray.preference.rules import Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
-from ft2ray.storage import filesystem, join, read_bytes, write_atomically
+from ft2ray.storage import StoreUnavailable, filesystem, join, read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
 from ft2ray.tlpo.gate import GateConfig, heat_map
 from ft2ray.tlpo.losses import LossConfig
@@ -117,7 +117,8 @@ def progress(config: AlignConfig, key: str, steps: int) -> Iterator[None]:
     def follow() -> None:
         with tqdm(total=steps, unit="step", position=0 if config.schedule.max_staleness == 0 else 1) as bar:
             while not finished.wait(1.0):
-                with contextlib.suppress(FileNotFoundError):  # nothing reported yet
+                # Nothing reported yet; or no answer, which those who do the work meet too.
+                with contextlib.suppress(FileNotFoundError, StoreUnavailable):
                     bar.update(max(0, json.loads(read_bytes(url))["step"] - bar.n))
 
     thread = threading.Thread(target=follow, daemon=True)
