@@ -7,7 +7,8 @@ store/measurements timeline                measurements; who did what when
 intake                                     which groups the training saw from which step on
 train/                                     checkpoints of the Ray Train run
 policies/                                  adapters (peft/diffusers layout), gate, curves
-tensorboard/ videos/                       scalars; evaluation clips with sound
+tensorboard/                               curves, heat maps of the gate, clips
+videos/                                    evaluation clips with sound
 report.html report.json
 .lock                                      whose run it is (a file lock, or a lease where the folder is on S3)
 
