@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from ft2ray.generator.checkpoint import from_fantasytalking, read_audio_weights
 from ft2ray.generator.generator_wan import WanGenerator
 from ft2ray.generator.transformer import AudioWanTransformer
+from ft2ray.generator.wan_encoders import Wav2Vec2Features
 from ft2ray.generator.wan_folder import find, load_backbone, tensor_shapes
 from ft2ray.parts import load_generator
 from tests.generator.conftest import AUDIO_DIM, SPEECH, fantasytalking_weights, write_settings
@@ -279,6 +282,24 @@ def test_keys_that_diffusers_ignores_are_ignored(weights):
     folder = weights / "wan/transformer"
     model = load_backbone(AudioWanTransformer, folder, settings, audio, torch.float32, "cpu")
     assert "blocks.0.attn2.norm_added_q.weight" not in model.state_dict()
+
+
+def test_the_speech_encoder_is_read_from_a_recogniser(weights):
+    """wav2vec2-base-960h is published with its recogniser's head and without masked_spec_embed."""
+    config = Wav2Vec2Config.from_pretrained(weights / "wav2vec2", vocab_size=8)
+    Wav2Vec2ForCTC(config).save_pretrained(weights / "recogniser")
+    shutil.copy(weights / "wav2vec2" / "preprocessor_config.json", weights / "recogniser")
+    encoder = load_file(weights / "wav2vec2" / "model.safetensors")
+
+    def as_published(tensors: dict) -> None:
+        tensors.pop("wav2vec2.masked_spec_embed")
+        tensors.update({f"wav2vec2.{k}": v for k, v in encoder.items() if k != "masked_spec_embed"})
+
+    edit_tensors(weights / "recogniser" / "model.safetensors", as_published)
+    wav_T = np.sin(np.arange(8000, dtype=np.float32))
+    features = Wav2Vec2Features(weights / "recogniser", "cpu")(wav_T)
+    assert features.shape == (24, SPEECH)
+    torch.testing.assert_close(features, Wav2Vec2Features(weights / "wav2vec2", "cpu")(wav_T))
 
 
 def test_shapes_are_read_without_the_data(weights):
