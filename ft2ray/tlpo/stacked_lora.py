@@ -3,6 +3,8 @@
     y = W x + [B_1 .. B_K] ((w . s) * [A_1; ..; A_K] x)
 
 with s_k = alpha_k / rank_k and w_k the gate's weight of expert k for this sample and layer (paper.md 3.2).
+Computed in the dtype of x: adapters kept in float32 on a bf16 base are rounded, not x widened, of which the
+backward would keep a float32 copy per linear.
 
 Shapes: B batch, L tokens, D inputs, O outputs, R sum of the ranks, K adapters, N layers.
 """
@@ -57,16 +59,16 @@ class StackedLora(LoraLinear):
         if self.disable_adapters or not places:
             return y_BLO
         names = [active[k] for k in places]
-        a_RD, b_OR, scale_R, owner_R = self._stack(names)
-        low_BLR = F.linear(x.to(a_RD.dtype), a_RD)
+        a_RD, b_OR, scale_R, owner_R = self._stack(names, x.dtype)
+        low_BLR = F.linear(x, a_RD)
         weights_BK = self.routing.of_layer(self.layer)
         if weights_BK is None:
-            low_BLR = low_BLR * scale_R
+            low_BLR = low_BLR * scale_R.to(x.dtype)
         else:
             assert weights_BK.shape[-1] == len(active), "one weight per active adapter"
             if len(places) < weights_BK.shape[-1]:  # an adapter from elsewhere may skip this layer
                 weights_BK = weights_BK[:, places]
-            low_BLR = low_BLR * (weights_BK.to(a_RD.dtype)[:, owner_R] * scale_R)[:, None, :]
+            low_BLR = low_BLR * (weights_BK[:, owner_R] * scale_R).to(x.dtype)[:, None, :]
         return y_BLO + F.linear(low_BLR, b_OR).to(y_BLO.dtype)
 
     def factors(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
@@ -75,8 +77,8 @@ class StackedLora(LoraLinear):
         assert isinstance(a_RD, nn.Parameter) and isinstance(b_OR, nn.Parameter)
         return a_RD, b_OR
 
-    def _stack(self, names: list[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A [R, D], B [O, R], the adapters' alpha / rank per row [R] and each row's adapter [R].
+    def _stack(self, names: list[str], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A [R, D] and B [O, R] in `dtype`, the adapters' alpha / rank per row [R], each row's adapter [R].
 
         Frozen adapters are stacked once and kept until one of them changes, which costs their memory a second
         time; adapters in training are stacked anew each time, so that gradients reach them.
@@ -85,20 +87,20 @@ class StackedLora(LoraLinear):
         b = [self.factors(name)[1] for name in names]
         learning = torch.is_grad_enabled() and any(p.requires_grad for p in (*a, *b))
         cache = self.__dict__.setdefault("_stacks", {})
-        state = [(p.data_ptr(), p._version) for p in (*a, *b)]
+        state = [dtype, *((p.data_ptr(), p._version) for p in (*a, *b))]
         cached = cache.get(tuple(names))
         if not learning and cached is not None and cached[0] == state:
             return cached[1]
         # Stacks made under inference_mode could not be used by a later training step.
         with torch.inference_mode(False):
             ranks = torch.tensor([p.shape[0] for p in a])
-            scaling = torch.tensor([self.scaling[name] for name in names], dtype=a[0].dtype)
+            scaling = torch.tensor([self.scaling[name] for name in names], dtype=torch.float32)
             owner_R = torch.arange(len(names)).repeat_interleave(ranks).to(a[0].device)
             scale_R = scaling.to(a[0].device)[owner_R]
             if learning:
-                return _join(a, 0), _join(b, 1), scale_R, owner_R
+                return _join(a, 0).to(dtype), _join(b, 1).to(dtype), scale_R, owner_R
             with torch.no_grad():
-                stack = (_join(a, 0), _join(b, 1), scale_R, owner_R)
+                stack = (_join(a, 0).to(dtype), _join(b, 1).to(dtype), scale_R, owner_R)
         cache[tuple(names)] = (state, stack)
         return stack
 

@@ -104,6 +104,35 @@ def test_stacks_built_in_inference_mode_serve_training_later(experts, transforme
     assert weights.grad is not None and weights.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("learn", [True, False])
+def test_float32_adapters_on_a_bf16_base_widen_nothing_and_stay_close(learn):
+    routing, layer = toy([4, 4, 4], [8, 8, 8])
+    layer.requires_grad_(False)
+    x_BLD = torch.randn(3, 6, 7).bfloat16()
+    routing.weights_BNK = torch.rand(3, 1, 3).requires_grad_()
+    layer.base_layer.bfloat16()
+    exact = nn.functional.linear(
+        x_BLD.float(), layer.base_layer.weight.float(), layer.base_layer.bias.float()
+    )
+    base = exact.clone()
+    for k in range(3):
+        a, b = layer.factors(f"e{k}")
+        exact = exact + 2 * routing.weights_BNK[:, 0, k, None, None] * (x_BLD.float() @ a.T @ b.T)
+        a.requires_grad_(learn)
+        b.requires_grad_(learn)
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y_BLO = layer(x_BLD)
+    assert y_BLO.dtype == torch.bfloat16
+    assert (y_BLO - exact).norm() < 0.01 * (exact - base).norm()  # bf16 has 8 bits
+    assert kept and not [t.shape for t in kept if t.dtype == torch.float32 and t.ndim == 3]
+    y_BLO.sum().backward()
+    if learn:
+        gradients = [layer.factors(f"e{k}")[i].grad for k in range(3) for i in range(2)]
+        assert all(g.dtype == torch.float32 and g.norm() > 0 for g in gradients)
+
+
 def test_adapters_outside_the_blocks_are_refused():
     model = tiny_wan()
     model.add_adapter(LoraConfig(r=2, target_modules=["proj_out"]), adapter_name="x")
