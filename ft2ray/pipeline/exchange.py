@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ft2ray.config import AlignConfig
-from ft2ray.generator.sampler import Conditions, timesteps
+from ft2ray.generator.sampler import timesteps
 from ft2ray.parts import load_generator
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.run_folder import policy_dir, publish, read_config
@@ -24,7 +24,7 @@ from ft2ray.storage import exists, is_s3, join, local_copy, upload_folder
 from ft2ray.tlpo.adapters import LAYOUTS, Adapter, read_adapter, write_adapter
 from ft2ray.tlpo.buckets import Bucket, BucketError, bucketing_errors, merged_adapter, timestep_buckets
 from ft2ray.tlpo.policy import SUM, AttachedPolicy, Policy, load_policy, save_policy, whole_directory
-from ft2ray.tlpo.run import TrainableGenerator
+from ft2ray.tlpo.run import TrainableGenerator, conditions_of
 
 INDEX = "adapters.json"
 SAMPLES = 4  # stored candidates, each of another prompt, on which the error of the bucketing is measured
@@ -129,10 +129,8 @@ def _bucketed(
         raise ValueError(f"{run_dir} holds no curated groups to measure the error of the bucketing on")
     samples = []
     for group in groups:
-        audio_LD = torch.from_numpy(group.audio_LD)
-        text_LD = None if group.text_LD is None else torch.from_numpy(group.text_LD)
-        latent_CFHW = torch.from_numpy(group.candidates[0].latents_CFHW)
-        samples.append((latent_CFHW[None], [Conditions(text_LD, audio_LD, group.frames)]))
+        x_CFHW = torch.from_numpy(group.candidates[0].latents_CFHW)
+        samples.append((x_CFHW[None], [conditions_of(group)]))
     assert policy.gate is not None
     times_S = torch.tensor(timesteps(config.generator.steps, config.generator.shift)[:-1])
     found = timestep_buckets(policy.gate, generator.transformer.timestep_embedding, times_S, buckets)

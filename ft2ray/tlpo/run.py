@@ -193,10 +193,12 @@ class TlpoRun:
         return torch.from_numpy(self.groups[group_id].candidates[candidate].lip_mask)
 
     def _conditions(self, group_id: str) -> Conditions:
-        group = self.groups[group_id]
-        encoded = (group.text_LD, group.audio_LD, group.image_LD, group.stacked_CFHW)
-        text, audio, image, stacked = (
-            None if array is None else torch.from_numpy(array) for array in encoded
-        )
-        assert audio is not None
-        return Conditions(text, audio, group.frames, image_LD=image, latent_CFHW=stacked)
+        return conditions_of(self.groups[group_id])
+
+
+def conditions_of(group: PromptGroup) -> Conditions:
+    """Conditions of the prompt of `group`, as its generator encoded them, on the CPU."""
+    encoded = (group.text_LD, group.audio_LD, group.image_LD, group.stacked_CFHW)
+    text, audio, image, stacked = (None if array is None else torch.from_numpy(array) for array in encoded)
+    assert audio is not None
+    return Conditions(text, audio, group.frames, image_LD=image, latent_CFHW=stacked)

@@ -56,6 +56,7 @@ def run(tmp_path, generator):
     })  # fmt: skip
     values = dict.fromkeys((f.name for f in dataclasses.fields(PromptGroup)), "x") | {
         "round": 0, "start_seconds": 0.0, "seconds": 1.0, "dimensions": DIMS, "text_LD": None,
+        "image_LD": None, "stacked_CFHW": None,
         "audio_LD": np.zeros((2 * FRAMES, config.audio_features), np.float32), "frames": FRAMES,
         "candidates": [candidate],
     }  # fmt: skip
