@@ -26,7 +26,8 @@ from ft2ray.media.video import FPS, read_video
 from ft2ray.storage import delete, is_s3, join, list_files, upload
 
 CELL = 24  # pixels of one layer at one timestep
-CLIP_PIXELS = 160
+CLIP_PIXELS = 128
+COLOURS = 64  # of an animation; dithered ones take several times the space
 SHOWN = 2  # of so many frames one is shown: GIF counts hundredths of a second, browsers slow down below two
 MORE, LESS = np.array([178, 70, 20]), np.array([20, 90, 160])  # full colours: above and below the average
 
@@ -103,7 +104,10 @@ def heat_maps(weights_SNK: np.ndarray) -> Iterator[np.ndarray]:
 
 def animation(frames_FHW3: np.ndarray) -> tuple[bytes, int, int]:
     """An animated GIF of the clip, its width and its height."""
-    first, *others = [Image.fromarray(frame_HW3) for frame_HW3 in frames_FHW3[::SHOWN]]
+    first, *others = [
+        Image.fromarray(frame_HW3).quantize(COLOURS, dither=Image.Dither.NONE)
+        for frame_HW3 in frames_FHW3[::SHOWN]
+    ]
     out = io.BytesIO()
     milliseconds = round(1000 * SHOWN / FPS)
     first.save(out, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
