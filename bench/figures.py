@@ -12,6 +12,7 @@ import cProfile
 import io
 import json
 import multiprocessing
+import os
 import pstats
 import statistics
 import time
@@ -76,10 +77,9 @@ def in_own_process(call: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(call, *arguments).result()
 
 
-def peak_memory() -> float:
-    """Bytes of the most memory that this process ever held (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+def memory(of: str) -> float:
+    """Bytes that this process holds ("VmRSS") or held at most ("VmHWM"), as Linux counts them."""
+    return 1024 * int(Path("/proc/self/status").read_text().split(f"{of}:")[1].split()[0])
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
@@ -132,6 +132,10 @@ def main(name: str, measure: Callable[[int], list[Figure]]) -> None:
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    # Ray's processes find stand_ins.py by this.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+    )
     figures = measure(arguments.repetitions)
     if arguments.json:
         write(arguments.json, figures)
