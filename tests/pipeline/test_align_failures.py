@@ -1,0 +1,130 @@
+"""A run that can not go on says so in one sentence that names the cause, and leaves nothing running."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from ft2ray.pipeline import align
+from ft2ray.pipeline.align import Work, check_pairs, critic_running, run_together, take_turns
+from ft2ray.pipeline.curation import group_store
+from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
+from tests.pipeline.test_status import Run
+
+YES, NO = [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    monkeypatch.setattr(align, "critic_running", lambda config, missing: nullcontext())
+
+
+def work(run: Run) -> Work:
+    return Work(run.config, run.key, run.slots)
+
+
+def failed(run: Run) -> Path:
+    return Path(intake_folder(run.dir, run.key), FAILED)
+
+
+def commit_nulls(run: Run) -> None:
+    for number in range(3):
+        run.commit(number, None, None)
+    row = group_store(run.dir).get(run.slots[0].group_id)
+    assert row["candidates"][0]["scores"] is None
+
+
+def test_one_pair_in_one_dimension_is_enough_to_go_on(run, capsys):
+    run.commit(0, [0.9, 0.5, 0.5], [0.1, 0.5, 0.5])
+    check_pairs(work(run))
+    assert "mn 1, ls 0, vq 0" in capsys.readouterr().out
+
+
+def test_scores_without_a_pair_say_what_to_change(run):
+    run.commit(0, YES, YES)
+    with pytest.raises(
+        ValueError, match="no dimension has a single preference pair; lower preference.margin"
+    ):
+        check_pairs(work(run))
+
+
+def test_candidates_without_scores_are_counted_and_the_reason_is_named(run):
+    commit_nulls(run)
+    with pytest.raises(ValueError, match=r"6 of 6 candidates have no score .* delete .*store/groups"):
+        check_pairs(work(run))
+
+
+def test_in_turns_nothing_is_trained_without_a_pair(run, without_ray, monkeypatch):
+    monkeypatch.setattr(align, "curate_round", lambda work, round: commit_nulls(run))
+    monkeypatch.setattr(align, "train", lambda *_: pytest.fail("trained on nothing"))
+    with pytest.raises(ValueError, match="no score"):
+        take_turns(work(run))
+
+
+def test_together_a_failed_curation_ends_the_training_and_its_error_is_the_one_that_is_seen(
+    run, without_ray, monkeypatch
+):
+    def train(*_):
+        while not failed(run).exists():
+            time.sleep(0.01)
+        raise CurationFailed
+
+    def disk_full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(align, "curate_round", disk_full)
+    monkeypatch.setattr(align, "train", train)
+    with pytest.raises(OSError, match="No space left on device"):
+        run_together(work(run))
+    assert failed(run).read_text() == "No space left on device"
+
+
+def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy(
+    run, without_ray, monkeypatch
+):
+    """Rounds 1 and 2 of three are the base's; the third would wait for a policy that nobody trains."""
+    rounds = []
+
+    def curate_round(work, round, stop):
+        rounds.append(round)
+        commit_nulls(run)
+
+    def train(*_):
+        while not failed(run).exists():
+            time.sleep(0.01)
+        raise CurationFailed
+
+    monkeypatch.setattr(align, "curate_round", curate_round)
+    monkeypatch.setattr(align, "train", train)
+    with pytest.raises(ValueError, match="no score"):
+        run_together(work(run))
+    assert rounds == [0, 1]
+
+
+def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeypatch):
+    def curate_round(work, round, stop):
+        assert stop.wait(60), "nobody stopped the curation"
+
+    def train(*_):
+        raise RuntimeError("the training broke")
+
+    monkeypatch.setattr(align, "curate_round", curate_round)
+    monkeypatch.setattr(align, "train", train)
+    with pytest.raises(RuntimeError, match="the training broke"):
+        run_together(work(run))
+    assert not failed(run).exists()
+
+
+def test_the_critic_goes_with_a_run_that_fails(run, monkeypatch):
+    deleted = []
+    monkeypatch.setattr(align, "start_critic", lambda *_: None)
+    monkeypatch.setattr(align.serve, "delete", deleted.append)
+    with pytest.raises(KeyboardInterrupt), critic_running(run.config, run.slots):
+        raise KeyboardInterrupt
+    assert deleted == [align.APP]
