@@ -18,6 +18,7 @@ def python_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def _values(array: pa.Array) -> list[Any]:
     kind = array.type
+    values: list[Any]
     if pa.types.is_struct(kind):
         fields = [_values(array.field(index)) for index in range(kind.num_fields)]
         values = [dict(zip(kind.names, row, strict=True)) for row in zip(*fields, strict=True)]
