@@ -1,0 +1,153 @@
+"""The critic: clips in batches, questions on a shared prefix, and what Ray Serve adds.
+
+    python bench/critic_speed.py
+
+On one core a batch saves the fixed cost of its calls and nothing else: the arithmetic of eight clips is eight
+times that of one. The profile of a clip says how much is fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+
+import numpy as np
+import torch
+from figures import Figure, in_turns, main, profiled, ratios
+from ray import serve
+
+from ft2ray.config import AlignConfig, load_config
+from ft2ray.critic.critic import TalkingCritic
+from ft2ray.critic.view import ClipView
+from ft2ray.pipeline.align import ray_cluster
+from ft2ray.pipeline.critic_service import APP, probe_view, score_views, start_critic
+
+CLIPS = 16
+CANDIDATES = 8  # of a group, sent together as curation does it
+GROUPS = 6
+
+
+def measure(repetitions: int) -> list[Figure]:
+    torch.set_num_threads(1)
+    critic = TalkingCritic.load()
+    clips = views(critic, CLIPS)
+    return [
+        *in_process(critic, clips, repetitions),
+        *served(critic, clips, repetitions),
+    ]
+
+
+def in_process(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> list[Figure]:
+    alone = [dataclasses.replace(critic, questions={name: text}) for name, text in critic.questions.items()]
+
+    def one_by_one() -> None:
+        for clip in clips:
+            critic.score([clip])
+
+    def separate_questions() -> None:
+        for asked in alone:
+            asked.score(clips)
+
+    ways = {
+        "one call": lambda: critic.score(clips),
+        "one by one": one_by_one,
+        # A clip of many windows goes through the network in passes of eight: what batching may gain here.
+        "one pass": lambda: critic.score([joined(clips)]),
+        "separately": separate_questions,
+    }
+    in_turns(ways, 1)
+    times = in_turns(ways, repetitions)
+    return [
+        Figure(
+            f"{CLIPS} clips in one call",
+            "one call each",
+            ratios(times["one by one"], times["one call"]),
+            "x faster",
+            ">= 2.5",
+            statistics.median(ratios(times["one by one"], times["one pass"])),
+            profiled(one_by_one),
+        ),
+        Figure(
+            "three questions on one prefix",
+            "three separate calls",
+            ratios(times["separately"], times["one call"]),
+            "x faster",
+            bound=3.0,
+        ),
+    ]
+
+
+def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> list[Figure]:
+    config = load_config(None, [])
+    counting = dataclasses.replace(config.critic, weights="stand_ins:CountingCritic")
+    with ray_cluster(config):
+        handle = start_critic(config.critic, config.cluster)
+        ways = {
+            "handle": lambda: ask(handle, clips, config),
+            "direct": lambda: critic.score(clips),
+        }
+        in_turns(ways, 1)
+        times = in_turns(ways, repetitions)
+        serve.delete(APP)
+        handle = start_critic(counting, config.cluster)
+        group = clips[:CANDIDATES]
+        ask(handle, group, config)
+        fill = []
+        for _ in range(repetitions):
+            sizes = np.array([ask(handle, group, config) for _ in range(GROUPS)])
+            batches = (1 / sizes).sum()  # every clip says how many were in its batch
+            fill.append(sizes.size / batches / config.critic.batch)
+        serve.delete(APP)
+    return [
+        Figure(
+            "rate over a Serve handle",
+            "a direct loop",
+            ratios(times["direct"], times["handle"]),
+            "x",
+            ">= 0.70",
+            1.0,
+        ),
+        Figure(
+            f"batch fill, groups of {CANDIDATES} candidates",
+            f"full batches of {config.critic.batch}",
+            fill,
+            "",
+            ">= 0.8",
+            1.0,
+        ),
+    ]
+
+
+def ask(handle, clips: list[ClipView], config: AlignConfig) -> list[float]:
+    """First score of each clip over the handle; an error ends the bench."""
+    results = score_views(handle, clips, config.critic.timeout_seconds, 0)
+    failed = [error for _, error in results if error is not None]
+    if failed:
+        raise RuntimeError(failed[0])
+    return [scores[0] for scores, _ in results]
+
+
+def views(critic: TalkingCritic, count: int) -> list[ClipView]:
+    """Clips of one window that a critic can take: the time does not depend on what is in them."""
+    probe, rng = probe_view(), np.random.default_rng(0)
+    frames = 75 // probe.video_WFHW3.shape[1] + 1
+    video = np.tile(probe.video_WFHW3, (1, frames, 1, 1, 1))[:, :75]
+    mel = np.tile(probe.mel_WMJ, (1, 1, frames))[:, :, :300]
+    return [
+        ClipView(
+            np.roll(video, int(shift), axis=1),
+            probe.stills_WKHW3,
+            (mel + rng.normal(0, 0.01, mel.shape)).astype(np.float32),
+        )
+        for shift in rng.integers(0, 75, count)
+    ]
+
+
+def joined(clips: list[ClipView]) -> ClipView:
+    """One clip with the windows of all."""
+    names = ("video_WFHW3", "stills_WKHW3", "mel_WMJ")
+    return ClipView(*(np.concatenate([getattr(clip, name) for clip in clips]) for name in names))
+
+
+if __name__ == "__main__":
+    main("critic", measure)

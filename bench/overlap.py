@@ -1,0 +1,69 @@
+"""Curation and training at the same time against one after the other: how much of what could overlap does.
+
+    python bench/overlap.py
+
+Sampling and the training's forwards are sleeps here (bench/stand_ins.py): on two cores real work of both
+could not overlap, whatever the program did. All else is the program's own: Ray Data, Serve, Train, the store.
+
+    share = (one after the other - together) / (one after the other - the longer of the two stages)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from curation_speed import STAND_INS, planned
+from figures import Figure, main, seconds
+
+from ft2ray.config import load_config
+from ft2ray.pipeline.align import Work, ray_cluster, run_together, take_turns
+from ft2ray.pipeline.run_folder import read_seconds
+
+SETTINGS = [
+    *STAND_INS,
+    "prompts.seconds=1.0",
+    "prompts.curation=16",
+    "curation.candidates=2",
+    "preference.answers_differ=false",
+    "preference.margin=0.0",
+    "tlpo.rank=2",
+    "tlpo.batch=2",
+    "tlpo.workers=1",
+    "tlpo.steps=30",
+    "tlpo.gate=uniform",
+    "tlpo.gate_steps=0",
+]
+
+
+def measure(repetitions: int) -> list[Figure]:
+    torch.set_num_threads(1)
+    shares, gains, why = [], [], ""
+    with ray_cluster(load_config(None, SETTINGS)):
+        for _ in range(repetitions):
+            apart, stages = timed(take_turns, max_staleness=0)
+            together, _ = timed(run_together, max_staleness=1)
+            shares.append((apart - together) / (apart - max(stages["curation"], stages["training"])))
+            gains.append(apart / together)
+            why = f"{stages} s one after the other, together {together:.1f} s"
+    return [
+        Figure("share of the overlap gained", "all of it", shares, "", ">= 0.85", 1.0, why),
+        Figure("curation and training together", "one after the other", gains, "x faster"),
+    ]
+
+
+def timed(run: Callable[[Work], str], max_staleness: int) -> tuple[float, dict[str, float]]:
+    """Seconds of a whole run in a new folder, and of its stages."""
+    config, key, work = planned([*SETTINGS, f"schedule.max_staleness={max_staleness}"])
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        here = replace(config, run_dir=folder)
+        took = seconds(lambda: run(Work(here, key, work)))
+        return took, read_seconds(folder)
+
+
+if __name__ == "__main__":
+    main("together", measure)
