@@ -23,7 +23,7 @@ from tests.pipeline.faulty_parts import FOLDER
 from tests.ray_head import RayHead
 from tests.s3_server import Line
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
 GROUPS = 6

@@ -19,7 +19,7 @@ from tests.conftest import ASSETS
 from tests.pipeline.test_align import SETTINGS, SLOTS, SYSTEMS
 from tests.pipeline.test_tensorboard import read as read_events
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
 STEPS = 8  # of the experts, in two rounds
 OUTAGE_SECONDS = 8.0
