@@ -76,7 +76,7 @@ def result(run_dir: Path) -> dict:
             (g.group_id, [(c.candidate_id, c.scores, c.latents_CFHW.tobytes()) for c in g.candidates])
             for g in read_groups(run_dir)
         ],
-        "policy": json.loads((policy_dir(run_dir) / "policy.json").read_text())["fingerprint"],
+        "policy": json.loads((Path(policy_dir(run_dir)) / "policy.json").read_text())["fingerprint"],
         "measured": measured,
         "systems": json.loads((run_dir / "report.json").read_text())["systems"],
     }
@@ -136,10 +136,10 @@ def test_killed_in_every_stage_it_goes_on_and_ends_the_same(undisturbed, tmp_pat
 
 def test_a_finished_run_makes_nothing_again(undisturbed):
     files = {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")}
-    policy = {p: p.stat().st_mtime_ns for p in policy_dir(undisturbed).rglob("*") if p.is_file()}
+    policy = {p: p.stat().st_mtime_ns for p in Path(policy_dir(undisturbed)).rglob("*") if p.is_file()}
     finish(undisturbed)
     assert {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")} == files
-    assert {p: p.stat().st_mtime_ns for p in policy_dir(undisturbed).rglob("*") if p.is_file()} == policy
+    assert {p: p.stat().st_mtime_ns for p in Path(policy_dir(undisturbed)).rglob("*") if p.is_file()} == policy
 
 
 def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path):
