@@ -139,7 +139,9 @@ def test_a_finished_run_makes_nothing_again(undisturbed):
     policy = {p: p.stat().st_mtime_ns for p in Path(policy_dir(undisturbed)).rglob("*") if p.is_file()}
     finish(undisturbed)
     assert {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")} == files
-    assert {p: p.stat().st_mtime_ns for p in Path(policy_dir(undisturbed)).rglob("*") if p.is_file()} == policy
+    assert {
+        p: p.stat().st_mtime_ns for p in Path(policy_dir(undisturbed)).rglob("*") if p.is_file()
+    } == policy
 
 
 def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path):
