@@ -21,7 +21,7 @@ from ft2ray.generator.sampler import Conditions, SamplerConfig, timesteps
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
-from ft2ray.media.video import FPS, write_video
+from ft2ray.media.video import write_video
 from ft2ray.parts import load_generator
 from ft2ray.tlpo.policy import AttachedPolicy, Policy
 
@@ -42,6 +42,7 @@ class Clip:
 
     mp4: bytes
     frames: int
+    seconds: float
     system: str
     policy: str
     generator: str
@@ -101,11 +102,12 @@ class Animator:
         with self._each_step(sampler, progress):
             x_CFHW = self.generator.sample(conditions, seed, sampler)
         _go_on(progress("decoding", 0.0))
-        frames_FHW3 = self.generator.decode(portrait, x_CFHW)
+        frames_FHW3, fps = self.generator.decode(portrait, x_CFHW), self.generator.fps
         with tempfile.TemporaryDirectory() as folder:
-            mp4 = write_video(Path(folder) / "clip.mp4", frames_FHW3, FPS, wav_T).read_bytes()
+            mp4 = write_video(Path(folder) / "clip.mp4", frames_FHW3, fps, wav_T).read_bytes()
         policy = BASE if system == BASE else self.policy
-        return Clip(mp4, len(frames_FHW3), system, policy, self.generator.fingerprint)
+        frames = len(frames_FHW3)
+        return Clip(mp4, frames, frames / fps, system, policy, self.generator.fingerprint)
 
     def probe(self) -> None:
         """One sampling step of a built-in clip; raises RuntimeError where its numbers are not finite."""

@@ -25,7 +25,6 @@ from ray.serve.handle import DeploymentHandle
 from starlette.responses import Response, StreamingResponse
 
 from ft2ray import storage
-from ft2ray.media.video import FPS
 from serve.calls import http_host, stream
 from serve.front import INTERNAL, REFUSALS, body_of, deadline_missed, front, log
 from serve.orders import Event, Made, Order
@@ -193,7 +192,7 @@ async def last(events: AsyncIterator[Event]) -> Made:
 
 def facts(clip: Made, seed: int) -> dict[str, Any]:
     said = {name: value for name, value in clip.items() if name != "mp4"}
-    return {"seconds": clip["frames"] / FPS, "seed": seed, **said}
+    return {"seed": seed, **said}
 
 
 def line(**fields: Any) -> str:

@@ -26,6 +26,7 @@ class Made(TypedDict):
 
     mp4: bytes
     frames: int
+    seconds: float
     system: str
     policy: str
     generator: str

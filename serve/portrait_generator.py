@@ -101,6 +101,7 @@ class PortraitGenerator:
                 return Made(
                     mp4=clip.mp4,
                     frames=clip.frames,
+                    seconds=clip.seconds,
                     system=clip.system,
                     policy=clip.policy,
                     generator=clip.generator,

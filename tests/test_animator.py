@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import pytest
 
 from ft2ray.animator import Animator, Stopped
@@ -75,3 +76,12 @@ def test_the_probe_sees_broken_weights(animator):
     finally:
         parameter.data.copy_(kept)
     animator.probe()
+
+
+def test_a_clip_runs_at_the_rate_of_its_generator(animator, one_second, tmp_path, monkeypatch):
+    monkeypatch.setattr(animator.generator, "fps", 20.0)  # pretends: the same 25 frames, shown more slowly
+    clip = animator.animate(PORTRAIT, one_second, SamplerConfig(steps=1), system="base")
+    (tmp_path / "clip.mp4").write_bytes(clip.mp4)
+    with av.open(str(tmp_path / "clip.mp4")) as opened:
+        assert opened.streams.video[0].average_rate == 20
+    assert (clip.frames, clip.seconds) == (25, 1.25)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ft2ray.config import AlignConfig
 from ft2ray.critic.critic import Critic
 from ft2ray.evaluation.judge import Judge
-from ft2ray.parts import load_critic, load_generator
+from ft2ray.parts import generator_fingerprint, load_critic
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, curated, missing_slots, read_groups
 from ft2ray.pipeline.evaluation import evaluate, run_judge
@@ -81,7 +81,7 @@ def align(config: AlignConfig) -> str:
 
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     check_resources(config)
-    generator = load_generator(config.generator.weights).fingerprint
+    generator = generator_fingerprint(config.generator.weights)
     critic = load_critic(config.critic.weights)
     judge = Judge.load(run_judge(config)).fingerprint
     check_critic(config, critic)

@@ -21,7 +21,14 @@ from ft2ray.pipeline.curation import curated, refused_store
 from ft2ray.pipeline.evaluation import measured, run_judge
 from ft2ray.pipeline.policies import curves_url
 from ft2ray.pipeline.prompts import Plan
-from ft2ray.pipeline.run_folder import policy_dir, read_config, read_plan, read_seconds, read_versions
+from ft2ray.pipeline.run_folder import (
+    policy_dir,
+    read_config,
+    read_fingerprints,
+    read_plan,
+    read_seconds,
+    read_versions,
+)
 from ft2ray.pipeline.schedule import last_step, slots
 from ft2ray.pipeline.tensorboard import show_clips
 from ft2ray.pipeline.training import pair_pools, pair_rule
@@ -110,8 +117,7 @@ def write_run_report(run_dir: str) -> str:
 def export_run_pairs(run_dir: str, out: str) -> str:
     """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
     config, plan = read_config(run_dir), read_plan(run_dir)
-    generator, critic = load_generator(config.generator.weights), load_critic(config.critic.weights)
-    groups = curated(run_dir, slots(config, generator.fingerprint, critic.fingerprint, plan.curation))
+    groups = curated(run_dir, slots(config, *read_fingerprints(run_dir), plan.curation))
     if not groups:
         raise ValueError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     file = join(out, PAIRS)

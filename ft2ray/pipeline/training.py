@@ -199,9 +199,8 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             end = min(last_step(config, round), run.last_step)
             clock.start(run.step)
             run.train(end, save, take_in)
-            if (
-                shown is not None and run.step == end
-            ):  # beyond it, an earlier attempt has published this round
+            # Beyond its end a round was published by an earlier attempt.
+            if shown is not None and run.step == end:
                 publish_version(run_dir, key, round + 1, run.policy(), curves)
                 show_gate(run, shown)
 

@@ -16,7 +16,14 @@ from serve.refusal import Refusal
 from serve.settings import CriticServeConfig, GeneratorServeConfig
 from tests.serve.conftest import PORTRAIT, ROOT, SPEECH
 
-CLIP = {"mp4": b"a clip", "frames": 50, "system": "tlpo", "policy": "0123", "generator": "4567"}
+CLIP = {
+    "mp4": b"a clip",
+    "frames": 50,
+    "seconds": 2.0,
+    "system": "tlpo",
+    "policy": "0123",
+    "generator": "4567",
+}
 
 
 def made(*events):
