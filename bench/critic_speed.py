@@ -3,13 +3,12 @@
     python bench/critic_speed.py
 
 On one core a batch saves the fixed cost of its calls and nothing else: the arithmetic of eight clips is eight
-times that of one. The profile of a clip says how much is fixed.
+times that of one. The profile of single clips says how much is fixed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
 
 import numpy as np
 import torch
@@ -51,8 +50,6 @@ def in_process(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -
     ways = {
         "one call": lambda: critic.score(clips),
         "one by one": one_by_one,
-        # A clip of many windows goes through the network in passes of eight: what batching may gain here.
-        "one pass": lambda: critic.score([joined(clips)]),
         "separately": separate_questions,
     }
     in_turns(ways, 1)
@@ -64,8 +61,7 @@ def in_process(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -
             ratios(times["one by one"], times["one call"]),
             "x faster",
             ">= 2.5",
-            statistics.median(ratios(times["one by one"], times["one pass"])),
-            profiled(one_by_one),
+            why=profiled(one_by_one),
         ),
         Figure(
             "three questions on one prefix",
@@ -141,12 +137,6 @@ def views(critic: TalkingCritic, count: int) -> list[ClipView]:
         )
         for shift in rng.integers(0, 75, count)
     ]
-
-
-def joined(clips: list[ClipView]) -> ClipView:
-    """One clip with the windows of all."""
-    names = ("video_WFHW3", "stills_WKHW3", "mel_WMJ")
-    return ClipView(*(np.concatenate([getattr(clip, name) for clip in clips]) for name in names))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -130,19 +130,18 @@ class TalkingCritic:
     def margins(self, views: Sequence[ClipView]) -> np.ndarray:
         """Logit of Yes minus logit of No, averaged over a clip's windows: float64 [N, K]."""
         scale_K, shift_K = np.array([self.scaling[name] for name in self.questions]).T
-        margin_NK = np.full((len(views), len(self.questions)), np.nan)
-        for index, view in enumerate(views):
-            windows = [
-                self._window_margins(view, start)
-                for start in range(0, len(view.video_WFHW3), self.windows_per_pass)
-            ]
-            margin_NK[index] = np.concatenate(windows).mean(axis=0)
+        assert all(len(view.video_WFHW3) for view in views), "a view has at least one window"
+        margin_NK = np.zeros((len(views), len(self.questions)))
+        for some in passes(views, self.windows_per_pass):
+            margin_WK = self._window_margins(joined([(views[clip], window) for clip, window in some]))
+            for (clip, _), margin_K in zip(some, margin_WK, strict=True):
+                margin_NK[clip] += margin_K / len(views[clip].video_WFHW3)
         return scale_K * margin_NK + shift_K
 
     @torch.inference_mode()
-    def _window_margins(self, view: ClipView, start: int) -> np.ndarray:
-        """Yes minus No for some windows of one clip: float64 [W, K]."""
-        batch = view_batch(view, slice(start, start + self.windows_per_pass), self.processor)
+    def _window_margins(self, view: ClipView) -> np.ndarray:
+        """Yes minus No for every window of a view, in one pass: float64 [W, K]."""
+        batch = view_batch(view, self.processor)
         layout = self._layout(batch)
         tokens = (
             video_tokens(self.model, batch),
@@ -163,18 +162,36 @@ class TalkingCritic:
         return prefix_layout(self.model, self.tokenizer, self.processor, batch)
 
 
-def view_batch(view: ClipView, windows: slice, processor: ProcessorConfig) -> ClipBatch:
-    """Some windows of a view as the model takes them."""
-    cut = [patches(video, processor, still=False) for video in view.video_WFHW3[windows]]
-    stills = [
-        [patches(crop[None], processor, still=True) for crop in crops] for crops in view.stills_WKHW3[windows]
-    ]
+def passes(views: Sequence[ClipView], most: int) -> Iterator[list[tuple[int, int]]]:
+    """The windows of all clips, as (clip, window), in batches of one layout and at most `most` windows."""
+    by_layout: dict[Any, list[tuple[int, int]]] = {}
+    for clip, view in enumerate(views):
+        pieces = (view.video_WFHW3, view.stills_WKHW3, view.mel_WMJ)
+        windows = [(clip, window) for window in range(len(view.video_WFHW3))]
+        by_layout.setdefault(tuple(piece.shape[1:] for piece in pieces), []).extend(windows)
+    for windows in by_layout.values():
+        yield from (windows[start : start + most] for start in range(0, len(windows), most))
+
+
+def joined(windows: Sequence[tuple[ClipView, int]]) -> ClipView:
+    """Windows of any clips, all of one layout, as the windows of one view."""
+    return ClipView(
+        np.stack([view.video_WFHW3[window] for view, window in windows]),
+        np.stack([view.stills_WKHW3[window] for view, window in windows]),
+        np.stack([view.mel_WMJ[window] for view, window in windows]),
+    )
+
+
+def view_batch(view: ClipView, processor: ProcessorConfig) -> ClipBatch:
+    """The windows of a view as the model takes them."""
+    cut = [patches(video, processor, still=False) for video in view.video_WFHW3]
+    stills = [[patches(crop[None], processor, still=True) for crop in crops] for crops in view.stills_WKHW3]
     return ClipBatch(
         video_BSE=torch.stack([piece for piece, _ in cut]),
         video_grid=cut[0][1],
         stills_BSE=torch.stack([torch.cat([piece for piece, _ in crops]) for crops in stills]),
         still_grids=tuple(grid for _, grid in stills[0]),
-        mel_BMJ=torch.from_numpy(view.mel_WMJ[windows]),
+        mel_BMJ=torch.from_numpy(view.mel_WMJ),
     )
 
 

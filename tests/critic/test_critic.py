@@ -1,5 +1,6 @@
 """Loading, saving and scoring of critics, the learnt one and the rules."""
 
+import dataclasses
 import json
 import pickle
 
@@ -55,6 +56,24 @@ def test_each_clip_is_judged_alone(critic):
     alone = np.concatenate([critic.score([one]) for one in views])
     assert np.allclose(together, alone, atol=1e-6)
     assert np.allclose(critic.score(views[::-1])[::-1], together, atol=1e-6)
+
+
+def test_clips_of_one_layout_share_passes_of_a_bounded_size(critic, monkeypatch):
+    views = [view(seed=1), view(frames=50, seed=2), view(windows=3, seed=3), view(seed=4)]
+    alone = np.concatenate([critic.score([one]) for one in views])
+    sizes, pass_of = [], TalkingCritic._window_margins
+
+    def counted(self, joint):
+        sizes.append(len(joint.video_WFHW3))
+        return pass_of(self, joint)
+
+    monkeypatch.setattr(TalkingCritic, "_window_margins", counted)
+    for most, expected in ((8, [5, 1]), (2, [2, 2, 1, 1])):
+        sizes.clear()
+        together = dataclasses.replace(critic, windows_per_pass=most).score(views)
+        assert sizes == expected
+        # Equal bits on the CPUs that we saw; a matrix product may add in another order elsewhere.
+        assert np.allclose(together, alone, rtol=0, atol=1e-6)
 
 
 def test_long_clips_average_the_logits_of_their_windows(critic):
