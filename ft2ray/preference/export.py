@@ -17,11 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft2ray.preference.rules import Pair, PairRule, full_dimension_pairs, pairs
+from ft2ray.preference.rules import FULL, Pair, PairRule, full_dimension_pairs, pairs
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.storage import new_file
-
-FULL = "full"  # the `dimension` of pairs whose winner is preferred in every dimension
 
 _SIDE = (
     ("id", pa.string()),

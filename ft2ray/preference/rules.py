@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SUM = "sum"  # the pool of pairs of the summed score,
+FULL = "full"  # and the one of pairs whose winner is preferred in every dimension
 LOGIT_CLIP = 1e-6  # P(Yes) is kept this far from 0 and 1 before its logit, so that no margin is infinite
 
 
@@ -68,11 +70,22 @@ def column_pairs(p_N: np.ndarray, rule: PairRule) -> list[Pair]:
     return _ranked(*admissible(np.asarray(p_N, dtype=np.float64), rule), rule)
 
 
-def admissible(p_GN: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:
-    """May winner w and loser l form a pair by the scores of one dimension, and how large is their gap?
+def admissible_in(
+    pool: str, p_GNK: np.ndarray, dimensions: Sequence[str], rule: PairRule
+) -> tuple[np.ndarray, np.ndarray]:
+    """May winner w and loser l form a pair of this pool (a dimension, SUM, FULL)? How large is their gap?
 
-    Both [..., N, N], for scores of one group [N] or of many [G, N].
+    Both [..., N, N], for scores of one group [N, K] or of many [G, N, K].
     """
+    if pool == SUM:
+        return _admissible_summed(p_GNK, rule)
+    if pool == FULL:
+        return _admissible_in_all(p_GNK, rule)
+    return admissible(p_GNK[..., dimensions.index(pool)], rule)
+
+
+def admissible(p_GN: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:
+    """`admissible_in` of a single dimension, by its own scores [..., N]."""
     gap_GNN = _gaps(rule.scale(p_GN))
     allowed_GNN = (gap_GNN > 0) & (gap_GNN >= rule.margin)
     if rule.answers_differ:
@@ -105,12 +118,7 @@ def full_dimension_pairs(
     p_NK = checked(p_NK)
     if not 0 <= tolerance <= rule.margin:
         raise ValueError(f"full-dimension pairs: tolerance {tolerance} must be in 0..{rule.margin}")
-    gap_KNN = _gaps(rule.scale(p_NK).T)
-    better_KNN = (gap_KNN > 0) & (gap_KNN >= rule.margin)
-    weak_NN = (gap_KNN >= -tolerance).all(0) & better_KNN.any(0)
-    allowed_NN = better_KNN.all(0) if strict else weak_NN
-    total_NN = gap_KNN.sum(0)
-    return _ranked(allowed_NN & (total_NN > 0), total_NN, rule)
+    return _ranked(*_admissible_in_all(p_NK, rule, strict, tolerance), rule)
 
 
 def summed_pairs(p_NK: np.ndarray, rule: PairRule) -> list[Pair]:
@@ -118,9 +126,7 @@ def summed_pairs(p_NK: np.ndarray, rule: PairRule) -> list[Pair]:
 
     The margin is asked of the sum. A sum has no Yes or No, so answers are not compared.
     """
-    p_NK = checked(p_NK)
-    gap_NN = _gaps(rule.scale(p_NK).sum(-1))
-    return _ranked((gap_NN > 0) & (gap_NN >= rule.margin), gap_NN, rule)
+    return _ranked(*_admissible_summed(checked(p_NK), rule), rule)
 
 
 def checked(p_NK: np.ndarray) -> np.ndarray:
@@ -132,6 +138,22 @@ def checked(p_NK: np.ndarray) -> np.ndarray:
     if ((known < 0) | (known > 1)).any():
         raise ValueError("scores must be probabilities in [0, 1], with NaN for a missing one")
     return p_NK
+
+
+def _admissible_summed(p_GNK: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:
+    gap_GNN = _gaps(rule.scale(p_GNK).sum(-1))
+    return (gap_GNN > 0) & (gap_GNN >= rule.margin), gap_GNN
+
+
+def _admissible_in_all(
+    p_GNK: np.ndarray, rule: PairRule, strict: bool = False, tolerance: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    gap_KGNN = _gaps(np.moveaxis(rule.scale(p_GNK), -1, 0))
+    better_KGNN = (gap_KGNN > 0) & (gap_KGNN >= rule.margin)
+    weak_GNN = (gap_KGNN >= -tolerance).all(0) & better_KGNN.any(0)
+    allowed_GNN = better_KGNN.all(0) if strict else weak_GNN
+    total_GNN = gap_KGNN.sum(0)
+    return allowed_GNN & (total_GNN > 0), total_GNN
 
 
 def _gaps(score: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Preference pairs of any number of scored rows: Arrow batches in, a table of pairs out for each.
 
 A row is a candidate: the id of its group and P(Yes) in every dimension, null where the critic gave none. The
-rows of a group follow each other. The pairs are those of `ft2ray.preference.rules.pairs`, found for all
-groups of one size in one array operation; no more than a batch and one group are held in memory.
+rows of a group follow each other. The pairs are those of `ft2ray.preference.rules`, found for all groups of
+one size in one array operation; no more than a batch and one group are held in memory.
 
     file = pq.ParquetFile("scores.parquet")
     for table in pairs_of_rows(file.iter_batches(), ("mn", "ls", "vq"), PairRule()): ...
@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft2ray.preference.rules import PairRule, admissible, checked
+from ft2ray.preference.rules import PairRule, admissible_in, checked
 
 GROUP_ID = "group_id"
 PAIR = pa.schema(
     [
-        ("dimension", pa.string()),
+        ("dimension", pa.string()),  # or another pool: SUM, FULL
         (GROUP_ID, pa.string()),
         ("winner", pa.int32()),  # place of the row in its group, from 0
         ("loser", pa.int32()),
@@ -33,9 +33,18 @@ PAIR = pa.schema(
 
 
 def pairs_of_rows(
-    batches: Iterable[pa.RecordBatch], dimensions: Sequence[str], rule: PairRule
+    batches: Iterable[pa.RecordBatch],
+    dimensions: Sequence[str],
+    rule: PairRule,
+    pools: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """Pairs (schema PAIR) by dimension, then group, then falling margin; a batch may cut a group in two."""
+    """Pairs (schema PAIR) by pool, then group, then falling margin; a batch may cut a group in two.
+
+    Args:
+        dimensions: the columns of the scores.
+        pools: whose pairs are wanted: dimensions, SUM or FULL; None stands for every dimension.
+    """
+    pools = dimensions if pools is None else pools
     kept: pa.Table | None = None
     for batch in batches:
         new = pa.Table.from_batches([batch])
@@ -43,23 +52,25 @@ def pairs_of_rows(
         ids = rows[GROUP_ID]
         last = int(pc.index(ids, ids[-1]).as_py()) if len(ids) else 0  # its group may go on in the next batch
         if last:
-            yield _pairs(rows.slice(0, last), dimensions, rule)
+            yield _pairs(rows.slice(0, last), dimensions, rule, pools)
         kept = rows.slice(last)
     if kept is not None and kept.num_rows:
-        yield _pairs(kept, dimensions, rule)
+        yield _pairs(kept, dimensions, rule, pools)
 
 
-def _pairs(rows: pa.Table, dimensions: Sequence[str], rule: PairRule) -> pa.Table:
+def _pairs(rows: pa.Table, dimensions: Sequence[str], rule: PairRule, pools: Sequence[str]) -> pa.Table:
     runs = pc.run_end_encode(rows[GROUP_ID].combine_chunks())
     end_G = runs.run_ends.to_numpy()
     size_G = np.diff(end_G, prepend=0)
     p_RK = checked(np.column_stack([rows[name].to_numpy() for name in dimensions]))
     tables = []
-    for k, name in enumerate(dimensions):
-        found = [
-            _found(p_RK[:, k], np.flatnonzero(size_G == size), end_G, int(size), rule)
-            for size in np.unique(size_G)
-        ]
+    for name in pools:
+        found = []
+        for size in np.unique(size_G):
+            chosen_G = np.flatnonzero(size_G == size)
+            p_GNK = p_RK[end_G[chosen_G, None] - size + np.arange(size)]
+            group_G, *pair = _ranked(*admissible_in(name, p_GNK, dimensions, rule), rule)
+            found.append((chosen_G[group_G], *pair))
         group, winner, loser, margin = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.argsort(group, kind="stable")
         columns = [
@@ -73,15 +84,14 @@ def _pairs(rows: pa.Table, dimensions: Sequence[str], rule: PairRule) -> pa.Tabl
     return pa.concat_tables(tables)
 
 
-def _found(
-    p_R: np.ndarray, chosen_G: np.ndarray, end_G: np.ndarray, size: int, rule: PairRule
+def _ranked(
+    allowed_GNN: np.ndarray, gap_GNN: np.ndarray, rule: PairRule
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Group, winner, loser, margin of the pairs in the groups `chosen_G`, all of which have `size` rows."""
-    p_GN = p_R[end_G[chosen_G, None] - size + np.arange(size)]
-    allowed_GNN, gap_GNN = admissible(p_GN, rule)
+    """Group, winner, loser, margin of the pairs that the rule keeps, by group and falling margin."""
     if rule.kind == "best_worst":
         # The first of equal margins is the one with the lowest indices, as in rules.py.
-        best_G = np.where(allowed_GNN, gap_GNN, -np.inf).reshape(len(chosen_G), -1).argmax(1)
+        count, size, _ = gap_GNN.shape
+        best_G = np.where(allowed_GNN, gap_GNN, -np.inf).reshape(count, -1).argmax(1)
         g = np.flatnonzero(allowed_GNN.any((1, 2)))
         w, lo = np.divmod(best_G[g], size)
     else:
@@ -91,4 +101,4 @@ def _found(
         if rule.max_pairs is not None:
             rank = np.arange(len(g)) - np.searchsorted(g, g)
             g, w, lo = (column[rank < rule.max_pairs] for column in (g, w, lo))
-    return chosen_G[g], w, lo, gap_GNN[g, w, lo]
+    return g, w, lo, gap_GNN[g, w, lo]

@@ -32,13 +32,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ft2ray.preference.rules import SUM as SUM  # the adapter is named after its pairs
 from ft2ray.storage import exists, is_s3, join, local_folder, read_bytes, upload_folder
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate, UserWeights
 
 FORMAT = 1
 PREFIX = "transformer."  # the pipelines' name of the module that the adapters belong to
-SUM = "sum"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 
 from ft2ray.generator.sampler import Conditions
 from ft2ray.preference.draws import DrawConfig, PairPool, draws
-from ft2ray.preference.rules import Pair
+from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
 from ft2ray.tlpo.experts import ExpertConfig, Experts
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
@@ -32,7 +32,6 @@ from ft2ray.tlpo.policy import SUM, Policy, policy_of
 from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, pair_batch, update
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
 
-FULL = "full"  # the pool of stage 2: pairs preferred in every dimension
 GATE = "gate"
 NO_PAIRS = "no dimension has a single preference pair"
 HOW_TO_GET_PAIRS = "lower preference.margin, set preference.answers_differ=false, or curate more candidates"

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ft2ray.preference.export import FULL, export_pairs
-from ft2ray.preference.rules import PairRule
+from ft2ray.preference.export import export_pairs
+from ft2ray.preference.rules import FULL, PairRule
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.storage import read_bytes
 

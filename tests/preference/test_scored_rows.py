@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft2ray.preference.rules import PairRule, pairs
+from ft2ray.preference.rules import FULL, SUM, PairRule, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.preference.scored_rows import PAIR, pairs_of_rows
 
 DIMS = ("mn", "ls", "vq")
@@ -32,11 +32,18 @@ def table_of(scores) -> pa.Table:
     return pa.table([ids, *columns], ["group_id", *DIMS])
 
 
+def pools(p_NK, rule) -> dict:
+    return pairs(p_NK, DIMS, rule) | {
+        SUM: summed_pairs(p_NK, rule),
+        FULL: full_dimension_pairs(p_NK, rule),
+    }
+
+
 def one_by_one(scores, rule) -> list[tuple]:
     return sorted(
         (name, f"g{g}", n, pair.winner, pair.loser, pair.margin)
         for g, group in enumerate(scores)
-        for name, found in pairs(np.array(group), DIMS, rule).items()
+        for name, found in pools(np.array(group), rule).items()
         for n, pair in enumerate(found)
     )
 
@@ -45,7 +52,7 @@ def one_by_one(scores, rule) -> list[tuple]:
 def test_a_table_has_the_pairs_of_its_groups_one_by_one(scores, rule, rows_per_batch):
     batches = table_of(scores).to_batches(max_chunksize=rows_per_batch)
     found, rank = [], {}
-    for table in pairs_of_rows(batches, DIMS, rule):
+    for table in pairs_of_rows(batches, DIMS, rule, (*DIMS, SUM, FULL)):
         assert table.schema == PAIR
         for row in table.to_pylist():
             place = rank.setdefault((row["dimension"], row["group_id"]), [])
