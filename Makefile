@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/ft2ray align run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster $(ARGS)

@@ -12,6 +12,7 @@ import _thread
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -48,7 +49,8 @@ def lease(url: str, what: str, beat: float = BEAT, expiry: float = EXPIRY) -> It
     heart = threading.Thread(target=renew, daemon=True)
     heart.start()
     try:
-        yield
+        with _interruptible():
+            yield
     except KeyboardInterrupt:
         if not lost.is_set():
             raise
@@ -61,6 +63,20 @@ def lease(url: str, what: str, beat: float = BEAT, expiry: float = EXPIRY) -> It
         if not lost.is_set():
             with contextlib.suppress(StoreUnavailable):  # then it expires by itself
                 s3.put(url, _state(None), if_match=etag)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """A job that a script starts with & ignores SIGINT, and interrupt_main would be lost on it."""
+    ignores = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if not ignores or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _acquire(url: str, what: str, owner: str, beat: float, expiry: float) -> str:

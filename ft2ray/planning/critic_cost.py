@@ -3,7 +3,7 @@
 The language model runs under `trace`. The towers decide by their inputs' values what attends to what, which
 tensors without data can not tell, so they are formulas: matrix products and attention inside segments.
 
-Shapes: S patches, J mel frames, L tokens, D width.
+Shapes: S patches, E values of a patch, M mel bins, J mel frames, L tokens, D width.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class CriticShape:
         merge = vision.spatial_merge_size
         return PROMPT_TOKENS + t * h * w // merge**2 + audio_token_count(self.mel_frames)
 
-    def thinker(self, layers: int | None = None) -> Thinker:
-        """The thinker without data."""
+    def thinker(self, layers: int | None = None, device: str = "meta") -> Thinker:
+        """The thinker, without data unless another device is asked for."""
         config: Any = copy.deepcopy(self.config)
         if layers is not None:
             config.text_config.num_hidden_layers = layers
             config.text_config.layer_types = config.text_config.layer_types[:1] * layers
-        with torch.device("meta"):
+        with torch.device(device):
             return build_model(config).to(self.dtype).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 
@@ -100,34 +100,49 @@ def critic_shape(weights: str, seconds: float, fps: float, pixels: int, question
 
 def scoring_cost(shape: CriticShape) -> Cost:
     """One clip, all questions."""
-    text: Any = shape.config.text_config
-    width = text.hidden_size
 
     def cost(layers: int) -> Cost:
         thinker = shape.thinker(layers)
-
-        def score() -> object:
-            cache = DynamicCache(config=thinker.config.get_text_config())
-            prefix = _read(thinker, cache, 1, shape.prefix_tokens, 0, width)
-            cache.batch_repeat_interleave(shape.questions)
-            return prefix, _read(thinker, cache, shape.questions, QUESTION_TOKENS, shape.prefix_tokens, width)
-
         with torch.no_grad():
-            return trace(score)
+            return trace(lambda: read_and_answer(shape, thinker))
 
+    text: Any = shape.config.text_config
     language = extrapolated(cost, text.num_hidden_layers)
     return language + vision_cost(shape) + audio_cost(shape)
 
 
-def _read(thinker: Thinker, cache: DynamicCache, batch: int, tokens: int, start: int, width: int) -> object:
-    embeds = torch.zeros(batch, tokens, width, dtype=thinker.dtype, device="meta")
-    positions = torch.arange(tokens, device="meta").expand(3, batch, -1) + start
+def read_and_answer(shape: CriticShape, thinker: Thinker) -> object:
+    """The language model's part on zeros: the prefix once, then all questions on its cache."""
+    cache = DynamicCache(config=thinker.config.get_text_config())
+    prefix = _read(thinker, cache, 1, shape.prefix_tokens, 0)
+    cache.batch_repeat_interleave(shape.questions)
+    return prefix, _read(thinker, cache, shape.questions, QUESTION_TOKENS, shape.prefix_tokens)
+
+
+def _read(thinker: Thinker, cache: DynamicCache, batch: int, tokens: int, start: int) -> object:
+    width = thinker.config.get_text_config().hidden_size
+    embeds = torch.zeros(batch, tokens, width, dtype=thinker.dtype, device=thinker.device)
+    positions = torch.arange(tokens, device=thinker.device).expand(3, batch, -1) + start
     return thinker.model.language_model(
         inputs_embeds=embeds,
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
         output_hidden_states=start == 0,  # as the critic reads a prefix
+    )
+
+
+def tower_inputs(shape: CriticShape, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One clip of zeros as the vision tower and the audio tower take it."""
+    vision: Any = shape.config.vision_config
+    audio: Any = shape.config.audio_config
+    t, h, w = shape.grid
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    pictures_SE = torch.zeros(t * h * w, values, dtype=shape.dtype, device=device)
+    sound_MJ = torch.zeros(audio.num_mel_bins, shape.mel_frames, dtype=shape.dtype, device=device)
+    return (
+        {"hidden_states": pictures_SE, "grid_thw": torch.tensor([shape.grid], device=device)},
+        {"input_features": sound_MJ, "feature_lens": torch.tensor([shape.mel_frames], device=device)},
     )
 
 

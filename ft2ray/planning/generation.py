@@ -7,6 +7,7 @@ Shapes: B samples, C latent channels, F latent frames, H W latent grid, L tokens
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
 from ft2ray.tlpo.step import PairBatch, velocity_errors
 
 
-def inputs(shape: GeneratorShape, batch: int, device: str = "meta") -> dict[str, Any]:
+def inputs(shape: GeneratorShape, batch: int, device: torch.device | str = "meta") -> dict[str, Any]:
     """Arguments of one call of the transformer for `batch` samples."""
     architecture, dtype = shape.architecture, shape.dtype
     channels = architecture["in_channels"]  # noise, and what is stacked behind it
@@ -70,7 +71,7 @@ def expert_step_cost(shape: GeneratorShape, expert: ExpertConfig, pairs: int, ch
     def cost(layers: int) -> Cost:
         model = shape.transformer(layers)
         experts = experts_on(shape, model, ("expert",), expert)
-        return _step_cost(shape, model, experts, None, pairs, checkpointing)
+        return trace(training_step(shape, model, experts, None, pairs, checkpointing))
 
     return _over_layers(shape, cost)
 
@@ -86,7 +87,7 @@ def gate_step_cost(
         width = model.config["num_attention_heads"] * model.config["attention_head_dim"]
         with torch.device("meta"):
             gate = TimestepLayerGate(layers, len(dimensions), width, GateConfig("full"))
-        return _step_cost(shape, model, experts, gate, pairs, checkpointing)
+        return trace(training_step(shape, model, experts, gate, pairs, checkpointing))
 
     return _over_layers(shape, cost)
 
@@ -94,12 +95,13 @@ def gate_step_cost(
 def experts_on(
     shape: GeneratorShape, model: SpeechWanTransformer, names: tuple[str, ...], expert: ExpertConfig
 ) -> Experts:
-    """Experts without data; peft makes them on the CPU, whatever the base is on."""
+    """Experts where the base is (without data, if that is the meta device); peft makes them on the CPU."""
+    device = next(model.parameters()).device
     experts = Experts(model, names, expert)
     for name in names:
         for parameter in experts.parameters(name):
             parameter.data = parameter.data.to(shape.dtype)
-    model.to("meta")  # type: ignore[arg-type]  # a closed signature of theirs
+    model.to(device)  # type: ignore[arg-type]  # a closed signature of theirs
     return experts
 
 
@@ -109,39 +111,47 @@ def expert_parameters(shape: GeneratorShape, expert: ExpertConfig) -> int:
     return shape.layers * sum(parameter.numel() for parameter in experts.parameters("expert"))
 
 
-def _step_cost(
+def training_step(
     shape: GeneratorShape,
     model: SpeechWanTransformer,
     experts: Experts,
     gate: TimestepLayerGate | None,
     pairs: int,
     checkpointing: bool,
-) -> Cost:
-    arguments = inputs(shape, 2 * pairs)
+) -> Callable[[], object]:
+    """A step on zeros for `experts.names[0]`, or for the gate: to be traced, or to be timed on a card."""
+    device = next(model.parameters()).device
+    arguments = inputs(shape, 2 * pairs, device)
     channels = shape.latent_CFHW[0]
     stacked_BCFHW = arguments.pop("hidden_states")[:, channels:]
     if checkpointing:
         model.train()
         model.enable_gradient_checkpointing()
-    within = experts.train_expert("expert") if gate is None else experts.fused(experts.names, gate)
-    learning = experts.parameters("expert") if gate is None else list(gate.parameters())
+    else:
+        model.disable_gradient_checkpointing()
+    name = experts.names[0]
+
+    def within() -> Any:
+        return experts.train_expert(name) if gate is None else experts.fused(experts.names, gate)
+
+    learning = experts.parameters(name) if gate is None else list(gate.parameters())
 
     def velocity(x_BCFHW: Tensor, t_B: Tensor, conditions: list[Any]) -> Tensor:
         x_BCFHW = torch.cat([x_BCFHW.to(shape.dtype), stacked_BCFHW], dim=1)
         return model(x_BCFHW, **(arguments | {"timestep": 1000 * t_B}))[0]
 
-    winner, loser, noise = (torch.zeros(pairs, *shape.latent_CFHW, device="meta") for _ in range(3))
-    t_B = torch.zeros(pairs, device="meta")
+    winner, loser, noise = (torch.zeros(pairs, *shape.latent_CFHW, device=device) for _ in range(3))
+    t_B = torch.zeros(pairs, device=device)
     batch = PairBatch(winner, loser, None, None, [None] * pairs, noise, t_B)
 
     def step() -> object:
         with torch.no_grad(), experts.reference():
             reference = velocity_errors(velocity, batch, masked=False)
-        with within:
+        with within():
             winner_B, loser_B = velocity_errors(velocity, batch, masked=False)
             return reference, torch.autograd.grad((winner_B - loser_B).sum(), learning)
 
-    return trace(step)
+    return step
 
 
 def _over_layers(shape: GeneratorShape, cost: Any) -> Cost:

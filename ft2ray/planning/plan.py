@@ -120,7 +120,7 @@ def make_plan(config: AlignConfig) -> Plan:
     def seconds(flops: float, rate: float = 1.0) -> float:
         return flops / (gpu.tflops * TERA * p.achieved * rate)
 
-    passes = _guidance_passes(config, shape)
+    passes = guidance_passes(config, shape)
     window, windows = shape.one_window()
     forward, decode = forward_cost(window, max(passes)), decode_cost(shape)
     calls = config.generator.steps * windows * sum(passes) / len(passes) / max(passes)
@@ -225,7 +225,7 @@ def _facts(
         ),
         "clip": f"{shape.seconds:.2f} s, latent {f} x {h} x {w}, {shape.tokens:,} tokens",
         "sampling": f"{config.generator.steps} steps, guidance passes per step: "
-        + ", ".join(map(str, sorted(set(_guidance_passes(config, shape))))),
+        + ", ".join(map(str, sorted(set(guidance_passes(config, shape))))),
         "critic": f"{critic.name}, {_count(thinker.parameters())} parameters",
         "scored clip": f"{critic.prefix_tokens:,} tokens (sound, and {frames} x {rows} x {columns} patches), "
         f"{critic.questions} questions",
@@ -235,7 +235,7 @@ def _facts(
     }
 
 
-def _guidance_passes(config: AlignConfig, shape: GeneratorShape) -> list[int]:
+def guidance_passes(config: AlignConfig, shape: GeneratorShape) -> list[int]:
     """Passes of the guidance for each of the scales that the candidates are dealt."""
     return [
         len(

@@ -1,5 +1,6 @@
 """One process works in a folder on S3: a living owner keeps it, a dead one is followed."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -73,7 +74,18 @@ def test_of_several_who_find_a_dead_owner_one_gets_it(s3):
     assert results.count("mine") == 1 and sum("at work" in result for result in results) == 2
 
 
-def test_whoever_lost_it_is_stopped(s3):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["shell", "background"])
+def test_whoever_lost_it_is_stopped(s3, handler):
+    """A process that a script put into the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        lose_the_lease(s3)
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def lose_the_lease(s3: str) -> None:
     with pytest.raises(ValueError, match="taken over by another test"), lease(f"{s3}/.lock", "test", **TIMES):
         write_atomically(f"{s3}/.lock", b'{"owner": "somebody else"}')
         for _ in range(600):

@@ -1,0 +1,59 @@
+"""Two rounds: in turns, and with curation and training at the same time, killed in the middle."""
+
+import json
+import shutil
+
+import pytest
+
+from ft2ray.pipeline.curation import read_groups
+from tests.pipeline.whole_run import finish, kill_when, result
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+ROUNDS, TOGETHER = "schedule.rounds=2", "schedule.max_staleness=1"
+BOTH_SIDES = ("cluster.generators=2", "tlpo.workers=2")
+SLOTS = 6  # 3 prompts in 2 rounds
+
+
+def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_path):
+    finish(tmp_path, ROUNDS, *BOTH_SIDES)
+    groups = read_groups(tmp_path)
+    policies = {
+        round: {c.policy for g in groups if g.round == round for c in g.candidates} for round in (0, 1)
+    }
+    (first,) = (tmp_path / "policies").glob("*-1/policy.json")
+    assert policies == {0: {"base"}, 1: {json.loads(first.read_text())["fingerprint"]}}
+    assert len(groups) == SLOTS
+
+
+def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path):
+    together = (ROUNDS, TOGETHER, *BOTH_SIDES)
+
+    def committed():
+        return list((tmp_path / "store" / "groups").glob("*.parquet"))
+
+    kill_when(
+        tmp_path,
+        lambda: len(committed()) >= 1 and any((tmp_path / "intake").rglob("*.json")),
+        lambda: len(committed()) < SLOTS,
+        *together,
+    )
+    finish(tmp_path, *together)
+    groups = read_groups(tmp_path)
+    assert len({(g.round, g.prompt_id) for g in groups}) == len(groups) == len(committed()) == SLOTS
+    versions = {"base": 0} | {
+        json.loads(file.read_text())["fingerprint"]: int(file.parent.name.rpartition("-")[2])
+        for file in (tmp_path / "policies").glob("*/policy.json")
+    }
+    for group in groups:
+        assert {group.round - versions[c.policy] for c in group.candidates} <= {0, 1}, "too stale"
+
+    joined = [json.loads(file.read_text()) for file in sorted((tmp_path / "intake").rglob("*.json"))]
+    assert sorted(sum(joined, [])) == sorted(g.group_id for g in groups), "every group joined exactly once"
+    assert len(joined) > 1, "the training began before all groups were there"
+
+    policy = result(tmp_path)["policy"]
+    shutil.rmtree(tmp_path / "train")
+    shutil.rmtree(tmp_path / "policies")
+    finish(tmp_path, *together)  # the same groups at the same steps, as the intake has them written down
+    assert result(tmp_path)["policy"] == policy

@@ -1,0 +1,74 @@
+"""Whole runs of the method at the smallest size, as processes that a test may kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ft2ray.pipeline.curation import read_groups
+from ft2ray.pipeline.evaluation import measurement_store
+from ft2ray.pipeline.run_folder import policy_dir
+
+SETTINGS = [
+    "generator.steps=3",
+    "prompts.curation=3",
+    "prompts.evaluation=2",
+    "curation.candidates=3",
+    "preference.answers_differ=false",
+    "preference.margin=0.0",
+    "tlpo.rank=2",
+    "tlpo.batch=2",
+    "tlpo.steps=8",
+    "tlpo.gate_steps=4",
+    "tlpo.checkpoint_every=1",
+    "evaluation.seeds=[0]",
+    "evaluation.report_videos=1",
+    "evaluation.bootstrap=200",
+    "cluster.generators=1",
+    "tlpo.workers=1",
+]
+
+
+def start(run_dir: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}", *SETTINGS, *more]
+    return subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(run_dir: Path, *more: str) -> None:
+    process = start(run_dir, *more)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-3000:]
+
+
+def kill_when(run_dir: Path, reached, still_open, *more: str) -> None:
+    """SIGKILL the run once `reached()`; unless `still_open()` holds then, the kill came too late to test."""
+    process = start(run_dir, *more)
+    deadline = time.monotonic() + 400
+    while not reached():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert still_open()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def result(run_dir: Path) -> dict:
+    """Everything that must not depend on how often the run was interrupted."""
+    measured = sorted(
+        (m["row_id"], m["system"], sorted(m["metrics"])) for m in measurement_store(run_dir).rows()
+    )
+    return {
+        "groups": [
+            (g.group_id, [(c.candidate_id, c.scores, c.latents_CFHW.tobytes()) for c in g.candidates])
+            for g in read_groups(run_dir)
+        ],
+        "policy": json.loads((Path(policy_dir(run_dir)) / "policy.json").read_text())["fingerprint"],
+        "measured": measured,
+        "systems": json.loads((run_dir / "report.json").read_text())["systems"],
+    }
