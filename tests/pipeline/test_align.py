@@ -8,11 +8,9 @@ import pytest
 
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.run_folder import policy_dir, read_plan
-from tests.pipeline.whole_run import finish, kill_when, result
+from tests.pipeline.whole_run import SYSTEMS, finish, kill_when, result
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-SYSTEMS = {"base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo"}
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,15 @@ import shutil
 import pytest
 
 from ft2ray.pipeline.curation import read_groups
-from tests.pipeline.whole_run import finish, kill_when, result
+from tests.pipeline.whole_run import SLOTS, TWO_ROUNDS, finish, kill_when, result
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-ROUNDS, TOGETHER = "schedule.rounds=2", "schedule.max_staleness=1"
-BOTH_SIDES = ("cluster.generators=2", "tlpo.workers=2")
-SLOTS = 6  # 3 prompts in 2 rounds
+TOGETHER = (*TWO_ROUNDS, "schedule.max_staleness=1")
 
 
 def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_path):
-    finish(tmp_path, ROUNDS, *BOTH_SIDES)
+    finish(tmp_path, *TWO_ROUNDS)
     groups = read_groups(tmp_path)
     policies = {
         round: {c.policy for g in groups if g.round == round for c in g.candidates} for round in (0, 1)
@@ -27,8 +25,6 @@ def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_p
 
 
 def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path):
-    together = (ROUNDS, TOGETHER, *BOTH_SIDES)
-
     def committed():
         return list((tmp_path / "store" / "groups").glob("*.parquet"))
 
@@ -36,9 +32,9 @@ def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path)
         tmp_path,
         lambda: len(committed()) >= 1 and any((tmp_path / "intake").rglob("*.json")),
         lambda: len(committed()) < SLOTS,
-        *together,
+        *TOGETHER,
     )
-    finish(tmp_path, *together)
+    finish(tmp_path, *TOGETHER)
     groups = read_groups(tmp_path)
     assert len({(g.round, g.prompt_id) for g in groups}) == len(groups) == len(committed()) == SLOTS
     versions = {"base": 0} | {
@@ -55,5 +51,5 @@ def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path)
     policy = result(tmp_path)["policy"]
     shutil.rmtree(tmp_path / "train")
     shutil.rmtree(tmp_path / "policies")
-    finish(tmp_path, *together)  # the same groups at the same steps, as the intake has them written down
+    finish(tmp_path, *TOGETHER)  # the same groups at the same steps, as the intake has them written down
     assert result(tmp_path)["policy"] == policy

@@ -16,8 +16,8 @@ from ft2ray.pipeline.run_folder import policy_dir, read_plan
 from ft2ray.pipeline.status import read_status
 from ft2ray.storage import exists, join, list_files, read_bytes, upload_folder, versions
 from tests.conftest import ASSETS
-from tests.pipeline.test_align import SETTINGS, SLOTS, SYSTEMS
 from tests.pipeline.test_tensorboard import read as read_events
+from tests.pipeline.whole_run import SETTINGS, SLOTS, SYSTEMS, TWO_ROUNDS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -28,7 +28,16 @@ WAIT = 1500.0  # seconds, on a machine that is busy with other things
 
 def start(run_dir: str, media: str) -> subprocess.Popen:
     places = [f"run_dir={run_dir}", f"prompts.portraits={media}/portraits", f"prompts.speech={media}/speech"]
-    command = [sys.executable, "-m", "ft2ray.cli", "align", *places, *SETTINGS, f"tlpo.steps={STEPS}"]
+    command = [
+        sys.executable,
+        "-m",
+        "ft2ray.cli",
+        "align",
+        *places,
+        *SETTINGS,
+        *TWO_ROUNDS,
+        f"tlpo.steps={STEPS}",
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -12,6 +12,7 @@ from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.evaluation import measurement_store
 from ft2ray.pipeline.run_folder import policy_dir
 
+SYSTEMS = {"base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo"}
 SETTINGS = [
     "generator.steps=3",
     "prompts.curation=3",
@@ -30,6 +31,9 @@ SETTINGS = [
     "cluster.generators=1",
     "tlpo.workers=1",
 ]
+# The same on two generator actors and two train workers.
+TWO_ROUNDS = ("schedule.rounds=2", "cluster.generators=2", "tlpo.workers=2")
+SLOTS = 6  # 3 prompts in 2 rounds
 
 
 def start(run_dir: Path, *more: str) -> subprocess.Popen:
