@@ -1,7 +1,7 @@
 """The command line: `ft2ray align | status | plan | generate | score | report | export-... | import-adapter`.
 
-Every path may be an s3:// URL. User mistakes (ValueError) end as one sentence and exit code 2; anything else
-keeps its traceback.
+Every path may be an s3:// URL. User mistakes (ValueError) end as one sentence and exit code 2, a run that can
+not go on for now (RunEnded) as one sentence and exit code 1; anything else keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ft2ray.config import AlignConfig, load_config, to_yaml
+from ft2ray.pipeline.endings import RunEnded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run_command(arguments)
-    except ValueError as error:
+    except (ValueError, RunEnded) as error:
         print(f"ft2ray: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RunEnded) else 2
     return 0
 
 

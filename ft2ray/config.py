@@ -114,8 +114,13 @@ class EvaluationConfig:
 @dataclass(frozen=True)
 class ClusterConfig:
     address: str | None = None  # None starts Ray on this machine, "auto" joins the running cluster
-    # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8" is up to four of a kind.
+    # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8 pool=training" is up to
+    # four of a kind, with their labels.
     may_add: tuple[str, ...] = ()
+    # The nodes that a pool keeps to, by one of their labels, such as "pool=generation"; None is any node.
+    generators_on: str | None = None
+    critic_on: str | None = None
+    train_on: str | None = None
     generators: int = 2  # actors that sample and decode
     generator_cpus: float = 0.5
     generator_gpus: float = 0.0
@@ -175,6 +180,8 @@ class AlignConfig:
         _require(self.tlpo.loss in ("dpo", "ipo", "simpo"), "tlpo.loss", "dpo, ipo or simpo")
         gates = ("full", "timestep", "layer", "uniform", "segments")
         _require(self.tlpo.gate in gates, "tlpo.gate", "one of " + ", ".join(gates))
+        for key in ("generators_on", "critic_on", "train_on"):
+            label(getattr(self.cluster, key), f"cluster.{key}")
         _require(self.plan.workers >= 1, "plan.workers", "at least 1")
         _require(self.plan.pairs >= 1, "plan.pairs", "at least 1")
         _require(0 < self.plan.achieved <= 1, "plan.achieved", "in (0, 1]")
@@ -186,6 +193,15 @@ class AlignConfig:
             "evaluation.systems",
             "a list with base in it: it is the reference",
         )
+
+
+def label(text: str | None, key: str = "label") -> dict[str, str]:
+    """{"pool": "generation"} for "pool=generation", as Ray's label selectors take it; {} for None."""
+    if text is None:
+        return {}
+    name, equals, value = text.partition("=")
+    _require(bool(name and equals and value), key, 'of the form name=value, such as "pool=generation"')
+    return {name: value}
 
 
 def _require(holds: bool, key: str, wanted: str) -> None:

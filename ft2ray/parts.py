@@ -58,6 +58,14 @@ def load_critic(weights: str) -> Critic:
     return TalkingCritic.load(weights if weights == "embedded" else local_folder(weights))
 
 
+def critic_identity(weights: str) -> tuple[str, tuple[str, ...]]:
+    """Fingerprint and dimensions of `load_critic(weights)`, from the files alone where it is one of ours."""
+    if _FACTORY.fullmatch(weights):
+        critic = _call(weights)
+        return critic.fingerprint, critic.dimensions
+    return TalkingCritic.identity_of(weights if weights == "embedded" else local_folder(weights))
+
+
 def _call(factory: str) -> Any:
     module, _, name = factory.partition(":")
     try:

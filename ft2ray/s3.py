@@ -61,6 +61,10 @@ class StoreUnavailable(ValueError):
     """The store does not answer, or with errors only; the same call may work later."""
 
 
+class StoreRefused(ValueError):
+    """The store does not take these credentials, or has no such bucket: the same call will never work."""
+
+
 @dataclass(frozen=True)
 class Version:
     """One state of an object: `age` is its age in seconds by the store's own clock."""
@@ -227,7 +231,7 @@ def explained(url: str) -> Iterator[None]:
     except ClientError as error:
         raise _answer(url, error) from error
     except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
-        raise ValueError(
+        raise StoreRefused(
             f"{url}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
     except BROKEN_OFF as error:
@@ -245,18 +249,20 @@ def _answer(url: str, error: ClientError) -> Exception:
     bucket, key = split(url)
     said = f"{code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
     if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
-        return ValueError(f"{url}: there is no bucket {bucket} at {_endpoint()}; create it or check its name")
+        return StoreRefused(
+            f"{url}: there is no bucket {bucket} at {_endpoint()}; create it or check its name"
+        )
     if status == 404:
         return FileNotFoundError(f"{url}: no such file")
     if code in REFUSED or status in (401, 403):
-        return ValueError(
+        return StoreRefused(
             f"{url}: the store at {_endpoint()} refuses these credentials ({said}); check AWS_ACCESS_KEY_ID, "
             f"AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and what they may do in {bucket}"
         )
     # 409: another conditional write of the same object was on its way
     if status >= 500 or status == 409 or code in ("SlowDown", "RequestTimeout", "Throttling"):
         return StoreUnavailable(f"{url}: the store at {_endpoint()} answers with errors only ({said})")
-    return ValueError(f"{url}: the store at {_endpoint()} refuses {error.operation_name} ({said})")
+    return StoreRefused(f"{url}: the store at {_endpoint()} refuses {error.operation_name} ({said})")
 
 
 def _no_answer(url: str, error: Exception) -> StoreUnavailable:

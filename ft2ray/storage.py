@@ -11,11 +11,13 @@ never made again.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from ft2ray.arrow_rows import python_rows
 from ft2ray.records import content_id
 from ft2ray.s3 import StoreUnavailable as StoreUnavailable  # callers need not know where it is raised
 
+READERS = 16  # shards read at a time; as many connections as the client of S3 keeps
 WEEK = 7 * 24 * 3600
 
 
@@ -238,6 +241,10 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         yield temporary
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write names no file
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -298,6 +305,24 @@ class RowStore:
                 if row[self.key] not in seen:
                     seen.add(row[self.key])
                     yield row
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of all committed rows, shard by shard in their order; nothing else is read.
+
+        Args:
+            columns: paths in Parquet: "round", or "candidates.list.element.scores" inside a list of structs.
+        """
+        shards = self.shards()
+        files, root = filesystem(self.root) if shards else (None, self.root)
+
+        def read(source: Any, filesystem: FileSystem | None) -> pa.Table:
+            with pq.ParquetFile(source, filesystem=filesystem, pre_buffer=True) as file:
+                return file.read(columns=list(columns), use_threads=False)
+
+        nothing = read(pa.BufferReader(self._parquet([])), None)  # so that a store without rows has columns
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda shard: s3.ask(self.root, lambda: read(f"{root}/{shard}", files)), shards)
+            return pa.concat_tables([nothing, *found])
 
     def has(self, key: str) -> bool:
         """Whether the row of `key` is committed, in a shard of its own."""

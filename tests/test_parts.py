@@ -1,7 +1,7 @@
 import pytest
 
 from ft2ray.generator.generator import Generator
-from ft2ray.parts import generator_fingerprint, load_critic, load_generator
+from ft2ray.parts import critic_identity, generator_fingerprint, load_critic, load_generator
 from ft2ray.storage import upload_folder
 from tests.conftest import ASSETS
 
@@ -16,6 +16,19 @@ def test_embedded_folder_or_factory():
     generator = load_generator("embedded")
     assert isinstance(generator, Generator) and generator.fingerprint == generator_fingerprint("embedded")
     assert load_critic(f"{__name__}:Mine.load") == "my own"
+
+
+class MyCritic:
+    fingerprint, dimensions = "mine", ("sharp", "calm")
+
+
+def test_a_critic_is_known_without_its_network(monkeypatch):
+    critic = load_critic("embedded")
+    monkeypatch.setattr(
+        "ft2ray.critic.critic.build_model", lambda config: pytest.fail("the network was built")
+    )
+    assert critic_identity("embedded") == (critic.fingerprint, critic.dimensions)
+    assert critic_identity(f"{__name__}:MyCritic") == ("mine", ("sharp", "calm"))
 
 
 @pytest.mark.parametrize("weights", ["absent.module:Thing", f"{__name__}:Absent", f"{__name__}:Mine.absent"])

@@ -1,5 +1,6 @@
 """Local files and rows: whole or not at all, once or not at all. The same on S3: test_storage_s3.py."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,38 @@ def test_rows_come_back_once_and_in_a_fixed_order(tmp_path):
     assert list(store.rows()) == list(RowStore(tmp_path / "s", SCHEMA, "key").rows())
     assert name in store.shards() and store.read(name) == [{"key": "a", "value": 1}]
     assert list(store.rows())[0] == store.read(store.shards()[0])[0]
+
+
+NESTED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("parts", pa.list_(pa.struct([("name", pa.string()), ("data", pa.list_(pa.float32()))]))),
+    ]
+)
+
+
+def test_a_table_holds_the_columns_that_were_asked_for_and_nothing_else(tmp_path):
+    store, wanted = RowStore(tmp_path, NESTED, "key"), ["key", "parts.list.element.name"]
+    assert store.table(wanted).num_rows == 0
+    for key in "ab":
+        store.commit([{"key": key, "parts": [{"name": key * n, "data": [0.5] * 9} for n in (1, 2)]}])
+    store.commit([{"key": "c", "parts": None}])
+    rows = sorted(store.table(wanted).to_pylist(), key=lambda row: row["key"])
+    assert rows == [
+        {"key": "a", "parts": [{"name": "a"}, {"name": "aa"}]},
+        {"key": "b", "parts": [{"name": "b"}, {"name": "bb"}]},
+        {"key": "c", "parts": None},
+    ]
+
+
+def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage.Path, "write_bytes", full)
+    with pytest.raises(OSError, match=f"No space left on device.*{tmp_path}/file"):
+        write_atomically(tmp_path / "file", b"data")
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_first_to_commit_a_key_stays(tmp_path):

@@ -87,20 +87,7 @@ class TalkingCritic:
         Raises:
             ValueError: if files are missing or do not belong together.
         """
-        folder = Path(str(files("ft2ray") / "assets" / "critic")) if path == "embedded" else Path(path)
-        for name in (WEIGHTS, CONFIG, "tokenizer.json"):
-            if not (folder / name).is_file():
-                raise ValueError(
-                    f"{folder} holds no critic: {name} is missing; train one with jobs/train_critic.py"
-                )
-        config = json.loads((folder / CONFIG).read_text())
-        own = config.pop("talking_critic")
-        fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
-        if own["fingerprint"] != fingerprint:
-            raise ValueError(
-                f"the weights in {folder} are not those that {CONFIG} describes (fingerprint {fingerprint}, "
-                f"not {own['fingerprint']}); copy the folder as a whole"
-            )
+        folder, config, own = _described(path)
         model = build_model(Qwen2_5OmniThinkerConfig.from_dict(config))
         model.load_state_dict(load_file(folder / WEIGHTS))
         return cls(
@@ -110,8 +97,14 @@ class TalkingCritic:
             questions=own["questions"],
             scaling={name: (pair[0], pair[1]) for name, pair in own["scaling"].items()},
             calibration=own["calibration"],
-            fingerprint=fingerprint,
+            fingerprint=own["fingerprint"],
         )
+
+    @staticmethod
+    def identity_of(path: str | Path) -> tuple[str, tuple[str, ...]]:
+        """Fingerprint and dimensions of `load(path)`, without the network; the same errors."""
+        _, _, own = _described(path)
+        return own["fingerprint"], tuple(own["questions"])
 
     def score(self, views: Sequence[ClipView]) -> np.ndarray:
         """P(Yes) of each clip on each question: p_NK float64, every row independent of the others.
@@ -160,6 +153,25 @@ class TalkingCritic:
 
     def _layout(self, batch: ClipBatch) -> Layout:
         return prefix_layout(self.model, self.tokenizer, self.processor, batch)
+
+
+def _described(path: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The folder, its network's configuration and what belongs to the critic; ValueError as in `load`."""
+    folder = Path(str(files("ft2ray") / "assets" / "critic")) if path == "embedded" else Path(path)
+    for name in (WEIGHTS, CONFIG, "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} holds no critic: {name} is missing; train one with jobs/train_critic.py"
+            )
+    config = json.loads((folder / CONFIG).read_text())
+    own = config.pop("talking_critic")
+    fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    if own["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"the weights in {folder} are not those that {CONFIG} describes (fingerprint {fingerprint}, "
+            f"not {own['fingerprint']}); copy the folder as a whole"
+        )
+    return folder, config, own
 
 
 def passes(views: Sequence[ClipView], most: int) -> Iterator[list[tuple[int, int]]]:

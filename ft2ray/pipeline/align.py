@@ -22,12 +22,12 @@ import ray
 from ray import serve
 from tqdm import tqdm
 
-from ft2ray.config import AlignConfig
-from ft2ray.critic.critic import Critic
+from ft2ray.config import AlignConfig, label
 from ft2ray.evaluation.judge import Judge
-from ft2ray.parts import generator_fingerprint, load_critic
+from ft2ray.parts import critic_identity, generator_fingerprint
 from ft2ray.pipeline.critic_service import APP, start_critic
-from ft2ray.pipeline.curation import curate, curated, missing_slots, read_groups
+from ft2ray.pipeline.curation import curate, missing_slots
+from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.evaluation import evaluate, run_judge
 from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
 from ft2ray.pipeline.policies import is_published, policy_url
@@ -42,7 +42,8 @@ from ft2ray.pipeline.run_folder import (
     write_inputs,
 )
 from ft2ray.pipeline.schedule import Slot, oldest_policy, slots, training_key
-from ft2ray.pipeline.training import pair_pools, train
+from ft2ray.pipeline.scores import critics, pair_counts, scored_candidates
+from ft2ray.pipeline.training import train
 from ft2ray.storage import absolute, delete, join, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
@@ -62,9 +63,14 @@ class Work:
 
 
 def align(config: AlignConfig) -> str:
-    """Run everything that the run folder lacks; returns the URL of report.html."""
+    """Run everything that the run folder lacks; returns the URL of report.html.
+
+    Raises:
+        ValueError: for settings and media that can not work.
+        RunEnded: where a disk is full, the store or the critic fails; later the same call goes on.
+    """
     config = dataclasses.replace(config, run_dir=absolute(config.run_dir))  # workers sit in other folders
-    with exclusive(config.run_dir):
+    with in_one_sentence(config.run_dir), exclusive(config.run_dir):
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(config, "prompts"):
             plan = plan_prompts(config.prompts)
@@ -74,7 +80,7 @@ def align(config: AlignConfig) -> str:
         write_inputs(config, plan)
         with ray_cluster(config):
             _align_on_ray(config, plan)
-        report = write_run_report(config.run_dir)
+            report = _report_on_ray(config)
     say(f"Done. Open {report}")
     return report
 
@@ -82,12 +88,12 @@ def align(config: AlignConfig) -> str:
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     check_resources(config)
     generator = generator_fingerprint(config.generator.weights)
-    critic = load_critic(config.critic.weights)
+    critic, dimensions = critic_identity(config.critic.weights)
     judge = Judge.load(run_judge(config)).fingerprint
-    check_critic(config, critic)
-    write_fingerprints(config.run_dir, generator, critic.fingerprint)
-    key = training_key(config, generator, critic.fingerprint, plan.curation)
-    work = Work(config, key, slots(config, generator, critic.fingerprint, plan.curation))
+    check_critic(config, critic, dimensions)
+    write_fingerprints(config.run_dir, generator, critic)
+    key = training_key(config, generator, critic, plan.curation)
+    work = Work(config, key, slots(config, generator, critic, plan.curation))
 
     policy = take_turns(work) if config.schedule.max_staleness == 0 else run_together(work)
     publish(config.run_dir, policy)
@@ -98,6 +104,15 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
         rows = len(plan.evaluation) * len(config.evaluation.seeds)
         for _ in tqdm(evaluate(config, plan.evaluation, generator, judge, policy), total=rows, unit="prompt"):
             pass
+
+
+def _report_on_ray(config: AlignConfig) -> str:
+    """The report is written where a generator has room: the node of the driver may have none."""
+    c = config.cluster
+    write = ray.remote(write_run_report).options(
+        num_cpus=c.generator_cpus, num_gpus=c.generator_gpus, label_selector=label(c.generators_on)
+    )
+    return ray.get(write.remote(config.run_dir))
 
 
 def take_turns(work: Work) -> str:
@@ -186,35 +201,33 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
         serve.delete(APP)
 
 
-def check_critic(config: AlignConfig, critic: Critic) -> None:
+def check_critic(config: AlignConfig, critic: str, dimensions: tuple[str, ...]) -> None:
     """Scores of two critics do not compare, nor do other dimensions than the critic's."""
-    if critic.dimensions != config.tlpo.dimensions:
-        raise ValueError(
-            f"tlpo.dimensions {list(config.tlpo.dimensions)} are not the critic's {critic.dimensions}"
-        )
-    others = {group.critic for group in read_groups(config.run_dir)} - {critic.fingerprint}
+    if dimensions != config.tlpo.dimensions:
+        raise ValueError(f"tlpo.dimensions {list(config.tlpo.dimensions)} are not the critic's {dimensions}")
+    others = critics(config.run_dir) - {critic}
     if others:
         raise ValueError(
             f"{config.run_dir} holds scores of critic {', '.join(map(str, others))}, now it is "
-            f"{critic.fingerprint}; choose a new run_dir"
+            f"{critic}; choose a new run_dir"
         )
 
 
 def check_pairs(work: Work) -> None:
     """Say how many pairs there are; ValueError with the reason where no dimension has any."""
-    groups = curated(work.config.run_dir, work.slots)
-    pools = pair_pools(work.config, groups)
-    say("  pairs: " + ", ".join(f"{name} {len(pool)}" for name, pool in pools.items()))
-    if any(len(pools[name]) for name in work.config.tlpo.dimensions):
+    candidates = scored_candidates(work.config, work.slots)
+    pairs = pair_counts(work.config, candidates)
+    say("  pairs: " + ", ".join(f"{name} {count}" for name, count in pairs.items()))
+    if any(pairs[name] for name in work.config.tlpo.dimensions):
         return
-    candidates = [candidate for group in groups for candidate in group.candidates]
-    errors = Counter(candidate.error for candidate in candidates if candidate.scores is None)
+    unscored = candidates.filter(candidates[work.config.tlpo.dimensions[0]].is_null())
+    errors = Counter(unscored["error"].to_pylist())
     if not errors:
         raise ValueError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
     ((error, _),) = errors.most_common(1)
     raise ValueError(
-        f"{NO_PAIRS}: {errors.total()} of {len(candidates)} candidates have no score ({error}). When the "
-        f"critic answers again, delete {join(work.config.run_dir, 'store', 'groups')} or take a new run_dir"
+        f"{NO_PAIRS}: {errors.total()} of {len(candidates)} candidates have no score ({error}); "
+        f"{HOW_TO_GET_PAIRS}"
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ft2ray.config import ClusterConfig, CriticConfig
+from ft2ray.config import ClusterConfig, CriticConfig, label
 from ft2ray.critic.critic import Critic
 from ft2ray.critic.view import SHORTEST_FRAMES, WINDOW_FRAMES, ClipView, view_from_meshes
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
@@ -132,7 +132,11 @@ def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Applicatio
         health_check_period_s=critic.timeout_seconds / 6,  # Serve replaces a replica after three bad ones,
         graceful_shutdown_timeout_s=critic.timeout_seconds / 6,  # and would wait for its calls even then
         max_ongoing_requests=4 * critic.batch,
-        ray_actor_options={"num_cpus": cluster.critic_cpus, "num_gpus": cluster.critic_gpus},
+        ray_actor_options={
+            "num_cpus": cluster.critic_cpus,
+            "num_gpus": cluster.critic_gpus,
+            "label_selector": label(cluster.critic_on),
+        },
     ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds)
 
 

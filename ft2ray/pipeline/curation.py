@@ -20,9 +20,10 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from ft2ray.config import AlignConfig
+from ft2ray.config import AlignConfig, label
 from ft2ray.media.errors import MediaError
 from ft2ray.media.video import write_video
+from ft2ray.pipeline.endings import CriticFails
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import newest_policy, policy_url
 from ft2ray.pipeline.prompts import read_clip
@@ -38,6 +39,9 @@ if TYPE_CHECKING:  # heavy: only the actors load them
     from ft2ray.critic.view import ClipView
     from ft2ray.media.portrait import Portrait
 
+# Of a group's clips that the critic may fail on; those become nulls. Beyond that nothing of the group is
+# committed: it would never be scored again.
+MOST_FAILED = 0.5
 SCORER_CPUS = 0.1  # of an actor that waits for the critic and writes shards
 BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
 
@@ -53,11 +57,10 @@ def refused_store(run_dir: str) -> RowStore:
     return RowStore(join(run_dir, "store", "refused"), REFUSED, "group_id")
 
 
-def read_groups(run_dir: str) -> list[PromptGroup]:
-    """All committed groups in the order of their ids: the same list whatever order they arrived in."""
-    return sorted(
-        (PromptGroup.from_row(row) for row in group_store(run_dir).rows()), key=lambda g: g.group_id
-    )
+def read_groups(run_dir: str, first: int | None = None) -> list[PromptGroup]:
+    """The committed groups (all, or the first few) by id, whatever order they arrived in."""
+    store = group_store(run_dir)
+    return [PromptGroup.from_row(store.get(group_id)) for group_id in sorted(store.keys())[:first]]
 
 
 class GenerateGroup:
@@ -203,6 +206,11 @@ class ScoreAndCommit:
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
         critic = self.config.critic
         results = score_views(self.handle, [view for _, view in seen], call_seconds(critic), critic.retries)
+        failed = [error for _, error in results if error is not None]
+        if len(failed) > MOST_FAILED * len(seen):
+            raise CriticFails(
+                f"the critic failed on {len(failed)} of {len(seen)} clips of a group: {failed[0]}"
+            )
         for (candidate, _), (scores, error) in zip(seen, results, strict=True):
             candidate.scores, candidate.error = scores, error
         group.critic = self.critic
@@ -220,10 +228,11 @@ class ScoreAndCommit:
         metric("ft2ray_staleness_rounds").set(span.round - span.version)
 
 
-def curated(run_dir: str, slots: Sequence[Slot]) -> list[PromptGroup]:
-    """The committed groups of these slots (a folder may hold those of others too)."""
-    wanted = {slot.group_id for slot in slots}
-    return [group for group in read_groups(run_dir) if group.group_id in wanted]
+def curated(run_dir: str, slots: Sequence[Slot]) -> Iterator[PromptGroup]:
+    """The committed groups of these slots, one by one in the order of their ids."""
+    store = group_store(run_dir)
+    for group_id in sorted(store.committed({slot.group_id for slot in slots})):
+        yield PromptGroup.from_row(store.get(group_id))
 
 
 def missing_slots(run_dir: str, slots: Sequence[Slot]) -> list[Slot]:
@@ -247,12 +256,14 @@ def curate(config: AlignConfig, key: str, slots: Sequence[Slot]) -> Iterator[dic
             compute=ActorPoolStrategy(size=min(config.cluster.generators, len(items))),
             num_cpus=config.cluster.generator_cpus,
             num_gpus=config.cluster.generator_gpus,
+            label_selector=label(config.cluster.generators_on),
         )
         .map(
             ScoreAndCommit,  # type: ignore[arg-type]
             fn_constructor_args=(config,),
             compute=ActorPoolStrategy(size=config.cluster.critic_replicas),
             num_cpus=SCORER_CPUS,
+            label_selector=label(config.cluster.generators_on),  # a group need not cross the network twice
         )
     )
     yield from groups.iter_rows()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from ft2ray.config import AlignConfig
+from ft2ray.config import AlignConfig, label
 from ft2ray.evaluation.compare import REFERENCES
 from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import write_video
@@ -177,5 +177,6 @@ def evaluate(
         compute=ActorPoolStrategy(size=min(config.cluster.generators, len(todo))),
         num_cpus=config.cluster.generator_cpus,
         num_gpus=config.cluster.generator_gpus,
+        label_selector=label(config.cluster.generators_on),
     )
     yield from rows.iter_rows()

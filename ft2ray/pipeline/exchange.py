@@ -124,7 +124,7 @@ def _static_systems(policy: Policy) -> dict[str, Adapter]:
 def _bucketed(
     config: AlignConfig, run_dir: str, generator: TrainableGenerator, policy: Policy, buckets: int
 ) -> list[tuple[Bucket, BucketError]]:
-    groups = read_groups(run_dir)[:SAMPLES]
+    groups = read_groups(run_dir, SAMPLES)
     if not groups:
         raise ValueError(f"{run_dir} holds no curated groups to measure the error of the bucketing on")
     samples = []

@@ -7,22 +7,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ft2ray.config import AlignConfig
+from ft2ray.config import AlignConfig, label
 from ft2ray.pipeline.curation import SCORER_CPUS
 
 Resources = Mapping[str, float]  # CPU and GPU
-_GROUP = re.compile(r"(\d+) x ((?:CPU|GPU)=[\d.]+(?: (?:CPU|GPU)=[\d.]+)*)")
+Labels = Mapping[str, str]
+_GROUP = re.compile(r"(\d+) x ((?:CPU|GPU)=[\d.]+(?: (?:CPU|GPU)=[\d.]+)*)((?: (?![CG]PU=)[^\s=]+=[^\s=]+)*)")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node offers, and the labels by which pools keep to it."""
+
+    offers: Resources
+    labels: Labels = field(default_factory=dict)
+
+    def carries(self, labels: Labels) -> bool:
+        return labels.items() <= self.labels.items()
 
 
 @dataclass(frozen=True)
 class Pool:
-    """`count` actors that each need `each` on one node."""
+    """`count` actors that each need `each` on one node, on one with the labels `on`."""
 
     name: str
     count: int
     each: Resources
+    on: Labels = field(default_factory=dict)
 
     def total(self, resource: str) -> float:
         return self.count * self.each.get(resource, 0.0)
@@ -35,49 +48,71 @@ class Pool:
 def stages(config: AlignConfig) -> list[list[Pool]]:
     """The pools that have to run at the same time, for each stage."""
     c = config.cluster
-    generators = Pool("generators", c.generators, {"CPU": c.generator_cpus, "GPU": c.generator_gpus})
-    critic = Pool("critic replicas", c.critic_replicas, {"CPU": c.critic_cpus, "GPU": c.critic_gpus})
-    scorers = Pool("scorers", c.critic_replicas, {"CPU": SCORER_CPUS})
-    workers = Pool("train workers", config.tlpo.workers, {"CPU": c.train_cpus, "GPU": c.train_gpus})
-    curation, training = [generators, scorers, critic], [workers]
-    return [curation, training] if config.schedule.max_staleness == 0 else [curation + training]
+    generation, training = label(c.generators_on), label(c.train_on)
+    curating = [
+        Pool("generators", c.generators, {"CPU": c.generator_cpus, "GPU": c.generator_gpus}, generation),
+        Pool("scorers", c.critic_replicas, {"CPU": SCORER_CPUS}, generation),
+        Pool(
+            "critic replicas",
+            c.critic_replicas,
+            {"CPU": c.critic_cpus, "GPU": c.critic_gpus},
+            label(c.critic_on),
+        ),
+    ]
+    workers = [
+        Pool("train workers", config.tlpo.workers, {"CPU": c.train_cpus, "GPU": c.train_gpus}, training)
+    ]
+    return [curating, workers] if config.schedule.max_staleness == 0 else [curating + workers]
 
 
-def refusals(pools: Sequence[Pool], nodes: Sequence[Resources], most: Resources) -> list[str]:
-    """Why these pools would wait for ever: sentences with the sum; none if they fit.
-
-    Args:
-        nodes: what each kind of node offers.
-        most: the most that the whole cluster may come to offer.
-    """
+def refusals(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[str]:
+    """Why these pools would wait for ever on `nodes`: sentences with the sum; none if they fit."""
     found = []
-    for resource in ("CPU", "GPU"):
-        total = sum(pool.total(resource) for pool in pools)
-        if total > most.get(resource, 0.0) + 1e-6:
-            parts = " + ".join(f"{pool} = {pool.total(resource):g}" for pool in pools if pool.total(resource))
-            found.append(
-                f"{parts}: {total:g} {resource} in all, the cluster offers {most.get(resource, 0.0):g}"
-            )
+    places: list[Labels] = [{}]
+    places += [
+        pool.on for n, pool in enumerate(pools) if pool.on and pool.on not in [p.on for p in pools[:n]]
+    ]
+    for place in places:
+        # Everybody shares the whole cluster; the nodes of a label, those who keep to it (and maybe others).
+        bound = [pool for pool in pools if place.items() <= pool.on.items()]
+        there = [node for node in nodes if node.carries(place)]
+        for resource in ("CPU", "GPU"):
+            total = sum(pool.total(resource) for pool in bound)
+            offered = sum(node.offers.get(resource, 0.0) for node in there)
+            if total > offered + 1e-6:
+                parts = " + ".join(
+                    f"{pool} = {pool.total(resource):g}" for pool in bound if pool.total(resource)
+                )
+                who = f"the nodes with {written(place)} offer" if place else "the cluster offers"
+                found.append(f"{parts}: {total:g} {resource} in all, {who} {offered:g}")
     for pool in pools:
         if not any(
-            all(amount <= node.get(name, 0.0) for name, amount in pool.each.items()) for node in nodes
+            node.carries(pool.on)
+            and all(amount <= node.offers.get(name, 0.0) for name, amount in pool.each.items())
+            for node in nodes
         ):
-            found.append(f"no node is large enough for one of {pool}")
+            where = f" with {written(pool.on)}" if pool.on else ""
+            found.append(f"no node{where} is large enough for one of {pool}")
     return found
 
 
-def node_groups(may_add: Sequence[str]) -> list[tuple[int, Resources]]:
-    """Read `cluster.may_add`: "4 x CPU=16 GPU=8" is up to four nodes of that kind."""
-    groups: list[tuple[int, Resources]] = []
+def written(labels: Labels) -> str:
+    return " ".join(f"{name}={value}" for name, value in labels.items())
+
+
+def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
+    """Read `cluster.may_add`: "4 x CPU=16 GPU=8 pool=training" is up to four nodes of that kind."""
+    groups = []
     for text in may_add:
         found = _GROUP.fullmatch(text)
         if found is None:
             raise ValueError(
-                f"configuration: cluster.may_add {text!r} is not of the form '4 x CPU=16 GPU=8': "
-                "the most nodes of a group, then what one of them offers"
+                f"configuration: cluster.may_add {text!r} is not of the form '4 x CPU=16 GPU=8 pool=a': the "
+                "most nodes of a group, what one of them offers, then its labels"
             )
         amounts = (item.split("=") for item in found[2].split())
-        groups.append((int(found[1]), {name: float(amount) for name, amount in amounts}))
+        labels = dict(item.split("=") for item in found[3].split())
+        groups.append((int(found[1]), Node({name: float(amount) for name, amount in amounts}, labels)))
     return groups
 
 
@@ -94,11 +129,10 @@ def check_resources(config: AlignConfig) -> None:
     groups = node_groups(config.cluster.may_add)
     if not groups and _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
         return
-    alive: list[Resources] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    added = [node for count, node in groups for _ in range(count)]
-    most = {name: sum(node.get(name, 0.0) for node in [*alive, *added]) for name in ("CPU", "GPU")}
+    nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
+    nodes += [node for count, node in groups for _ in range(count)]
     for pools in stages(config):
-        if found := refusals(pools, [*alive, *added], most):
+        if found := refusals(pools, nodes):
             raise ValueError(
                 f"cluster: {'; '.join(found)}. Lower cluster.* or tlpo.workers, or let the cluster grow "
                 "(and say so in cluster.may_add)"

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from ft2ray.config import AlignConfig, to_yaml
 from ft2ray.critic.critic import Critic
 from ft2ray.critic.questions import QUESTIONS
@@ -17,7 +19,7 @@ from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.generator import Generator
 from ft2ray.parts import load_critic, load_generator
-from ft2ray.pipeline.curation import curated, refused_store
+from ft2ray.pipeline.curation import curated, group_store, refused_store
 from ft2ray.pipeline.evaluation import measured, run_judge
 from ft2ray.pipeline.policies import curves_url
 from ft2ray.pipeline.prompts import Plan
@@ -30,8 +32,9 @@ from ft2ray.pipeline.run_folder import (
     read_versions,
 )
 from ft2ray.pipeline.schedule import last_step, slots
+from ft2ray.pipeline.scores import pair_counts, scored_candidates
 from ft2ray.pipeline.tensorboard import show_clips
-from ft2ray.pipeline.training import pair_pools, pair_rule
+from ft2ray.pipeline.training import pair_rule
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt
 from ft2ray.storage import WEEK, base_name, exists, is_s3, join, list_files, local_copy, presigned, read_bytes
@@ -50,8 +53,10 @@ def write_run_report(run_dir: str) -> str:
     judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
-    groups = curated(run_dir, slots(config, generator.fingerprint, critic.fingerprint, plan.curation))
-    pools = pair_pools(config, groups)
+    candidates = scored_candidates(
+        config, slots(config, generator.fingerprint, critic.fingerprint, plan.curation)
+    )
+    pairs = pair_counts(config, candidates)
     rows = measured(config, plan.evaluation, generator.fingerprint, policy.fingerprint, judge.fingerprint)
     if not rows:
         raise ValueError(
@@ -68,24 +73,20 @@ def write_run_report(run_dir: str) -> str:
         resamples=config.evaluation.bootstrap,
         seed=config.seed,
     )
-    candidates = [c for group in groups for c in group.candidates]
-    untrained = [name for name, pool in pools.items() if len(pool) == 0]
+    untrained = [name for name, count in pairs.items() if count == 0]
     data = ReportData(
         title=base_name(run_dir),
         report=report,
         videos=_videos(config, plan, rows, dimensions),
         curves=_curves(folder),
         gate=_gate_map(generator, policy),
-        scores={
-            name: [None if c.scores is None else c.scores[k] for c in candidates]
-            for k, name in enumerate(dimensions)
-        },
+        scores={name: candidates[name].to_pylist() for name in dimensions},
         counts={
-            "prompt groups": len(groups),
+            "prompt groups": pc.count_distinct(candidates["group_id"]).as_py(),
             "candidates": len(candidates),
-            "candidates without a score": sum(c.scores is None for c in candidates),
+            "candidates without a score": candidates[dimensions[0]].null_count,
         },
-        pairs={name: len(pool) for name, pool in pools.items()},
+        pairs=pairs,
         quarantined=[
             {"name": base_name(q.path), "reason": q.reason, "message": q.message} for q in plan.quarantined
         ]
@@ -117,11 +118,11 @@ def write_run_report(run_dir: str) -> str:
 def export_run_pairs(run_dir: str, out: str) -> str:
     """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
     config, plan = read_config(run_dir), read_plan(run_dir)
-    groups = curated(run_dir, slots(config, *read_fingerprints(run_dir), plan.curation))
-    if not groups:
+    wanted = slots(config, *read_fingerprints(run_dir), plan.curation)
+    if not group_store(run_dir).committed({slot.group_id for slot in wanted}):
         raise ValueError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     file = join(out, PAIRS)
-    counts = export_pairs(groups, pair_rule(config), file, QUESTIONS)
+    counts = export_pairs(curated(run_dir, wanted), pair_rule(config), file, QUESTIONS)
     return f"{file}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 

@@ -8,12 +8,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ft2ray.pipeline.curation import BASE_POLICY, curated, refused_store
+import pyarrow.compute as pc
+
+from ft2ray.pipeline.curation import BASE_POLICY, refused_store
 from ft2ray.pipeline.policies import newest_policy, policy_url
 from ft2ray.pipeline.run_folder import read_config, read_fingerprints, read_plan
 from ft2ray.pipeline.schedule import last_step, slots, training_key
+from ft2ray.pipeline.scores import pair_counts, scored_candidates
 from ft2ray.pipeline.timeline import Span, busy_seconds, overlap_seconds, read_spans
-from ft2ray.pipeline.training import pair_pools, progress_url
+from ft2ray.pipeline.training import progress_url
 from ft2ray.storage import exists, join, read_bytes
 
 RECENT_SECONDS = 300.0
@@ -67,15 +70,15 @@ def read_status(run_dir: str) -> Status:
     generator, critic = read_fingerprints(run_dir)
     wanted = slots(config, generator, critic, plan.curation)
     key = training_key(config, generator, critic, plan.curation)
-    groups = curated(run_dir, wanted)
-    committed = Counter(group.round for group in groups)
+    candidates = scored_candidates(config, wanted)
+    groups = candidates.filter(pc.equal(candidates["place"], 0)).select(["round", "policy"]).to_pylist()
+    committed = Counter(group["round"] for group in groups)
     total = Counter(slot.round for slot in wanted)
-    candidates = [candidate for group in groups for candidate in group.candidates]
     policies = newest_policy(run_dir, key, config.schedule.rounds)
     version = {BASE_POLICY: 0} | {
         _fingerprint(policy_url(run_dir, key, number)): number for number in range(1, policies + 1)
     }
-    stale = Counter(group.round - version[c.policy] for group in groups for c in group.candidates[:1])
+    stale = Counter(group["round"] - version[group["policy"]] for group in groups)
     spans = read_spans(run_dir)
     made = [span for span in spans if span.kind == "generate"]
     progress = progress_url(run_dir, key)
@@ -83,9 +86,9 @@ def read_status(run_dir: str) -> Status:
         run_dir=run_dir,
         rounds=[(committed[round], total[round]) for round in sorted(total)],
         refused=[f"{row['path']} [{row['reason']}]" for row in refused_store(run_dir).rows()],
-        unscored=sum(candidate.scores is None for candidate in candidates),
+        unscored=candidates[config.tlpo.dimensions[0]].null_count,
         candidates=len(candidates),
-        pairs={name: len(pool) for name, pool in pair_pools(config, groups).items()},
+        pairs=pair_counts(config, candidates),
         staleness=dict(sorted(stale.items())),
         groups_per_minute=_recent_rate(made),
         generators_busy=_busy_share(made),

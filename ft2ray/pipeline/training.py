@@ -3,7 +3,8 @@
 Every worker takes in the same groups at the same steps, makes the same draws and takes its share of each
 batch; gradients are averaged. A batch of one dimension touches that expert only, so co-training equals
 separate runs. The baseline `dpo_sum` is one more adapter in the same run, on pairs of the summed score, with
-as many updates as all the experts together. At the end of every round the policy is published.
+as many updates as all the experts together. At the end of every round the policy is published and becomes the
+run's current one.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ft2ray.config import AlignConfig
+from ft2ray.config import AlignConfig, label
 from ft2ray.parts import load_generator
 from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
+from ft2ray.pipeline.run_folder import publish
 from ft2ray.pipeline.schedule import Slot, last_step
 from ft2ray.pipeline.tensorboard import Board, board
 from ft2ray.pipeline.timeline import TrainingClock
-from ft2ray.preference.draws import DrawConfig, PairPool
-from ft2ray.preference.rules import Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.draws import DrawConfig
+from ft2ray.preference.rules import FULL, SUM, Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
 from ft2ray.storage import StoreUnavailable, filesystem, join, read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
 from ft2ray.tlpo.gate import GateConfig, heat_map
 from ft2ray.tlpo.losses import LossConfig
-from ft2ray.tlpo.policy import SUM
-from ft2ray.tlpo.run import FULL, TlpoRun, TlpoSettings
+from ft2ray.tlpo.run import TlpoRun, TlpoSettings
 
 
 def pair_rule(config: AlignConfig) -> PairRule:
@@ -56,15 +57,6 @@ def pairs_of(config: AlignConfig, group: PromptGroup) -> dict[str, list[Pair]]:
         SUM: summed_pairs(p_NK, rule),
         FULL: full_dimension_pairs(p_NK, rule),
     }
-
-
-def pair_pools(config: AlignConfig, groups: Sequence[PromptGroup]) -> dict[str, PairPool]:
-    """All pairs of these groups by pool, as a training that has taken them all in would hold them."""
-    pools = {name: PairPool() for name in (*config.tlpo.dimensions, SUM, FULL)}
-    for group in groups:
-        for name, found in pairs_of(config, group).items():
-            pools[name].add(group.group_id, found)
-    return pools
 
 
 def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> str:
@@ -88,6 +80,7 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
             num_workers=config.tlpo.workers,
             use_gpu=config.cluster.train_gpus > 0,
             resources_per_worker={k: v for k, v in resources.items() if v},
+            label_selector=label(config.cluster.train_on),  # type: ignore[call-arg]  # annotated as Train v1
         ),
         run_config=RunConfig(
             name=key,
@@ -202,6 +195,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             # Beyond its end a round was published by an earlier attempt.
             if shown is not None and run.step == end:
                 publish_version(run_dir, key, round + 1, run.policy(), curves)
+                publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
                 show_gate(run, shown)
 
 

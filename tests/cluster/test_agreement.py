@@ -11,7 +11,7 @@ from packaging.version import Version
 
 import ft2ray
 from ft2ray.config import AlignConfig, load_config
-from ft2ray.pipeline.preflight import node_groups, refusals, stages
+from ft2ray.pipeline.preflight import Node, node_groups, refusals, stages
 from tests.cluster.conftest import CLUSTER, ROOT, cluster_spec, container, groups, load
 
 CLUSTERS = ["raycluster-cpu.yaml", "raycluster-gpu.yaml", "rayjob-align.yaml", "rayservice.yaml"]
@@ -83,17 +83,17 @@ def test_secrets_are_only_referred_to(path):
         look(document)
 
 
-def node(group: dict) -> dict[str, float]:
-    """What one pod of the group offers to Ray, which takes it from the limits."""
+def node(group: dict) -> Node:
+    """What one pod of the group offers to Ray, which takes it from the limits; labels go to `ray start`."""
     limits = container(group)["resources"]["limits"]
-    return {"CPU": float(limits["cpu"]), "GPU": float(limits.get("nvidia.com/gpu", 0))}
+    gpus = {"GPU": float(limits["nvidia.com/gpu"])} if "nvidia.com/gpu" in limits else {}
+    return Node({"CPU": float(limits["cpu"]), **gpus}, group.get("labels", {}))
 
 
 def too_little(config: AlignConfig, spec: dict) -> list[str]:
     """The preflight's refusals when every group has grown to its most."""
     nodes = [node(g) for g in spec["workerGroupSpecs"] for _ in range(g["maxReplicas"])]
-    most = {name: sum(n[name] for n in nodes) for name in ("CPU", "GPU")}
-    return [sentence for pools in stages(config) for sentence in refusals(pools, nodes, most)]
+    return [sentence for pools in stages(config) for sentence in refusals(pools, nodes)]
 
 
 @pytest.mark.parametrize(("run", "cluster"), RUNS)
@@ -102,11 +102,24 @@ def test_the_pools_of_a_run_fit_its_cluster(run, cluster):
     assert too_little(config, spec) == []
     assert config.schedule.max_staleness > 0, "curation and training share this cluster at the same time"
     may_add = [(g["maxReplicas"] - g["replicas"], node(g)) for g in spec["workerGroupSpecs"]]
-    told = [(n, {"GPU": 0.0, **offer}) for n, offer in node_groups(config.cluster.may_add)]
-    assert told == may_add
+    assert node_groups(config.cluster.may_add) == may_add
     for group in spec["workerGroupSpecs"]:
         group["maxReplicas"] -= 1
     assert too_little(config, spec) != [], "the groups may grow beyond what the run can use"
+
+
+def test_gpu_pools_keep_to_the_groups_of_their_own():
+    """Else a generator could take the training node's GPUs, and the train workers would wait for it."""
+    config, spec = load_config(CLUSTER / "align-gpu.yaml"), cluster_spec(load("raycluster-gpu.yaml"))
+    labels = {name: {"pool": name} for name in ("generation", "training")}
+    assert {g["groupName"]: g["labels"] for g in spec["workerGroupSpecs"]} == labels
+    kept = {pool.name: pool.on for pools in stages(config) for pool in pools}
+    assert kept == {
+        "generators": labels["generation"],
+        "scorers": labels["generation"],
+        "critic replicas": labels["generation"],
+        "train workers": labels["training"],
+    }
 
 
 def test_a_run_of_the_job_is_the_run_of_the_cluster():
@@ -154,7 +167,7 @@ def test_all_replicas_fit_the_service_cluster():
         wanted = sum(
             d["ray_actor_options"]["num_cpus"] * d["autoscaling_config"][replicas] for d in deployments
         )
-        assert wanted <= sum(node(g)["CPU"] * g[nodes] for g in spec["workerGroupSpecs"])
+        assert wanted <= sum(node(g).offers["CPU"] * g[nodes] for g in spec["workerGroupSpecs"])
     tokens = [e["name"] for group in groups(spec) for e in container(group)["env"]]
     assert tokens == ["FT2RAY_TOKEN"] * len(groups(spec)), "without it nothing listens on 0.0.0.0"
 

@@ -18,10 +18,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
 GROUPS, NODES = 9, 3
+POOL = {"pool": "generation"}
 SETTINGS = [
     "cluster.address=auto",
     f"cluster.generators={NODES}",
     "cluster.generator_cpus=2",  # the head has 1, a node 3: one generator on each node
+    "cluster.generators_on=pool=generation",
     "generator.weights=tests.pipeline.stand_ins:NoddingGenerator",
     "critic.weights=tests.pipeline.stand_ins:IndifferentCritic",
     "prompts.seconds=1.5",
@@ -58,7 +60,7 @@ def test_nodes_come_and_go_and_a_lost_one_costs_nothing_but_time(tmp_path):
     head = RayHead(
         ["--num-cpus=1", f"--system-config={json.dumps(SYSTEM)}"],
         environment={"PYTHONPATH": str(ROOT)},
-        node_types={"generation": {"resources": {"CPU": 3}, "max_workers": NODES}},
+        node_types={"generation": {"resources": {"CPU": 3}, "labels": POOL, "max_workers": NODES}},
         dashboard=False,
     )
     with head:

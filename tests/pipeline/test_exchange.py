@@ -64,7 +64,8 @@ def run(tmp_path, generator):
     for group_id in ("a", "b"):
         group = PromptGroup(**(values | {"group_id": group_id}))
         row[group_id] = group.to_row()
-    group_store(str(run)).commit(list(row.values()))
+    for one in row.values():
+        group_store(str(run)).commit_once([one])
     return str(run)
 
 

@@ -162,18 +162,16 @@ def test_a_critic_that_hangs_once_is_replaced_and_scores_everything(head, shared
 
 
 @pytest.mark.parametrize("schedule", ["schedule.max_staleness=0", "schedule.max_staleness=1"])
-def test_a_critic_that_always_hangs_gives_nulls_and_no_training(head, tmp_path, schedule):
+def test_a_critic_that_always_hangs_ends_the_run_and_leaves_no_nulls_behind(head, tmp_path, schedule):
     critic = "critic.weights=tests.pipeline.faulty_parts:AlwaysHangs"
     limits = ("critic.timeout_seconds=4", "critic.retries=0", "prompts.curation=1")
     command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={tmp_path}"]
     process = head.start(*command, *SETTINGS, JOIN, critic, *limits, schedule)
     output, _ = process.communicate(timeout=WAIT)
-    assert process.returncode == 2, output[-3000:]
-    assert "2 of 2 candidates have no score" in output and "Traceback" not in output, output[-3000:]
-    for group in read_groups(str(tmp_path)):
-        for candidate in group.candidates:
-            assert candidate.scores is None and candidate.error
-    assert not (tmp_path / "policies").exists()
+    assert process.returncode == 1, output[-3000:]
+    assert "ft2ray: the critic failed on 2 of 2 clips of a group" in output, output[-3000:]
+    assert "the same command goes on" in output and "Traceback" not in output, output[-3000:]
+    assert not shards(tmp_path) and not (tmp_path / "policies").exists()
 
 
 @pytest.fixture
@@ -191,9 +189,12 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 def test_a_full_disk_is_named_and_a_larger_one_goes_on(head, undisturbed, small_disk):
     (small_disk / "ballast").write_bytes(os.urandom(60_000))
-    process = curation(head, small_disk)
+    command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={small_disk}"]
+    process = head.start(*command, *SETTINGS, JOIN)
     output, _ = process.communicate(timeout=WAIT)
-    assert process.returncode != 0 and "No space left on device" in output
+    assert process.returncode == 1 and "Traceback" not in output, output[-3000:]
+    assert "ft2ray: a disk is full" in output and "No space left on device" in output
+    assert str(small_disk) in output and "the same command goes on" in output
     committed = {path: path.read_bytes() for path in shards(small_disk)}
     assert len(committed) < GROUPS
     whole = {group_id for group_id, *_ in groups_so_far(small_disk)}

@@ -14,7 +14,7 @@ import pytest
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.run_folder import policy_dir, read_plan
 from ft2ray.pipeline.status import read_status
-from ft2ray.storage import exists, join, list_files, read_bytes, upload_folder, versions
+from ft2ray.storage import join, list_files, read_bytes, upload_folder, versions
 from tests.conftest import ASSETS
 from tests.pipeline.test_tensorboard import read as read_events
 from tests.pipeline.whole_run import SETTINGS, SLOTS, SYSTEMS, TWO_ROUNDS
@@ -78,7 +78,8 @@ def test_an_align_on_s3_outlives_outages_and_ends_in_a_report_that_opens(s3, s3_
     outage_when(process, s3_server, lambda: len(groups()) >= 1)
     assert len(groups()) < SLOTS, "the outage came after the curation"
     outage_when(process, s3_server, trained)
-    assert not exists(join(run_dir, "policies", "current")), "the outage came after the training"
+    last = list_files(join(run_dir, "policies"), "-2/policy.json", recursive=True)
+    assert not last, "the outage came after the training"
     output = finish(process)
     assert f"{run_dir}/report.html" in output.splitlines()[-1]
 

@@ -1,0 +1,52 @@
+"""What becomes of a group whose scores fail."""
+
+from typing import Any
+
+import pytest
+
+from ft2ray.config import load_config
+from ft2ray.pipeline.curation import ScoreAndCommit, group_store, refused_store
+from ft2ray.pipeline.endings import CriticFails
+from ft2ray.pipeline.schedule import Slot
+from ft2ray.pipeline.timeline import Span
+from ft2ray.records import Prompt
+from tests.pipeline.test_critic_service import FakeHandle
+from tests.test_records import make_group
+
+
+def scorer(run_dir: str, failures: dict[str, int]) -> ScoreAndCommit:
+    actor: Any = ScoreAndCommit.__new__(ScoreAndCommit)
+    actor.config, actor.critic = load_config(None, [f"run_dir={run_dir}"]), "told"
+    actor.handle = FakeHandle(failures)
+    actor.groups, actor.refused = group_store(run_dir), refused_store(run_dir)
+    return actor
+
+
+def row(views: list[str | None]) -> dict[str, Any]:
+    group, prompt = make_group(n=len(views), scores=False), Prompt("p", "a.jpg", "b.wav", 0.0, 3.0)
+    for candidate, view in zip(group.candidates, views, strict=True):
+        candidate.error = None if view else "no face"
+    span = Span("generate", "here", group.group_id, 0, 0, 0.0, 1.0)
+    return {
+        "slot": Slot(group.group_id, 0, prompt),
+        "group": group,
+        "views": views,
+        "refused": None,
+        "span": span,
+    }
+
+
+def test_a_clip_that_the_critic_fails_on_is_null_with_its_reason(tmp_path):
+    summary = scorer(str(tmp_path), {"b": 9})(row(["a", "b", None]))
+    assert summary["unscored"] == 2
+    candidates = group_store(str(tmp_path)).get("g0")["candidates"]
+    assert [c["error"] for c in candidates] == [None, "TimeoutError: no answer within 120.0 s", "no face"]
+    assert [c["scores"] is None for c in candidates] == [False, True, True]
+
+
+def test_a_group_that_the_critic_fails_on_is_not_committed_and_scored_by_the_next_attempt(tmp_path):
+    with pytest.raises(CriticFails, match=r"2 of 3 clips of a group: TimeoutError: no answer"):
+        scorer(str(tmp_path), {"a": 9, "b": 9})(row(["a", "b", "c", None]))
+    assert group_store(str(tmp_path)).keys() == set()
+    assert scorer(str(tmp_path), {})(row(["a", "b", "c", None]))["unscored"] == 1
+    assert group_store(str(tmp_path)).keys() == {"g0"}
