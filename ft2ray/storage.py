@@ -27,7 +27,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-from ft2ray import s3
+from ft2ray import object_cache, s3
 from ft2ray.arrow_rows import python_rows
 from ft2ray.records import content_id
 from ft2ray.s3 import StoreUnavailable as StoreUnavailable  # callers need not know where it is raised
@@ -149,7 +149,7 @@ def local_folder(url: str | Path) -> Path:
     """
     if not is_s3(url):
         return Path(url)
-    folder = _cache() / content_id(s3.client().meta.endpoint_url, str(url)) / base_name(url)
+    folder = object_cache.entry(content_id(s3.client().meta.endpoint_url, str(url))) / base_name(url)
     found = dict(s3.listing(str(url), recursive=True))
     if not found:
         raise ValueError(f"{url}: there are no files in this folder; check the URL")
@@ -224,15 +224,11 @@ def _require(url: str | Path) -> dict[str, Any]:
 
 
 def _cached(url: str, etag: str) -> Path:
-    copy = _cache() / content_id(s3.client().meta.endpoint_url, url, etag) / base_name(url)
+    copy = object_cache.entry(content_id(s3.client().meta.endpoint_url, url, etag)) / base_name(url)
     if not copy.is_file():
         download(url, copy)
+        object_cache.added(copy)
     return copy
-
-
-def _cache() -> Path:
-    """Copies of objects, named after their ETag: may be deleted whenever no process runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ft2ray" / "s3"
 
 
 @contextmanager

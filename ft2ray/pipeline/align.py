@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import ray
 from ray import serve
+from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig, label
@@ -112,7 +113,10 @@ def _report_on_ray(config: AlignConfig) -> str:
     write = ray.remote(write_run_report).options(
         num_cpus=c.generator_cpus, num_gpus=c.generator_gpus, label_selector=label(c.generators_on)
     )
-    return ray.get(write.remote(config.run_dir))
+    try:
+        return ray.get(write.remote(config.run_dir))
+    except RayTaskError as error:
+        raise error.cause from error  # a user's mistake stays one
 
 
 def take_turns(work: Work) -> str:

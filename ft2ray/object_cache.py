@@ -1,0 +1,71 @@
+"""Copies of S3 objects on this machine, least recently used ones removed where they grow too many.
+
+~/.cache/ft2ray/s3/<id>/...    an entry for each version of an object, and for each folder of links to copies
+
+At most FT2RAY_CACHE_GB (100) are kept; the environment variable XDG_CACHE_HOME moves the place. What was used
+within the last hour stays whatever its size: somebody may be about to open it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+IN_USE_SECONDS = 3600.0
+LOOK_EVERY = 0.02  # of the limit: after so much that is new the whole cache is looked through again
+_new_bytes = float("inf")  # since the last look; the first one comes with the first new copy
+
+
+def entry(name: str) -> Path:
+    """The folder of an entry, noted as used now; it need not exist yet."""
+    folder = _root() / name
+    if folder.is_dir():
+        os.utime(folder)
+    return folder
+
+
+def added(copy: Path) -> None:
+    """To be called after a new copy: makes room where there is too much."""
+    global _new_bytes
+    _new_bytes += copy.stat().st_size
+    limit = _limit()
+    if _new_bytes > LOOK_EVERY * limit:
+        _new_bytes = 0.0
+        trim(_root(), limit)
+
+
+def trim(root: Path, limit: float) -> None:
+    """Remove least recently used entries below `root` until the others have `limit` bytes at most."""
+    used = {folder: folder.stat().st_mtime for folder in root.iterdir() if folder.is_dir()}
+    sizes = {folder: dict(_sizes(folder)) for folder in used}
+    held = Counter(file for files in sizes.values() for file in files)  # a copy may be linked to by a folder
+    total = sum({file: size for files in sizes.values() for file, size in files.items()}.values())
+    for folder in sorted(used, key=lambda folder: used[folder]):
+        if total <= limit or time.time() - used[folder] < IN_USE_SECONDS:
+            return
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be doing the same
+        held.subtract(sizes[folder])
+        total -= sum(size for file, size in sizes[folder].items() if held[file] == 0)
+
+
+def _sizes(folder: Path) -> list[tuple[int, int]]:
+    """(inode, bytes) of the files below an entry."""
+    return [
+        (about.st_ino, about.st_size)
+        for about in (file.stat() for file in folder.rglob("*") if file.is_file())
+    ]
+
+
+def _limit() -> float:
+    text = os.environ.get("FT2RAY_CACHE_GB", "100")
+    try:
+        return 1e9 * float(text)
+    except ValueError as error:
+        raise ValueError(f"FT2RAY_CACHE_GB is {text!r}; give a number of gigabytes") from error
+
+
+def _root() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ft2ray" / "s3"
