@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from ft2ray.pipeline.curation import read_groups
+from ft2ray.pipeline.run_folder import policy_dir
 from tests.pipeline.whole_run import SLOTS, TWO_ROUNDS, finish, kill_when, result
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -14,7 +15,14 @@ TOGETHER = (*TWO_ROUNDS, "schedule.max_staleness=1")
 
 
 def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_path):
+    kill_when(
+        tmp_path,
+        lambda: len(list((tmp_path / "store" / "groups").glob("*.parquet"))) > SLOTS / 2,
+        lambda: policy_dir(tmp_path).endswith("-1"),  # whoever serves the run has it before the second round
+        *TWO_ROUNDS,
+    )
     finish(tmp_path, *TWO_ROUNDS)
+    assert policy_dir(tmp_path).endswith("-2")
     groups = read_groups(tmp_path)
     policies = {
         round: {c.policy for g in groups if g.round == round for c in g.candidates} for round in (0, 1)
