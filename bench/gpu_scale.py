@@ -28,7 +28,7 @@ from torch import nn
 from ft2ray.config import AlignConfig, load_config
 from ft2ray.planning.critic_cost import critic_shape, read_and_answer, scoring_cost, tower_inputs
 from ft2ray.planning.generation import expert_step_cost, experts_on, forward_cost, inputs, training_step
-from ft2ray.planning.plan import guidance_passes
+from ft2ray.planning.plan import guidance_passes, pairs_at_once
 from ft2ray.planning.shapes import generator_shape
 from ft2ray.planning.trace import Cost
 from ft2ray.tlpo.experts import ExpertConfig
@@ -107,7 +107,7 @@ def on_device(model: nn.Module, donor: nn.Module, device: torch.device) -> Itera
 def generator_lines(config: AlignConfig, device: torch.device, repetitions: int) -> Iterator[Line]:
     shape = generator_shape(config)
     window, _ = shape.one_window()
-    passes, pairs = max(guidance_passes(config, shape)), config.plan.pairs
+    passes, pairs = max(guidance_passes(config, shape)), pairs_at_once(config)
     expert = ExpertConfig(rank=config.tlpo.rank, alpha=config.tlpo.alpha)
     donor = shape.backbone(**{**shape.architecture, "num_layers": 1})
     with on_device(shape.transformer(), donor, device) as model:
@@ -115,7 +115,7 @@ def generator_lines(config: AlignConfig, device: torch.device, repetitions: int)
         with torch.no_grad():
             forward, cost = lambda: model(**arguments), forward_cost(window, passes)
             yield measured(f"sampling step, {passes} passes", forward, cost, device, repetitions)
-        experts = experts_on(shape, model, ("expert",), expert)
+        experts = experts_on(model, ("expert",), expert)
         for checkpointing, how in ((True, "with"), (False, "without")):
             cost = expert_step_cost(shape, expert, pairs, checkpointing)
             name = f"DPO step, {pairs} pair(s), {how} checkpointing"

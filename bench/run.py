@@ -23,6 +23,7 @@ from figures import REPETITIONS, profiles, read, table
 BENCHES = {
     "fused": "fused_forward.py",
     "dpo": "dpo_step.py",
+    "reference": "reference_cache.py",
     "critic": "critic_speed.py",
     "pairs": "pair_building.py",
     "reader": "pair_reader.py",

@@ -100,6 +100,15 @@ class TlpoConfig:
     gate_steps: int = 40
     workers: int = 2
     checkpoint_every: int = 10
+    precision: str | None = None  # fp32 | bf16 for the frozen base; None as it was loaded; adapters: fp32
+    checkpointing: bool = False  # keep the blocks' inputs only, and run the blocks again in the backward
+    microbatch: int | None = None  # pairs that a worker holds at once; None its whole share of the batch
+    # DeepSpeed's ZeRO: 0 averages gradients as DDP does, 2 divides gradients and moments, 3 the base too.
+    zero_stage: int = 0
+    offload: bool = False  # moments in the CPU's memory; wants zero_stage 2 or 3
+    ema: float | None = None  # decay of running averages, published instead of the last weights
+    # Draws of noise and time per prompt group, whose reference errors are kept; None draws anew every time.
+    reference_draws: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,9 +147,6 @@ class PlanConfig:
     gpu: str = "H100"
     workers: int = 8  # cards in all, each a training worker
     achieved: float = 0.4  # share of the card's bf16 rate that is reached: an assumption
-    pairs: int = 1  # pairs that a training worker holds at once
-    zero_stage: int = 2  # DeepSpeed ZeRO: 0 | 1 | 2 | 3
-    checkpointing: bool = True
     critic_fps: float = 10.0  # what a full-size critic sees: frames a second,
     critic_pixels: int = 448  # and the side of its square pictures
 
@@ -178,14 +184,16 @@ class AlignConfig:
         _require(self.preference.rule in ("best_worst", "all"), "preference.rule", "best_worst or all")
         _require(self.preference.margin_space in ("p", "logit"), "preference.margin_space", "p or logit")
         _require(self.tlpo.loss in ("dpo", "ipo", "simpo"), "tlpo.loss", "dpo, ipo or simpo")
+        _require(self.tlpo.precision in (None, "fp32", "bf16"), "tlpo.precision", "fp32, bf16 or null")
+        _require(self.tlpo.microbatch is None or self.tlpo.microbatch >= 1, "tlpo.microbatch", "at least 1")
+        _require(self.tlpo.zero_stage in (0, 2, 3), "tlpo.zero_stage", "0, 2 or 3")
+        _require(self.tlpo.ema is None or 0 < self.tlpo.ema < 1, "tlpo.ema", "between 0 and 1")
         gates = ("full", "timestep", "layer", "uniform", "segments")
         _require(self.tlpo.gate in gates, "tlpo.gate", "one of " + ", ".join(gates))
         for key in ("generators_on", "critic_on", "train_on"):
             label(getattr(self.cluster, key), f"cluster.{key}")
         _require(self.plan.workers >= 1, "plan.workers", "at least 1")
-        _require(self.plan.pairs >= 1, "plan.pairs", "at least 1")
         _require(0 < self.plan.achieved <= 1, "plan.achieved", "in (0, 1]")
-        _require(self.plan.zero_stage in (0, 1, 2, 3), "plan.zero_stage", "0, 1, 2 or 3")
         _require(self.plan.critic_fps > 0, "plan.critic_fps", "more than 0")
         _require(len(self.evaluation.seeds) >= 1, "evaluation.seeds", "at least one seed")
         _require(

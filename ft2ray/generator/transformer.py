@@ -122,6 +122,13 @@ class SpeechWanTransformer(WanTransformer3DModel):
         return {key for key in self.state_dict() if any(part in key for part in self.AUDIO_PARTS)}
 
 
+def cast_weights(model: WanTransformer3DModel, dtype: torch.dtype) -> None:
+    """Put the weights into `dtype`, in place; those that diffusers keeps in float32 become or stay that."""
+    keep = set(model._keep_in_fp32_modules or [])
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if keep & set(name.split(".")) else dtype)
+
+
 class AudioWanTransformer(SpeechWanTransformer):
     """WanTransformer3DModel that also listens to speech in every block, as in FantasyTalking.
 

@@ -44,7 +44,7 @@ from ft2ray.pipeline.run_folder import (
 )
 from ft2ray.pipeline.schedule import Slot, oldest_policy, slots, training_key
 from ft2ray.pipeline.scores import critics, pair_counts, scored_candidates
-from ft2ray.pipeline.training import train
+from ft2ray.pipeline.training import check_settings, train
 from ft2ray.storage import absolute, delete, join, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
@@ -70,6 +70,7 @@ def align(config: AlignConfig) -> str:
         ValueError: for settings and media that can not work.
         RunEnded: where a disk is full, the store or the critic fails; later the same call goes on.
     """
+    check_settings(config)
     config = dataclasses.replace(config, run_dir=absolute(config.run_dir))  # workers sit in other folders
     with in_one_sentence(config.run_dir), exclusive(config.run_dir):
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")

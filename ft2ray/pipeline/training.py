@@ -37,7 +37,7 @@ from ft2ray.preference.rules import FULL, SUM, Pair, PairRule, full_dimension_pa
 from ft2ray.records import PromptGroup
 from ft2ray.storage import StoreUnavailable, filesystem, join, read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
-from ft2ray.tlpo.gate import GateConfig, heat_map
+from ft2ray.tlpo.gate import GateConfig
 from ft2ray.tlpo.losses import LossConfig
 from ft2ray.tlpo.run import TlpoRun, TlpoSettings
 
@@ -67,10 +67,7 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
     published = policy_url(config.run_dir, key, round + 1)
     if is_published(published):
         return published
-    if config.tlpo.batch % config.tlpo.workers:
-        raise ValueError(
-            f"tlpo.batch {config.tlpo.batch} must be a multiple of tlpo.workers {config.tlpo.workers}"
-        )
+    check_settings(config)
     resources = {"CPU": config.cluster.train_cpus, "GPU": config.cluster.train_gpus}
     files, path = filesystem(join(config.run_dir, "train"))
     trainer = TorchTrainer(
@@ -123,6 +120,15 @@ def progress(config: AlignConfig, key: str, steps: int) -> Iterator[None]:
         thread.join()
 
 
+def check_settings(config: AlignConfig) -> None:
+    """ValueError where the `tlpo` section asks for what can not be combined."""
+    if config.tlpo.batch % config.tlpo.workers:
+        raise ValueError(
+            f"tlpo.batch {config.tlpo.batch} must be a multiple of tlpo.workers {config.tlpo.workers}"
+        )
+    settings(config)
+
+
 def settings(config: AlignConfig) -> TlpoSettings:
     t, g = config.tlpo, config.generator
     return TlpoSettings(
@@ -130,18 +136,25 @@ def settings(config: AlignConfig) -> TlpoSettings:
         expert=ExpertConfig(rank=t.rank, alpha=t.alpha, seed=config.seed),
         loss=LossConfig(kind=t.loss, beta=t.beta, safeguard_mu=t.sdpo_mu, masked=t.masked),
         gate=GateConfig(mode=t.gate, shared=t.gate_shared),
-        draw=DrawConfig(seed=config.seed, shift=g.shift),
+        draw=DrawConfig(seed=config.seed, shift=g.shift, per_group=t.reference_draws),
         batch=t.batch,
         steps=t.steps,
         learning_rate=t.learning_rate,
         gate_steps=t.gate_steps,
         gate_learning_rate=t.gate_learning_rate,
         checkpoint_every=t.checkpoint_every,
+        precision={None: None, "fp32": torch.float32, "bf16": torch.bfloat16}[t.precision],
+        checkpointing=t.checkpointing,
+        microbatch=t.microbatch,
+        zero_stage=t.zero_stage,
+        offload=t.offload,
+        ema=t.ema,
     )
 
 
 def _train_loop(arguments: dict[str, Any]) -> None:
     import ray.train.torch
+    from ray.train import CheckpointUploadMode
 
     torch.set_num_threads(1)
     config: AlignConfig = arguments["config"]
@@ -173,13 +186,19 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             curves.extend(run.curves)
             show(run, shown)
             run.curves.clear()
-            with tempfile.TemporaryDirectory() as folder:
-                run.save(Path(folder) / "state")
-                (Path(folder) / "curves.json").write_text(json.dumps(curves))
-                ray.train.report({"step": run.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            folder = tempfile.mkdtemp()
+            run.save(Path(folder) / "state")
+            (Path(folder) / "curves.json").write_text(json.dumps(curves))
+            # Uploaded while the training goes on, and only then entered into Ray's manifest of checkpoints.
+            ray.train.report(
+                {"step": run.step},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            )
             clock.commit()
             write_atomically(progress_url(run_dir, key), json.dumps({"step": run.step}).encode())
         else:
+            run.save("")  # with ZeRO everybody has a part of it; rank 0 writes
             ray.train.report({"step": run.step})
         clock.start(run.step)
 
@@ -193,10 +212,12 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             clock.start(run.step)
             run.train(end, save, take_in)
             # Beyond its end a round was published by an earlier attempt.
-            if shown is not None and run.step == end:
-                publish_version(run_dir, key, round + 1, run.policy(), curves)
-                publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
-                show_gate(run, shown)
+            if run.step == end:
+                weights_SNK = run.gate_weights()
+                if shown is not None:
+                    publish_version(run_dir, key, round + 1, run.policy(), curves)
+                    publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
+                    shown.gate(weights_SNK.numpy(), run.settings.dimensions, run.step)
 
 
 def show(run: TlpoRun, shown: Board) -> None:
@@ -208,8 +229,3 @@ def show(run: TlpoRun, shown: Board) -> None:
     for point in run.curves:
         for name in ("loss", "accuracy"):
             metric(f"ft2ray_train_{name}").set(point[name], tags={"adapter": point["name"]})
-
-
-def show_gate(run: TlpoRun, shown: Board) -> None:
-    _, weights_SNK = heat_map(run.gate, run.generator.transformer.condition_embedder)
-    shown.gate(weights_SNK.numpy(), run.settings.dimensions, run.step)

@@ -70,7 +70,7 @@ def expert_step_cost(shape: GeneratorShape, expert: ExpertConfig, pairs: int, ch
 
     def cost(layers: int) -> Cost:
         model = shape.transformer(layers)
-        experts = experts_on(shape, model, ("expert",), expert)
+        experts = experts_on(model, ("expert",), expert)
         return trace(training_step(shape, model, experts, None, pairs, checkpointing))
 
     return _over_layers(shape, cost)
@@ -83,7 +83,7 @@ def gate_step_cost(
 
     def cost(layers: int) -> Cost:
         model = shape.transformer(layers)
-        experts = experts_on(shape, model, dimensions, expert)
+        experts = experts_on(model, dimensions, expert)
         width = model.config["num_attention_heads"] * model.config["attention_head_dim"]
         with torch.device("meta"):
             gate = TimestepLayerGate(layers, len(dimensions), width, GateConfig("full"))
@@ -92,15 +92,10 @@ def gate_step_cost(
     return _over_layers(shape, cost)
 
 
-def experts_on(
-    shape: GeneratorShape, model: SpeechWanTransformer, names: tuple[str, ...], expert: ExpertConfig
-) -> Experts:
+def experts_on(model: SpeechWanTransformer, names: tuple[str, ...], expert: ExpertConfig) -> Experts:
     """Experts where the base is (without data, if that is the meta device); peft makes them on the CPU."""
     device = next(model.parameters()).device
     experts = Experts(model, names, expert)
-    for name in names:
-        for parameter in experts.parameters(name):
-            parameter.data = parameter.data.to(shape.dtype)
     model.to(device)  # type: ignore[arg-type]  # a closed signature of theirs
     return experts
 

@@ -31,7 +31,8 @@ from ft2ray.tlpo.experts import ExpertConfig
 
 GB, TERA = 1e9, 1e12
 TF32_RATE = 0.5  # of the bf16 rate: the VAE's convolutions run in float32
-OPTIMIZER_BYTES = 12  # per trained parameter: float32 master copy and AdamW's two moments
+TRAINED_BYTES = 4  # of an adapter's parameter, which is float32 whatever the base is, and of its gradient
+OPTIMIZER_BYTES = 8  # per trained parameter: AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Plan:
             raise ValueError(
                 f"plan: {'; '.join(refused)}; of the {self.gpu.memory_gb:g} GB of one {self.gpu.name} "
                 f"{self.gpu.usable_gb:.1f} GB ({USABLE:.0%}) are for tensors. Take a larger plan.gpu, "
-                "plan.checkpointing=true, plan.zero_stage=3, fewer plan.pairs, or smaller clips"
+                "tlpo.checkpointing=true, tlpo.zero_stage=3, tlpo.microbatch=1, or smaller clips"
             )
 
 
@@ -113,8 +114,7 @@ def make_plan(config: AlignConfig) -> Plan:
         config.critic.weights, shape.seconds, p.critic_fps, p.critic_pixels, len(t.dimensions)
     )
     expert = ExpertConfig(rank=t.rank, alpha=t.alpha)
-    share = t.batch // p.workers or 1  # pairs of one step that fall to one worker
-    pairs = min(p.pairs, share)
+    pairs = pairs_at_once(config)
     experts = expert_parameters(shape, expert)
 
     def seconds(flops: float, rate: float = 1.0) -> float:
@@ -126,7 +126,7 @@ def make_plan(config: AlignConfig) -> Plan:
     calls = config.generator.steps * windows * sum(passes) / len(passes) / max(passes)
     scoring = scoring_cost(critic)
     step = {on: expert_step_cost(shape, expert, pairs, on) for on in (True, False)}
-    gate = gate_step_cost(shape, expert, t.dimensions, pairs, p.checkpointing)
+    gate = gate_step_cost(shape, expert, t.dimensions, pairs, t.checkpointing)
 
     clip = Work(
         "generate one clip",
@@ -136,7 +136,7 @@ def make_plan(config: AlignConfig) -> Plan:
     score = Work("score one clip", scoring.flops, seconds(scoring.flops))
     update, gate_update = (
         Work(name, cost.flops * t.batch / pairs, seconds(cost.flops * t.batch / pairs))
-        for name, cost in (("DPO step of one expert", step[p.checkpointing]), ("DPO step of the gate", gate))
+        for name, cost in (("DPO step of one expert", step[t.checkpointing]), ("DPO step of the gate", gate))
     )
     # Every round generates each prompt once more; the baseline trains as often as all experts together.
     clips = config.prompts.curation * config.curation.candidates * config.schedule.rounds
@@ -160,19 +160,25 @@ def make_plan(config: AlignConfig) -> Plan:
     workers = (
         Worker("generator", max(sampling, loading, key=lambda parts: sum(parts.values()))),
         Worker("critic", {"weights": _bytes(thinker), "cache and activations": scoring.peak_bytes}),
-        training_worker(config, shape, base, experts, step[p.checkpointing].peak_bytes, gate.peak_bytes),
+        training_worker(config, shape, base, experts, step[t.checkpointing].peak_bytes, gate.peak_bytes),
     )
-    other = "without" if p.checkpointing else "with"
+    other = "without" if t.checkpointing else "with"
     return Plan(
         gpu=gpu,
         cards=p.workers,
         achieved=p.achieved,
         facts=_facts(config, shape, critic, base, thinker, experts),
         workers=workers,
-        other_memory={f"training activations {other} checkpointing": step[not p.checkpointing].peak_bytes},
+        other_memory={f"training activations {other} checkpointing": step[not t.checkpointing].peak_bytes},
         works=(clip, score, update, gate_update),
         totals=totals | {"together": sum(totals.values())},
     )
+
+
+def pairs_at_once(config: AlignConfig) -> int:
+    """Pairs that a training worker puts through the transformer together: of its share of a step."""
+    share = config.tlpo.batch // config.plan.workers or 1
+    return min(config.tlpo.microbatch or share, share)
 
 
 def training_worker(
@@ -185,27 +191,28 @@ def training_worker(
 ) -> Worker:
     """Memory of one training worker. All experts and the baseline lie there, one of them learns at a time.
 
-    ZeRO shares out over the workers: at stage 1 the optimiser, at 2 the gradients too, at 3 the weights too.
+    ZeRO divides among the workers: at stage 2 gradients and moments, at 3 the base too, adapters never.
     """
-    p = config.plan
-    adapters = len(config.tlpo.dimensions) + 1
-    own, shared = shape.dtype.itemsize, 1 / p.workers
-    gradients = experts * own
+    t = config.tlpo
+    adapters = len(t.dimensions) + 1
+    shared = 1 / config.plan.workers
+    divided = shared if t.zero_stage else 1.0
+    master = TRAINED_BYTES if t.zero_stage else 0  # DeepSpeed updates a copy of its own
+    gradients = experts * TRAINED_BYTES
     weights = _bytes(base)
-    if p.zero_stage == 3:  # the block at work and the one being fetched are whole
+    if t.zero_stage == 3:  # the block at work and the one being fetched are whole
         block = max(_bytes(module) for module in base.blocks)  # type: ignore[union-attr]
         weights = weights * shared + 2 * block
-    return Worker(
-        "training",
-        {
-            "base": weights,
-            "adapters": adapters * experts * own * (shared if p.zero_stage == 3 else 1),
-            "gradients": gradients * (shared if p.zero_stage >= 2 else 1),
-            "optimiser": adapters * experts * OPTIMIZER_BYTES * (shared if p.zero_stage >= 1 else 1),
-            # The peak of a step has the gradients of its adapter in it.
-            "activations": max(expert_peak - gradients, gate_peak),
-        },
-    )
+    training = {
+        "base": weights,
+        "adapters": adapters * experts * TRAINED_BYTES,
+        "gradients": gradients * divided,
+        "optimiser": 0.0 if t.offload else adapters * experts * (OPTIMIZER_BYTES + master) * divided,
+        # The peak of a step has the gradients of its adapter in it.
+        "activations": max(expert_peak - gradients, gate_peak),
+    }
+    loading = {"base before it is divided": _bytes(base)}
+    return Worker("training", max(training, loading, key=lambda parts: sum(parts.values())))
 
 
 def _facts(
@@ -216,7 +223,7 @@ def _facts(
     thinker: nn.Module,
     experts: int,
 ) -> dict[str, str]:
-    t, p = config.tlpo, config.plan
+    t = config.tlpo
     f, h, w = shape.latent_CFHW[1:]
     frames, rows, columns = critic.grid
     return {
@@ -230,8 +237,8 @@ def _facts(
         "scored clip": f"{critic.prefix_tokens:,} tokens (sound, and {frames} x {rows} x {columns} patches), "
         f"{critic.questions} questions",
         "experts": f"{len(t.dimensions)} and the baseline, rank {t.rank}: {experts / 1e6:,.1f} M each",
-        "training": f"{t.batch} pairs a step, ZeRO {p.zero_stage}, "
-        f"{'with' if p.checkpointing else 'without'} checkpointing",
+        "training": f"{t.batch} pairs a step, ZeRO {t.zero_stage}, "
+        f"{'with' if t.checkpointing else 'without'} checkpointing",
     }
 
 

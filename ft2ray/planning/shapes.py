@@ -28,7 +28,7 @@ from ft2ray.generator.checkpoint import CONFIG_FILE, read_config, read_portrait_
 from ft2ray.generator.generator import TOKENS_PER_FRAME
 from ft2ray.generator.generator_wan import BACKBONES, WanSettings
 from ft2ray.generator.sampler import SamplerConfig, window_starts
-from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer
+from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer, cast_weights
 from ft2ray.generator.wan_encoders import TEXT_TOKENS
 from ft2ray.generator.wan_folder import read_architecture
 from ft2ray.media.video import FPS
@@ -97,10 +97,7 @@ class GeneratorShape:
         architecture = {**self.architecture, "num_layers": layers or self.layers}
         with torch.device("meta"):
             model = self.backbone(**architecture)
-        keep = set(model._keep_in_fp32_modules or [])
-        for name, parameter in model.named_parameters():
-            if not keep & set(name.split(".")):
-                parameter.data = parameter.data.to(self.dtype)
+        cast_weights(model, self.dtype)
         return model.requires_grad_(False)
 
     def vae(self) -> AutoencoderKLWan:

@@ -28,15 +28,20 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it mod 1 fill [0, 1) as evenly a
 @dataclass(frozen=True)
 class DrawConfig:
     """`timestep`: "uniform" or "logit_normal" (`mean`, `std` of the logit of t). `shift` as in the sampler:
-    t -> shift t / (1 + (shift - 1) t), so that training sees the noise levels that sampling visits."""
+    t -> shift t / (1 + (shift - 1) t), so that training sees the noise levels that sampling visits.
+    `per_group`: None draws noise and time anew for every pair; a number gives each group so many of them,
+    taken in turn by all its pairs in all dimensions, so that the reference's errors can be kept."""
 
     seed: int = 0
     timestep: str = "uniform"
     mean: float = 0.0
     std: float = 1.0
     shift: float = 1.0
+    per_group: int | None = None
 
     def __post_init__(self) -> None:
+        if self.per_group is not None and self.per_group < 1:
+            raise ValueError(f"draws: {self.per_group} draws per group; at least 1, or none of its own")
         if self.timestep not in ("uniform", "logit_normal"):
             raise ValueError(f"draws: timestep {self.timestep!r} is unknown; take uniform or logit_normal")
         if not (self.std > 0 and self.shift > 0):
@@ -45,7 +50,10 @@ class DrawConfig:
 
 @dataclass(frozen=True)
 class PairDraw:
-    """One training example: a pair of a group, the seed of its noise, its flow-matching time t in (0, 1)."""
+    """One training example: a pair of a group, the seed of its noise, its flow-matching time t in (0, 1).
+
+    Draws of one group with the same `noise_seed` have the same t.
+    """
 
     group_id: str
     pair: Pair
@@ -92,10 +100,13 @@ def draw(config: DrawConfig, dimension: str, cursor: int, pool: PairPool) -> Pai
     if cursor < 0:
         raise ValueError(f"draws: cursor {cursor} is negative; it counts the draws already made")
     group_id, pair = pool.pick(_hash("pair", config.seed, dimension, cursor))
-    noise_seed = _hash("noise", config.seed, dimension, cursor) >> 1  # 63 bits: a torch seed is an int64
-    # One offset per dimension, then golden-ratio steps: any run of draws covers the timesteps evenly.
-    offset = _hash("timestep", config.seed, dimension) / 2**64
-    return PairDraw(group_id, pair, noise_seed, _timestep((offset + cursor * GOLDEN) % 1.0, config))
+    stream, number = (dimension, cursor)
+    if config.per_group is not None:
+        stream, number = (group_id, cursor % config.per_group)
+    noise_seed = _hash("noise", config.seed, stream, number) >> 1  # 63 bits: a torch seed is an int64
+    # One offset per stream, then golden-ratio steps: any run of draws covers the timesteps evenly.
+    offset = _hash("timestep", config.seed, stream) / 2**64
+    return PairDraw(group_id, pair, noise_seed, _timestep((offset + number * GOLDEN) % 1.0, config))
 
 
 def draws(config: DrawConfig, dimension: str, cursor: int, count: int, pool: PairPool) -> list[PairDraw]:

@@ -54,7 +54,11 @@ class Experts:
     """The adapters of one transformer and which of them are at work: none, until it is told otherwise."""
 
     def __init__(self, transformer: nn.Module, names: Sequence[str], config: ExpertConfig | None = None):
-        """Freezes `transformer` and adds one zero-effect adapter per name (B = 0)."""
+        """Freezes `transformer` and adds one zero-effect adapter per name (B = 0), in float32.
+
+        A bf16 base does not make bf16 adapters: its 8 bits of mantissa would swallow an update that is less
+        than 1/256 of the weight.
+        """
         config = config or ExpertConfig()
         existing = set(getattr(transformer, "peft_config", {}))
         if existing:
@@ -65,6 +69,8 @@ class Experts:
         _add_adapters(transformer, {name: config.lora() for name in names})
         self._adopt(transformer, names)
         for name in names:
+            for parameter in self.parameters(name):
+                parameter.data = parameter.data.float()
             self._initialise(name, config.seed)
 
     @classmethod

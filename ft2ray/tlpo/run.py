@@ -9,28 +9,35 @@ One step of stage 1 updates every expert once, each on a batch of its own dimens
 (plain DPO on the summed score) as often as all experts together. A dimension that has no pair (yet) is left
 alone, which `untrained` names.
 
+No global random numbers are used: what is drawn has seeds of its own and depends on the cursors alone.
+
 Shapes: C latent channels, F latent frames, H W latent grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from ft2ray.generator.sampler import Conditions
-from ft2ray.preference.draws import DrawConfig, PairPool, draws
+from ft2ray.generator.transformer import cast_weights
+from ft2ray.preference.draws import DrawConfig, PairDraw, PairPool, draws
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
+from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import ExpertConfig, Experts
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate, heat_map
 from ft2ray.tlpo.losses import LossConfig, Metrics
 from ft2ray.tlpo.policy import SUM, Policy, policy_of
-from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, pair_batch, update
+from ft2ray.tlpo.reference import reference_errors
+from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, noise_of, pair_batch, update
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
+from ft2ray.tlpo.zero import ShardedAdamW, shard_base
 
 GATE = "gate"
 NO_PAIRS = "no dimension has a single preference pair"
@@ -56,7 +63,16 @@ class TrainableGenerator(Protocol):
 
 @dataclass(frozen=True)
 class TlpoSettings:
-    """`batch` pairs a step over all workers; learning rates of AdamW without weight decay."""
+    """`batch` pairs a step over all workers; learning rates of AdamW without weight decay.
+
+    precision: dtype of the frozen base, None as it is; adapters and gate are float32 in any case.
+    checkpointing: activations of the blocks are made again in the backward instead of kept.
+    microbatch: pairs of a worker's share that go through the transformer at a time, None for all.
+    zero_stage: 0, gradients are averaged as DDP does, every worker holds everything; 2, gradients and moments
+        are divided among the workers; 3, the frozen base too. The gate is tiny and never divided.
+    offload: moments are kept, and the experts updated, in the CPU's memory; wants zero_stage 2 or 3.
+    ema: decay of the running averages that are published instead of the last weights, None for these.
+    """
 
     dimensions: tuple[str, ...]
     expert: ExpertConfig
@@ -70,6 +86,30 @@ class TlpoSettings:
     gate_learning_rate: float
     checkpoint_every: int
     max_norm: float = 1.0
+    precision: torch.dtype | None = None
+    checkpointing: bool = False
+    microbatch: int | None = None
+    zero_stage: int = 0
+    offload: bool = False
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.zero_stage not in (0, 2, 3):
+            raise ValueError(f"tlpo.zero_stage must be 0, 2 or 3, not {self.zero_stage}")
+        if self.offload and self.zero_stage == 0:
+            raise ValueError("tlpo.offload needs tlpo.zero_stage 2 or 3: DeepSpeed keeps the moments then")
+        if self.zero_stage and self.loss.safeguard_mu is not None:
+            raise ValueError(
+                "tlpo.sdpo_mu compares raw gradients, which no worker holds with ZeRO; set tlpo.zero_stage=0 "
+                "or tlpo.sdpo_mu=null"
+            )
+        if self.draw.per_group is not None and self.loss.kind == "simpo":
+            raise ValueError("tlpo.reference_draws: simpo has no reference whose errors could be kept")
+        if self.draw.per_group is not None and self.zero_stage == 3:
+            raise ValueError(
+                "tlpo.reference_draws: with tlpo.zero_stage=3 all workers must run the transformer together, "
+                "but each meets a new draw at another step; take stage 0 or 2, or set it to null"
+            )
 
 
 class TlpoRun:
@@ -85,6 +125,11 @@ class TlpoRun:
         self.generator, self.settings = generator, settings
         self.rank, self.workers = rank, workers
         self.device = next(generator.transformer.parameters()).device
+        if settings.precision is not None:
+            cast_weights(generator.transformer, settings.precision)
+        if settings.checkpointing:
+            generator.transformer.enable_gradient_checkpointing()
+        self._base = shard_base(generator.transformer) if settings.zero_stage == 3 else None
         self.adapters = (*settings.dimensions, SUM)
         self.groups: dict[str, PromptGroup] = {}
         self.pools = {name: PairPool() for name in (*self.adapters, FULL)}
@@ -93,15 +138,21 @@ class TlpoRun:
         width = config.num_attention_heads * config.attention_head_dim
         self.gate = TimestepLayerGate(config.num_layers, len(settings.dimensions), width, settings.gate)
         self.gate.to(self.device)
-        self.optimizers = {
-            name: torch.optim.AdamW(self.experts.parameters(name), settings.learning_rate, weight_decay=0.0)
-            for name in self.adapters
+        self.optimizers: dict[str, torch.optim.AdamW | ShardedAdamW] = {
+            name: self._optimizer(self.experts.parameters(name)) for name in self.adapters
         }
         self.gate_learns = any(True for _ in self.gate.parameters())
         if self.gate_learns:
             self.optimizers[GATE] = torch.optim.AdamW(
                 self.gate.parameters(), settings.gate_learning_rate, weight_decay=0.0
             )
+        self.average = None
+        if settings.ema is not None:
+            learning = {name: self.experts.parameters(name) for name in self.adapters}
+            self.average = Average(learning | {GATE: list(self.gate.parameters())}, settings.ema)
+        # Candidates that are in a pair, by group; errors of the reference for them, by group and draw.
+        self._paired: dict[str, list[int]] = {}
+        self._references: dict[tuple[str, int], dict[int, torch.Tensor]] = {}
         self.cursors = dict.fromkeys(self.pools, 0)
         self.step = 0
         self.curves: list[dict[str, float | int | str]] = []
@@ -120,6 +171,8 @@ class TlpoRun:
         self.groups[group.group_id] = group
         for name, found in pairs.items():
             self.pools[name].add(group.group_id, found)
+        paired = {n for found in pairs.values() for pair in found for n in (pair.winner, pair.loser)}
+        self._paired[group.group_id] = sorted(paired)
 
     def train(
         self, until: int, save: Callable[[TlpoRun], None], intake: Callable[[TlpoRun], None] | None = None
@@ -143,24 +196,49 @@ class TlpoRun:
                 save(self)
 
     def policy(self) -> Policy:
-        return policy_of(self.experts, self.settings.dimensions, self.generator.fingerprint, self.gate)
+        """What is published: the running averages where they are kept, else the weights of now."""
+        with self.average.in_place() if self.average else nullcontext():
+            return policy_of(self.experts, self.settings.dimensions, self.generator.fingerprint, self.gate)
+
+    def gate_weights(self) -> torch.Tensor:
+        """Weights w_SNK of the published gate (see `heat_map`). With ZeRO all workers have to call it."""
+        with self.average.in_place() if self.average else nullcontext():
+            return heat_map(self.gate, self.generator.transformer.condition_embedder)[1]
 
     def save(self, folder: str | Path) -> None:
-        save_training_state(
-            folder, self.experts, self.gate, self.optimizers, {"step": self.step, **self.cursors}
-        )
+        """Adapters, gate, moments, averages and cursors, never the base; written by rank 0.
+
+        With ZeRO all workers have to call it.
+        """
+        counters = {"step": self.step, **self.cursors}
+        moments = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        if self.rank == 0:
+            save_training_state(folder, self.experts, self.gate, moments, counters, self.average)
 
     def restore(self, folder: str | Path) -> None:
-        counters = load_training_state(folder, self.experts, self.gate, self.optimizers)
+        counters = load_training_state(folder, self.experts, self.gate, self.optimizers, self.average)
         self.step = counters.pop("step")
         self.cursors = counters
 
+    def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW | ShardedAdamW:
+        settings = self.settings
+        if settings.zero_stage:
+            return ShardedAdamW(parameters, settings.learning_rate, settings.max_norm, settings.offload)
+        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
+
     def _update_expert(self, name: str) -> None:
         if name not in self.untrained:
+            optimizer = self.optimizers[name]
             metrics = expert_step(
-                self.generator.velocity, self.experts, name, self._batch(name), self.settings.loss
+                self.generator.velocity,
+                self.experts,
+                name,
+                self._batch(name),
+                self.settings.loss,
+                self.settings.microbatch,
+                optimizer.backward if isinstance(optimizer, ShardedAdamW) else None,
             )
-            self._apply(name, metrics)
+            self._apply(name, name, metrics)
 
     def _update_gate(self) -> None:
         if FULL not in self.untrained:
@@ -171,11 +249,18 @@ class TlpoRun:
                 self.settings.dimensions,
                 self._batch(FULL),
                 self.settings.loss,
+                self.settings.microbatch,
             )
-            self._apply(GATE, metrics)
+            self._apply(GATE, FULL, metrics)
 
-    def _apply(self, name: str, metrics: Metrics) -> None:
-        metrics["grad_norm"] = update(self.optimizers[name], self.settings.max_norm)
+    def _apply(self, name: str, pool: str, metrics: Metrics) -> None:
+        optimizer = self.optimizers[name]
+        if isinstance(optimizer, ShardedAdamW):
+            metrics["grad_norm"] = optimizer.update()
+        else:
+            metrics["grad_norm"] = update(optimizer, self.settings.max_norm)
+        if self.average is not None:
+            self.average.update(name, self.cursors[pool] // self.settings.batch - 1)
         self.curves.append({"step": self.step, "name": name, **metrics})
 
     def _batch(self, name: str) -> PairBatch:
@@ -183,7 +268,35 @@ class TlpoRun:
         size, cursor = self.settings.batch, self.cursors[name]
         self.cursors[name] = cursor + size
         chosen = draws(self.settings.draw, name, cursor, size, self.pools[name])[self.rank :: self.workers]
-        return pair_batch(chosen, self._latents, self._conditions, self._lip_mask, self.device)
+        batch = pair_batch(chosen, self._latents, self._conditions, self._lip_mask, self.device)
+        if self.settings.draw.per_group is None:
+            return batch
+        known = [self._reference(draw) for draw in chosen]
+        return replace(
+            batch,
+            ref_w_BM=torch.stack([of[draw.pair.winner] for of, draw in zip(known, chosen, strict=True)]),
+            ref_l_BM=torch.stack([of[draw.pair.loser] for of, draw in zip(known, chosen, strict=True)]),
+        )
+
+    def _reference(self, draw: PairDraw) -> dict[int, torch.Tensor]:
+        """Errors [M] of the reference under this draw, by candidate of its group; computed once."""
+        key, group_id = (draw.group_id, draw.noise_seed), draw.group_id
+        if key not in self._references:
+            candidates, pairs = self._paired[group_id], self.settings.microbatch
+            latents = torch.stack([self._latents(group_id, n) for n in candidates])
+            masks = torch.stack([self._lip_mask(group_id, n) for n in candidates])
+            errors_KM = reference_errors(
+                self.generator.velocity,
+                self.experts,
+                latents.to(self.device, torch.float32),
+                masks.to(self.device, torch.float32),
+                self._conditions(group_id),
+                noise_of(draw, latents.shape[1:]).to(self.device),
+                torch.tensor(draw.t, device=self.device),
+                pairs and 2 * pairs,
+            )
+            self._references[key] = dict(zip(candidates, errors_KM, strict=True))
+        return self._references[key]
 
     def _latents(self, group_id: str, candidate: int) -> torch.Tensor:
         return torch.from_numpy(self.groups[group_id].candidates[candidate].latents_CFHW)

@@ -11,13 +11,16 @@ since it has to happen while the adapters are in the state of the forward (see e
 With several workers the gradients are averaged over them here, before the safeguard looks at them. That
 takes the place of DDP's wrapper, which would wait for the experts that a batch of dimension d leaves alone.
 
+A batch that does not fit may go through in parts of `microbatch` pairs, whose gradients are added up; then
+everything about the step (average, safeguard, clipping) is as for the whole.
+
 Shapes: B pairs, C latent channels, F latent frames, H W latent grid, T samples of both sides (2 B).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -37,11 +40,15 @@ from ft2ray.tlpo.losses import (
 )
 
 Velocity = Callable[[Tensor, Tensor, list[Any]], Tensor]
+Backward = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs, each of one prompt: winner and loser share the conditions, the noise and the time."""
+    """B pairs, each of one prompt: winner and loser share the conditions, the noise and the time.
+
+    `ref_w_BM`, `ref_l_BM`: errors of the reference where they are known already, see reference.py.
+    """
 
     x_w_BCFHW: Tensor
     x_l_BCFHW: Tensor
@@ -50,6 +57,8 @@ class PairBatch:
     conditions: list[Any]
     eps_BCFHW: Tensor
     t_B: Tensor
+    ref_w_BM: Tensor | None = None
+    ref_l_BM: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.x_w_BCFHW.shape
@@ -61,6 +70,15 @@ class PairBatch:
         for mask in (self.mask_w_BCFHW, self.mask_l_BCFHW):
             if mask is not None and not (mask.flatten(1).sum(1) > 0).all():
                 raise ValueError("pair batch: a lip mask is empty; drop that pair from the masked dimension")
+
+    def parts(self, pairs: int | None) -> Iterator[PairBatch]:
+        """The batch in order, at most so many pairs at a time; None: at once."""
+        total = len(self.t_B)
+        for start in range(0, total, pairs or total):
+            here = slice(start, start + (pairs or total))
+            values = {f.name: getattr(self, f.name) for f in fields(self)}
+            part: dict[str, Any] = {k: None if v is None else v[here] for k, v in values.items()}
+            yield PairBatch(**part)
 
 
 def pair_batch(
@@ -85,8 +103,7 @@ def pair_batch(
         return torch.stack(samples).to(device, torch.float32)
 
     def noise(draw: PairDraw) -> Tensor:
-        generator = torch.Generator().manual_seed(draw.noise_seed)
-        return torch.randn(latents(draw.group_id, draw.pair.winner).shape, generator=generator)
+        return noise_of(draw, latents(draw.group_id, draw.pair.winner).shape)
 
     return PairBatch(
         x_w_BCFHW=stack(latents, True),
@@ -97,6 +114,11 @@ def pair_batch(
         eps_BCFHW=torch.stack([noise(d) for d in draws]).to(device),
         t_B=torch.tensor([d.t for d in draws], device=device),
     )
+
+
+def noise_of(draw: PairDraw, shape: Sequence[int]) -> Tensor:
+    """The draw's noise eps_CFHW, on the CPU."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(draw.noise_seed))
 
 
 def velocity_errors(velocity: Velocity, batch: PairBatch, masked: bool) -> tuple[Tensor, Tensor]:
@@ -119,14 +141,27 @@ def velocity_errors(velocity: Velocity, batch: PairBatch, masked: bool) -> tuple
 
 
 def expert_step(
-    velocity: Velocity, experts: Experts, dimension: str, batch: PairBatch, config: LossConfig
+    velocity: Velocity,
+    experts: Experts,
+    dimension: str,
+    batch: PairBatch,
+    config: LossConfig,
+    microbatch: int | None = None,
+    backward: Backward | None = None,
 ) -> Metrics:
-    """Stage 1: gradients of the loss of `dimension`'s pairs for the expert of that name, and no other."""
+    """Stage 1: gradients of the loss of `dimension`'s pairs for the expert of that name, and no other.
+
+    `microbatch`: pairs that go through the transformer at a time, None for all. `backward` takes the
+    gradients in place of `.grad`, see `Gradients`.
+    """
     masked = dimension in config.masked
-    reference = _reference_errors(velocity, experts, batch, masked, config)
-    with experts.train_expert(dimension):
-        errors = PairErrors(*velocity_errors(velocity, batch, masked), *reference)
-        return _backward(errors, experts.parameters(dimension), config)
+    gradients = Gradients(experts.parameters(dimension), config, backward)
+    for part in batch.parts(microbatch):
+        reference = _reference_errors(velocity, experts, part, masked, config)
+        with experts.train_expert(dimension):
+            errors = PairErrors(*velocity_errors(velocity, part, masked), *reference)
+            gradients.add(errors, len(part.t_B) / len(batch.t_B))
+    return gradients.leave()
 
 
 def gate_step(
@@ -136,14 +171,18 @@ def gate_step(
     names: Sequence[str],
     batch: PairBatch,
     config: LossConfig,
+    microbatch: int | None = None,
 ) -> Metrics:
     """Stage 2: gradients for the gate alone, from full-dimension pairs, whole frame; all else frozen."""
     if not list(gate.parameters()):
         raise ValueError(f"a {gate.config.mode} gate has nothing to train; skip stage 2")
-    reference = _reference_errors(velocity, experts, batch, False, config)
-    with experts.fused(names, gate):
-        errors = PairErrors(*velocity_errors(velocity, batch, False), *reference)
-        return _backward(errors, list(gate.parameters()), config)
+    gradients = Gradients(list(gate.parameters()), config)
+    for part in batch.parts(microbatch):
+        reference = _reference_errors(velocity, experts, part, False, config)
+        with experts.fused(names, gate):
+            errors = PairErrors(*velocity_errors(velocity, part, False), *reference)
+            gradients.add(errors, len(part.t_B) / len(batch.t_B))
+    return gradients.leave()
 
 
 @torch.no_grad()
@@ -181,24 +220,61 @@ def _reference_errors(
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     if config.kind == "simpo":
         return None, None
+    if batch.ref_w_BM is not None and batch.ref_l_BM is not None:
+        return batch.ref_w_BM[:, int(masked)], batch.ref_l_BM[:, int(masked)]
     with torch.no_grad(), experts.reference():
         return velocity_errors(velocity, batch, masked)
 
 
-def _backward(errors: PairErrors, parameters: list[nn.Parameter], config: LossConfig) -> Metrics:
-    loss, metrics = preference_loss(errors, config)
-    if config.safeguard_mu is None:
-        grads = average_over_workers(torch.autograd.grad(loss, parameters))
-    else:
+class Gradients:
+    """Gradients and metrics of one batch: `add` its parts one by one, then `leave` the sum in `.grad`.
+
+    `backward(loss)`, where given, takes the gradients of each part instead (see zero.py); it has to average
+    them over the workers itself and can not be combined with the safeguard, which compares raw gradients.
+    """
+
+    def __init__(
+        self, parameters: list[nn.Parameter], config: LossConfig, backward: Backward | None = None
+    ) -> None:
+        assert backward is None or config.safeguard_mu is None
+        self.parameters, self.config, self.backward = parameters, config, backward
+        # Of the loss; with the safeguard of the winners' and of the losers' weighted errors.
+        self._sides: list[list[Tensor]] = []
+        self._metrics: Metrics = {}
+
+    def add(self, errors: PairErrors, share: float) -> None:
+        """Take in a part that holds `share` of the batch's pairs; wants the adapters as in the forward."""
+        loss, metrics = preference_loss(errors, self.config)
+        for key, value in ({"loss": loss.item()} | metrics).items():
+            self._metrics[key] = self._metrics.get(key, 0.0) + share * value
+        if self.backward is not None:
+            self.backward(share * loss)
+            return
+        new = self._of(share * loss, errors)
+        for total, part in zip(self._sides or new, new, strict=True):
+            if total is not part:
+                torch._foreach_add_(total, part)
+        self._sides = self._sides or new
+
+    def _of(self, loss: Tensor, errors: PairErrors) -> list[list[Tensor]]:
+        if self.config.safeguard_mu is None:
+            return [list(torch.autograd.grad(loss, self.parameters))]
         # What every pair weighs in the loss: d loss / d error, positive for winners, negative for losers.
         sides = (errors.winner_B, errors.loser_B)
         weight_w_B, weight_l_B = torch.autograd.grad(loss, sides, retain_graph=True)
-        winner_grads = torch.autograd.grad(errors.winner_B, parameters, weight_w_B, retain_graph=True)
-        loser_grads = torch.autograd.grad(errors.loser_B, parameters, -weight_l_B)
-        winner, loser = average_over_workers(winner_grads), average_over_workers(loser_grads)
-        scale = safe_loser_scale(winner, loser, config.safeguard_mu)
-        metrics["loser_scale"] = scale.item()
-        grads = [w - scale * lo for w, lo in zip(winner, loser, strict=True)]
-    for parameter, grad in zip(parameters, grads, strict=True):
-        parameter.grad = grad
-    return {"loss": loss.item(), **metrics}
+        winner = torch.autograd.grad(errors.winner_B, self.parameters, weight_w_B, retain_graph=True)
+        return [list(winner), list(torch.autograd.grad(errors.loser_B, self.parameters, -weight_l_B))]
+
+    def leave(self) -> Metrics:
+        """Average over the workers, apply the safeguard, put into `.grad`; metrics of this worker's share."""
+        sides = [average_over_workers(side) for side in self._sides]
+        if len(sides) == 2:
+            winner, loser = sides
+            assert self.config.safeguard_mu is not None
+            scale = safe_loser_scale(winner, loser, self.config.safeguard_mu)
+            self._metrics["loser_scale"] = scale.item()
+            sides = [[w - scale * lo for w, lo in zip(winner, loser, strict=True)]]
+        for side in sides:
+            for parameter, grad in zip(self.parameters, side, strict=True):
+                parameter.grad = grad
+        return self._metrics

@@ -1,7 +1,9 @@
 """Everything a training run needs to go on bitwise where it stopped: safetensors and JSON, no pickle.
 
 state.json            counters (cursors, steps), optimiser settings
-state.safetensors     adapters, gate, optimiser moments
+state.safetensors     adapters, gate, optimiser moments, running averages where they are kept
+
+The frozen base is not in it: it never changes, and whoever resumes has loaded it.
 """
 
 from __future__ import annotations
@@ -9,27 +11,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.policy import whole_directory
+
+
+class TakesState(Protocol):
+    """An optimiser of torch, or one that speaks its format."""
+
+    def load_state_dict(self, state_dict: Any, /) -> None: ...
 
 
 def save_training_state(
     directory: str | Path,
     experts: Experts,
     gate: TimestepLayerGate | None,
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, Mapping[str, Any]],
     counters: Mapping[str, int],
+    average: Average | None = None,
 ) -> None:
     """Write the state as folder `directory`, which must not exist; it appears whole or not at all.
 
-    `counters` are any integers: the draw cursor of every dimension, the number of steps.
+    `optimizers`: their `state_dict()`; `counters`: any integers, as the draw cursor of every dimension and
+    the number of steps.
     """
     if Path(directory).exists():
         raise ValueError(f"training state: {directory} exists already; every save takes a new folder")
@@ -39,8 +49,9 @@ def save_training_state(
     if gate is not None:
         tensors |= {f"gate/{key}": tensor.detach().cpu() for key, tensor in gate.state_dict().items()}
     settings: dict[str, Any] = {}
-    for name, optimizer in optimizers.items():
-        state = optimizer.state_dict()
+    if average is not None:
+        tensors |= {f"average/{key}": tensor for key, tensor in average.state().items()}
+    for name, state in optimizers.items():
         settings[name] = state["param_groups"]
         for index, moments in state["state"].items():
             for key, tensor in moments.items():
@@ -55,9 +66,10 @@ def load_training_state(
     directory: str | Path,
     experts: Experts,
     gate: TimestepLayerGate | None,
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, TakesState],
+    average: Average | None = None,
 ) -> dict[str, int]:
-    """Put a saved state back into experts, gate and optimisers; returns the counters."""
+    """Put a saved state back into experts, gate, optimisers and averages; returns the counters."""
     directory = Path(directory)
     if not (directory / "state.json").is_file():
         raise ValueError(f"training state: no state.json in {directory}")
@@ -72,6 +84,8 @@ def load_training_state(
         experts.load_state(name, _below(tensors, f"expert/{name}/"))
     if gate is not None:
         gate.load_state_dict(_below(tensors, "gate/"))
+    if average is not None:
+        average.load_state(_below(tensors, "average/"))
     for name, optimizer in optimizers.items():
         moments: dict[int, dict[str, Tensor]] = {}
         for path, tensor in _below(tensors, f"optimizer/{name}/").items():

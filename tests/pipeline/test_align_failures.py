@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ft2ray.cli import main
 from ft2ray.pipeline import align
 from ft2ray.pipeline.align import Work, check_pairs, critic_running, run_together, take_turns
 from ft2ray.pipeline.curation import group_store
@@ -38,6 +39,22 @@ def commit_nulls(run: Run) -> None:
         run.commit(number, None, None)
     row = group_store(run.dir).get(run.slots[0].group_id)
     assert row["candidates"][0]["scores"] is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["tlpo.workers=3"], "tlpo.batch 8 must be a multiple of tlpo.workers 3"),
+        (["tlpo.offload=true"], "tlpo.offload needs tlpo.zero_stage 2 or 3"),
+        (["tlpo.zero_stage=2", "tlpo.sdpo_mu=0.9"], "set tlpo.zero_stage=0 or tlpo.sdpo_mu=null"),
+        (["tlpo.loss=simpo", "tlpo.reference_draws=4"], "simpo has no reference"),
+        (["tlpo.zero_stage=3", "tlpo.reference_draws=4"], "take stage 0 or 2"),
+    ],
+)
+def test_a_training_that_can_not_be_is_refused_before_anything_is_made(settings, says, tmp_path, capsys):
+    assert main(["align", f"run_dir={tmp_path / 'run'}", *settings]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_pair_in_one_dimension_is_enough_to_go_on(run, capsys):

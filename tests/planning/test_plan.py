@@ -146,7 +146,7 @@ def test_a_plan_says_what_it_takes_and_adds_up(capsys, monkeypatch, tmp_path):
         (["generator.weights=nowhere"], "no nowhere/config.json"),
         (["critic.weights=nowhere"], "critic.weights nowhere is no folder"),
         (["critic.weights=Qwen/Qwen2.5-Omni-3B", "plan.critic_pixels=20"], "less than one patch"),
-        (["plan.zero_stage=4"], "plan.zero_stage must be 0, 1, 2 or 3"),
+        (["tlpo.zero_stage=1"], "tlpo.zero_stage must be 0, 2 or 3"),
     ],
 )
 def test_mistakes_in_a_plan_are_one_sentence(settings, says, capsys):

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.planning.generation import expert_step_cost, experts_on, forward_cost, inputs
+from ft2ray.planning.plan import OPTIMIZER_BYTES, TRAINED_BYTES
 from ft2ray.planning.shapes import GeneratorShape
 from ft2ray.planning.trace import trace
 from ft2ray.tlpo.experts import ExpertConfig, Experts
@@ -117,12 +118,13 @@ def test_extrapolated_layers_cost_what_all_layers_cost():
 
 
 def test_optimiser_and_adapters_take_the_bytes_of_the_table():
-    experts = experts_on(SHAPE, SHAPE.transformer(), ("ls",), EXPERT)
-    count = sum(p.numel() for p in experts.parameters("ls"))
-    master = [torch.nn.Parameter(torch.zeros(p.shape)) for p in experts.parameters("ls")]
-    optimizer = torch.optim.AdamW(master)
-    for parameter in master:
+    experts = experts_on(SHAPE.transformer(), ("ls",), EXPERT)
+    adapter = [torch.nn.Parameter(torch.zeros(p.shape, dtype=p.dtype)) for p in experts.parameters("ls")]
+    optimizer = torch.optim.AdamW(adapter)
+    for parameter in adapter:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     moments = [m for state in optimizer.state.values() for m in state.values() if m.ndim]
-    assert sum(t.numel() * t.element_size() for t in [*master, *moments]) == 12 * count
+    count = sum(p.numel() for p in adapter)
+    for tensors, bytes_each in ((adapter, TRAINED_BYTES), (moments, OPTIMIZER_BYTES)):
+        assert sum(t.numel() * t.element_size() for t in tensors) == bytes_each * count

@@ -19,6 +19,21 @@ def group(i: int, pairs: int = 1) -> tuple[str, list[Pair]]:
 POOL = PairPool([group(i, 1 + i % 3) for i in range(20)])
 
 
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_draws_of_a_group_are_shared_by_its_pairs_and_dimensions(cursor, count):
+    config = DrawConfig(per_group=count)
+    found: dict[str, set] = {}
+    for dimension in ("mn", "ls"):
+        shared = draws(config, dimension, cursor, 60, POOL)
+        own = draws(DrawConfig(), dimension, cursor, 60, POOL)
+        assert [(d.group_id, d.pair) for d in shared] == [(d.group_id, d.pair) for d in own]
+        for d in shared:
+            found.setdefault(d.group_id, set()).add((d.noise_seed, d.t))
+    assert all(len(times) == len({seed for seed, _ in times}) <= count for times in found.values())
+    seeds = [seed for times in found.values() for seed, _ in times]
+    assert len(set(seeds)) == len(seeds), "groups have noise of their own"
+
+
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(0, 12))
 def test_a_cursor_is_all_the_state_there_is(seed, cursor, cut):
     config = DrawConfig(seed)

@@ -1,5 +1,6 @@
 """The whole of TLPO as one loop: its order, its resuming, its workers' shares."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from ft2ray.tlpo.gate import GateConfig
 from ft2ray.tlpo.losses import LossConfig
 from ft2ray.tlpo.policy import SUM
 from ft2ray.tlpo.run import FULL, GATE, TlpoRun, TlpoSettings
+from ft2ray.tlpo.step import velocity_errors
 from tests.tlpo.conftest import CHANNELS, DIMS, FRAMES, tiny_wan
 
 
@@ -40,15 +42,15 @@ SETTINGS = TlpoSettings(
 )  # fmt: skip
 
 
-def make_run(without=(), rank=0, workers=1):
+def make_run(without=(), rank=0, workers=1, **changes):
     transformer = tiny_wan()
 
     def velocity(x_BCFHW, t_B, conditions):
-        text = torch.stack([c.text_LD for c in conditions])
-        return transformer(x_BCFHW, t_B * 1000, text, return_dict=False)[0]
+        text = torch.stack([c.text_LD for c in conditions]).to(transformer.dtype)
+        return transformer(x_BCFHW.to(text), t_B * 1000, text, return_dict=False)[0].to(x_BCFHW)
 
     generator = SimpleNamespace(transformer=transformer, velocity=velocity, fingerprint="base-1")
-    run = TlpoRun(generator, SETTINGS, rank, workers)
+    run = TlpoRun(generator, replace(SETTINGS, **changes), rank, workers)
     for group in GROUPS:
         run.add(group, {name: found for name, found in PAIRS.items() if name not in without})
     return run
@@ -113,3 +115,137 @@ def test_trained_in_segments_it_ends_with_the_same_policy():
         parts.train(until, lambda run: None)
         assert parts.step == until
     assert parts.policy().fingerprint == whole.policy().fingerprint
+
+
+def finished(**changes):
+    run = make_run(**changes)
+    run.train(LAST, lambda run: None)
+    return run
+
+
+def test_checkpointing_changes_no_bit_and_parts_only_the_last_ones():
+    whole = finished()
+    assert finished(checkpointing=True).policy().fingerprint == whole.policy().fingerprint
+    for point, wanted in zip(finished(microbatch=1).curves, whole.curves, strict=True):
+        assert point.pop("name") == wanted.pop("name")
+        assert point == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+
+
+def test_adapters_learn_in_float32_on_a_bf16_base():
+    """The losses follow those of a float32 base as far as bf16's three digits, times beta, allow."""
+    mild = {"learning_rate": 1e-4, "loss": LossConfig(beta=50)}
+    run, exact = finished(precision=torch.bfloat16, **mild), finished(**mild)
+    base = {p.dtype for n, p in run.generator.transformer.named_parameters() if "ffn" in n and "base" in n}
+    assert base == {torch.bfloat16}
+    assert {p.dtype for name in DIMS for p in run.experts.parameters(name)} == {torch.float32}
+    assert {p.dtype for p in run.gate.parameters()} == {torch.float32}
+    for point, wanted in zip(run.curves, exact.curves, strict=True):
+        assert point["loss"] == pytest.approx(wanted["loss"], abs=0.05)
+    # A first step of Adam moves every weight by its learning rate, 1/2500 of the largest: below bf16's reach.
+    start, moved = (dict(r.experts.named_parameters("mn")) for r in (make_run(), run))
+    key = next(key for key in start if "lora_A" in key)
+    assert (moved[key] != start[key]).float().mean() > 0.9
+
+
+def test_a_bf16_base_resumes_bitwise(tmp_path):
+    straight = make_run(precision=torch.bfloat16)
+    straight.train(LAST, lambda run: run.save(tmp_path / str(run.step)))
+    resumed = make_run(precision=torch.bfloat16)
+    resumed.restore(tmp_path / "1")
+    resumed.train(LAST, lambda run: None)
+    assert resumed.policy().fingerprint == straight.policy().fingerprint
+
+
+def test_nothing_depends_on_the_global_random_numbers():
+    """All that is drawn (pairs, noise, times, adapters) has seeds of its own: no such state to save."""
+    torch.manual_seed(1)
+    first = finished().policy().fingerprint
+    torch.manual_seed(2)
+    np.random.seed(2)
+    run = make_run()
+    before = torch.get_rng_state()
+    run.train(LAST, lambda run: None)
+    assert run.policy().fingerprint == first
+    assert torch.equal(torch.get_rng_state(), before), "nor are any drawn"
+
+
+def test_the_published_policy_is_the_running_average():
+    decay = 0.5
+    run, last = make_run(ema=decay), finished()
+    values = []
+    while run.step < LAST:
+        run.train(run.step + 1, lambda run: None)
+        values.append(run.experts.state("mn"))
+    start = make_run().experts.state("mn")
+    for key, wanted in start.items():
+        for n in range(SETTINGS.steps):  # the experts learn for two steps only
+            now = min(decay, (1 + n) / (10 + n))
+            wanted = now * wanted + (1 - now) * values[n][key]
+        torch.testing.assert_close(run.policy().adapters["mn"][1][key], wanted)
+        assert torch.equal(run.experts.state("mn")[key], values[-1][key]), "the training's own are put back"
+    assert run.policy().fingerprint != last.policy().fingerprint
+    assert not torch.equal(run.policy().gate.bias_NK, run.gate.bias_NK.detach())
+    assert [point["loss"] for point in run.curves] == [point["loss"] for point in last.curves]
+
+
+def test_averages_are_resumed_bitwise_and_missed_where_they_are_not_there(tmp_path):
+    straight, plain = make_run(ema=0.9), make_run()
+    straight.train(LAST, lambda run: run.save(tmp_path / str(run.step)))
+    for step in (1, 3):
+        resumed = make_run(ema=0.9)
+        resumed.restore(tmp_path / str(step))
+        resumed.train(LAST, lambda run: None)
+        assert resumed.policy().fingerprint == straight.policy().fingerprint
+    plain.save(tmp_path / "plain")
+    with pytest.raises(ValueError, match="saved without averages"):
+        make_run(ema=0.9).restore(tmp_path / "plain")
+
+
+PER_GROUP = {"draw": DrawConfig(per_group=2), "loss": LossConfig(beta=100)}
+
+
+@pytest.mark.parametrize("microbatch", [None, 1])
+def test_kept_reference_errors_are_those_of_the_step(microbatch):
+    """Up to the order of float32 sums: they come from a batch of candidates, not of pairs."""
+    run = make_run(**PER_GROUP, microbatch=microbatch)
+    for name in ("mn", "ls"):
+        batch = run._batch(name)
+        assert batch.ref_w_BM.shape == (SETTINGS.batch, 2)
+        with torch.no_grad(), run.experts.reference():
+            exact = velocity_errors(run.generator.velocity, batch, masked=name == "ls")
+        for kept_BM, exact_B in zip((batch.ref_w_BM, batch.ref_l_BM), exact, strict=True):
+            torch.testing.assert_close(kept_BM[:, int(name == "ls")], exact_B)
+
+
+def test_reference_errors_are_computed_once_for_all_experts():
+    calls = []
+    run = make_run(**PER_GROUP)
+    velocity = run.generator.velocity
+
+    def counted(x_BCFHW, t_B, conditions):
+        calls.append(torch.is_grad_enabled())
+        return velocity(x_BCFHW, t_B, conditions)
+
+    run.generator.velocity = counted
+    run.train(LAST, lambda run: None)
+    updates = SETTINGS.steps * 2 * len(DIMS) + SETTINGS.gate_steps
+    assert calls.count(True) == updates
+    assert calls.count(False) == len(run._references) <= 2 * len(GROUPS) < updates
+
+
+def test_kept_reference_errors_survive_resuming_and_more_workers_bitwise(tmp_path):
+    straight = make_run(**PER_GROUP)
+    straight.train(LAST, lambda run: run.save(tmp_path / str(run.step)))
+    for step in (1, 3):
+        resumed = make_run(**PER_GROUP)
+        resumed.restore(tmp_path / str(step))
+        resumed.train(LAST, lambda run: None)
+        assert resumed.policy().fingerprint == straight.policy().fingerprint
+    whole = make_run(**PER_GROUP)._batch("mn").ref_w_BM
+    shares = [make_run(rank=rank, workers=2, **PER_GROUP)._batch("mn").ref_w_BM for rank in range(2)]
+    assert torch.equal(torch.cat(shares), whole)
+
+
+def test_a_loss_without_a_reference_has_none_to_keep():
+    with pytest.raises(ValueError, match="simpo has no reference"):
+        make_run(**(PER_GROUP | {"loss": LossConfig("simpo")}))

@@ -100,13 +100,34 @@ def test_winner_and_loser_in_one_forward_are_the_same_as_apart(transformer):
         torch.testing.assert_close(error_B, velocity_error(v, batch.eps_BCFHW - x, mask))
 
 
-def test_gradients_survive_checkpointing_and_the_reference_pass(experts, transformer):
+@pytest.mark.parametrize("config", [LossConfig(), LossConfig(safeguard_mu=0.5)])
+def test_gradients_survive_checkpointing_and_the_reference_pass(experts, transformer, config):
     grads = []
     for checkpointing in (False, True):
         (transformer.enable_gradient_checkpointing if checkpointing else lambda: None)()
-        expert_step(velocity_of(transformer), experts, "mn", make_batch(), LossConfig())
+        expert_step(velocity_of(transformer), experts, "mn", make_batch(), config)
         grads.append([p.grad.clone() for p in experts.parameters("mn")])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("config", [LossConfig(), LossConfig(safeguard_mu=0.5), LossConfig("simpo")])
+@pytest.mark.parametrize("name", ["mn", "ls", "gate"])
+def test_a_batch_in_parts_leaves_the_gradients_and_metrics_of_the_whole(experts, transformer, config, name):
+    """Equal up to the order of float32 sums: 1e-4, of the largest gradient and of the metrics."""
+    velocity, batch = velocity_of(transformer), make_batch(pairs=5)
+    gate = TimestepLayerGate(LAYERS, len(DIMS), WIDTH)
+    parameters = list(gate.parameters()) if name == "gate" else experts.parameters(name)
+    found = {}
+    for microbatch in (None, 2, 1):
+        if name == "gate":
+            metrics = gate_step(velocity, experts, gate, DIMS, batch, config, microbatch)
+        else:
+            metrics = expert_step(velocity, experts, name, batch, config, microbatch)
+        found[microbatch] = metrics, torch.cat([p.grad.flatten() for p in parameters])
+    metrics, whole = found[None]
+    for microbatch in (2, 1):
+        assert found[microbatch][0] == pytest.approx(metrics, abs=1e-4)
+        assert (found[microbatch][1] - whole).abs().max() < 1e-4 * whole.abs().max()
 
 
 def test_the_safeguard_keeps_the_winners_error_from_rising(transformer):
@@ -176,7 +197,7 @@ def _gradients(share, config):
     experts = Experts(transformer, ("mn",), ExpertConfig(rank=4))
     randomise(experts)
     whole = make_batch(pairs=4)
-    fields = {key: value[share] for key, value in vars(whole).items()}
+    fields = {key: value[share] for key, value in vars(whole).items() if value is not None}
     expert_step(velocity_of(transformer), experts, "mn", replace(whole, **fields), config)
     return [p.grad for p in experts.parameters("mn")]
 

@@ -55,7 +55,8 @@ class Run:
             update(self.optimizers["gate"])
 
     def save(self, folder):
-        save_training_state(folder, self.experts, self.gate, self.optimizers, self.cursors)
+        moments = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        save_training_state(folder, self.experts, self.gate, moments, self.cursors)
 
     def load(self, folder):
         self.cursors = load_training_state(folder, self.experts, self.gate, self.optimizers)
