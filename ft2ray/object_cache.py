@@ -47,7 +47,7 @@ def trim(root: Path, limit: float) -> None:
         if total <= limit or time.time() - used[folder] < IN_USE_SECONDS:
             return
         shutil.rmtree(folder, ignore_errors=True)  # another process may be doing the same
-        held.subtract(sizes[folder])
+        held.subtract(list(sizes[folder]))
         total -= sum(size for file, size in sizes[folder].items() if held[file] == 0)
 
 
