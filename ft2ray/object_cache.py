@@ -8,11 +8,14 @@ within the last hour stays whatever its size: somebody may be about to open it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from stat import S_ISDIR
 
 IN_USE_SECONDS = 3600.0
 LOOK_EVERY = 0.02  # of the limit: after so much that is new the whole cache is looked through again
@@ -38,25 +41,32 @@ def added(copy: Path) -> None:
 
 
 def trim(root: Path, limit: float) -> None:
-    """Remove least recently used entries below `root` until the others have `limit` bytes at most."""
-    used = {folder: folder.stat().st_mtime for folder in root.iterdir() if folder.is_dir()}
-    sizes = {folder: dict(_sizes(folder)) for folder in used}
+    """Remove least recently used entries below `root` until the others have `limit` bytes at most.
+
+    Other processes may add, rename and remove files meanwhile.
+    """
+    used = {folder: about.st_mtime for folder, about in _there(root.iterdir()) if S_ISDIR(about.st_mode)}
+    sizes = {folder: _sizes(folder) for folder in used}
     held = Counter(file for files in sizes.values() for file in files)  # a copy may be linked to by a folder
     total = sum({file: size for files in sizes.values() for file, size in files.items()}.values())
     for folder in sorted(used, key=lambda folder: used[folder]):
         if total <= limit or time.time() - used[folder] < IN_USE_SECONDS:
             return
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be doing the same
+        shutil.rmtree(folder, ignore_errors=True)
         held.subtract(list(sizes[folder]))
         total -= sum(size for file, size in sizes[folder].items() if held[file] == 0)
 
 
-def _sizes(folder: Path) -> list[tuple[int, int]]:
-    """(inode, bytes) of the files below an entry."""
-    return [
-        (about.st_ino, about.st_size)
-        for about in (file.stat() for file in folder.rglob("*") if file.is_file())
-    ]
+def _sizes(folder: Path) -> dict[int, int]:
+    """Bytes of the files below an entry by inode."""
+    found = _there(Path(place, file) for place, _, files in os.walk(folder) for file in files)
+    return {about.st_ino: about.st_size for _, about in found}
+
+
+def _there(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.stat()
 
 
 def _limit() -> float:
