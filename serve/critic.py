@@ -5,7 +5,7 @@
 The front reads the clip and makes the view of it; the critic itself is the deployment that curation uses.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`, which would hide the class of build's argument from Serve.
 
 import asyncio
 import tempfile

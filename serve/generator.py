@@ -8,7 +8,7 @@ store of jobs that outlives its replicas and nothing to clean up, a client that 
 admission, deadline and replacement of a dead replica are those of every other request.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`, which would hide the class of build's argument from Serve.
 
 import asyncio
 import hashlib

@@ -5,6 +5,7 @@ import json
 import httpx2
 import pytest
 import yaml
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 from starlette.testclient import TestClient
@@ -153,8 +154,10 @@ def test_the_config_file_fits_the_applications():
     for application in tree["applications"]:
         module, _, name = application["import_path"].partition(":")
         build = getattr(__import__(module, fromlist=[name]), name)
-        settings = {"critic": CriticServeConfig, "generator": GeneratorServeConfig}[application["name"]]
-        built = build_app(build(settings(**application["args"])), name=application["name"])
+        app = call_user_app_builder_with_args_if_necessary(
+            build, application["args"]
+        )  # as `serve deploy` does
+        built = build_app(app, name=application["name"])
         there = {deployment.name: deployment for deployment in built.deployments}
         assert set(there) == {deployment["name"] for deployment in application["deployments"]}
         for wanted in application["deployments"]:  # the file repeats the defaults of the code
