@@ -129,9 +129,9 @@ def generator_lines(config: AlignConfig, device: torch.device, repetitions: int)
 
 
 def critic_line(config: AlignConfig, device: torch.device, repetitions: int) -> Line:
-    p, seconds = config.plan, generator_shape(config).seconds
+    seconds = generator_shape(config).seconds
     shape = critic_shape(
-        config.critic.weights, seconds, p.critic_fps, p.critic_pixels, len(config.tlpo.dimensions)
+        config.critic.weights, seconds, config.critic.fps, config.critic.pixels, len(config.tlpo.dimensions)
     )
     with on_device(shape.thinker(), shape.thinker(1, "cpu"), device) as thinker, torch.no_grad():
         pictures, sound = tower_inputs(shape, device)

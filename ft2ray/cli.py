@@ -175,20 +175,24 @@ def _weights(text: str | None) -> dict[str, float] | None:
 def _score(arguments: argparse.Namespace) -> None:
     import torch
 
-    from ft2ray.critic.view import clip_view
+    from ft2ray.critic.whole_clip import Sight
     from ft2ray.media.face import FaceMesher
     from ft2ray.media.video import FPS, read_video
-    from ft2ray.parts import load_critic
+    from ft2ray.parts import critic_look, load_critic
 
     torch.set_num_threads(1)
-    critic, mesher = load_critic(arguments.critic), FaceMesher()
+    critic, look, mesher = load_critic(arguments.critic), critic_look(arguments.critic), FaceMesher()
     failed = []
     for clip in arguments.clips:
         try:
-            frames_FHW3, wav_T = read_video(clip, fps=FPS)
-            if wav_T is None:
-                raise ValueError(f"{clip} has no sound track: nothing can be said of its lip-sync")
-            (p_K,) = critic.score([clip_view(frames_FHW3, wav_T, FPS, mesher)])
+            if isinstance(look, Sight):
+                view = look.read(clip)
+            else:
+                frames_FHW3, wav_T = read_video(clip, fps=FPS)
+                if wav_T is None:
+                    raise ValueError(f"{clip} has no sound track: nothing can be said of its lip-sync")
+                view = look(frames_FHW3, wav_T, FPS, mesher)
+            (p_K,) = critic.score([view])
         except ValueError as error:
             failed.append(str(error))
             continue

@@ -43,7 +43,11 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class CriticConfig:
-    weights: str = "embedded"
+    weights: str = "embedded"  # or a folder, a Qwen2.5-Omni hub name, package.module:Class.load
+    # What a full-size critic sees: frames a second (8 to 12), and the largest area, pixels x pixels. None: as
+    # it was tuned, 10 and 448 for one that was not. The packaged critic has a view of its own.
+    fps: float | None = None
+    pixels: int | None = None
     batch: int = 8
     timeout_seconds: float = 60.0  # a replica that takes longer for a batch is replaced
     retries: int = 1  # a failed call is tried again this often, then the score is null with its reason
@@ -147,8 +151,6 @@ class PlanConfig:
     gpu: str = "H100"
     workers: int = 8  # cards in all, each a training worker
     achieved: float = 0.4  # share of the card's bf16 rate that is reached: an assumption
-    critic_fps: float = 10.0  # what a full-size critic sees: frames a second,
-    critic_pixels: int = 448  # and the side of its square pictures
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ class AlignConfig:
             label(getattr(self.cluster, key), f"cluster.{key}")
         _require(self.plan.workers >= 1, "plan.workers", "at least 1")
         _require(0 < self.plan.achieved <= 1, "plan.achieved", "in (0, 1]")
-        _require(self.plan.critic_fps > 0, "plan.critic_fps", "more than 0")
+        _require(self.critic.fps is None or self.critic.fps > 0, "critic.fps", "more than 0")
         _require(len(self.evaluation.seeds) >= 1, "evaluation.seeds", "at least one seed")
         _require(
             "base" in self.evaluation.systems,

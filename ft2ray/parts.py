@@ -1,9 +1,10 @@
 """The two parts that a user may replace: the generator and the critic, each named by one setting.
 
-"embedded" is the package's own, a path or s3:// URL is a folder of weights for the same classes, and
-"package.module:name" (or "package.module:Class.load") is called without arguments and returns the user's own
-object: for the generator anything with the verbs of `ft2ray.generator.generator.Generator`, for the critic
-anything that fits `ft2ray.critic.critic.Critic`.
+"embedded" is the package's own, a path or s3:// URL is a folder of weights for the same classes (a critic may
+also be a Qwen2.5-Omni folder or hub name, or a tuned critic's folder), and "package.module:name" (or
+"package.module:Class.load") is called without arguments and returns the user's own object: for the generator
+anything with the verbs of `ft2ray.generator.generator.Generator`, for the critic anything that fits
+`ft2ray.critic.critic.Critic`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ft2ray.critic.critic import Critic, TalkingCritic
+from ft2ray.critic.tuned_folder import CriticCard, is_omni, read_card, read_sight
+from ft2ray.critic.view import clip_view
 from ft2ray.generator.checkpoint import read_config
 from ft2ray.generator.generator import Generator
 from ft2ray.storage import local_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ft2ray.media.face import FaceMesher
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -51,29 +59,78 @@ def _generator(weights: str) -> tuple[type[Generator], str | Path]:
     raise ValueError(f"generator: {weights} wants the codec {codec!r}, known: portrait, wan")
 
 
-def load_critic(weights: str) -> Critic:
-    """The critic that `critic.weights` names; ValueError where there is none."""
+def load_critic(weights: str, fps: float | None = None, pixels: int | None = None) -> Critic:
+    """The critic that `critic.weights` names; ValueError where there is none.
+
+    fps, pixels: how a full-size critic looks at clips, None for its own; the others have a view of their own.
+    """
     if _FACTORY.fullmatch(weights):
         return _call(weights)
-    return TalkingCritic.load(weights if weights == "embedded" else local_folder(weights))
+    folder = _critic_folder(weights)
+    if not _is_full_size(folder):
+        return TalkingCritic.load(folder)
+    from ft2ray.critic.omni import OmniCritic  # peft takes seconds to import
+
+    return OmniCritic.load(folder, fps, pixels)
 
 
-def critic_identity(weights: str) -> tuple[str, tuple[str, ...]]:
-    """Fingerprint and dimensions of `load_critic(weights)`, from the files alone where it is one of ours."""
+def critic_identity(
+    weights: str, fps: float | None = None, pixels: int | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """Fingerprint and dimensions of `load_critic(...)`, from the files alone where it is one of ours."""
+    if not _FACTORY.fullmatch(weights) and not _is_full_size(folder := _critic_folder(weights)):
+        return TalkingCritic.identity_of(folder)
+    card = critic_card(weights, fps, pixels)
+    return card.fingerprint, card.dimensions
+
+
+def critic_card(weights: str, fps: float | None = None, pixels: int | None = None) -> CriticCard | Critic:
+    """Dimensions, fingerprint, calibration of `load_critic(...)`; a full-size one's from its files alone."""
+    folder = weights if _FACTORY.fullmatch(weights) else _critic_folder(weights)
+    return read_card(folder, fps, pixels) if _is_full_size(folder) else load_critic(weights)
+
+
+class Look(Protocol):
+    """Makes of a clip what a critic's `score` takes: anything with `frames`, what it costs in pictures."""
+
+    def __call__(
+        self, frames_FHW3: np.ndarray, wav_T: np.ndarray | None, fps: float, mesher: FaceMesher
+    ) -> Any: ...
+
+
+def critic_look(weights: str, fps: float | None = None, pixels: int | None = None) -> Look:
+    """How the critic that `critic.weights` names looks at clips, without loading it.
+
+    A class of the user's may have a static method `look`; without one its critic gets a `ClipView`.
+    """
     if _FACTORY.fullmatch(weights):
-        critic = _call(weights)
-        return critic.fingerprint, critic.dimensions
-    return TalkingCritic.identity_of(weights if weights == "embedded" else local_folder(weights))
+        owners = [found.look for found in _found(weights)[1:] if hasattr(found, "look")]
+        return owners[-1] if owners else clip_view
+    folder = _critic_folder(weights)
+    return read_sight(folder, fps, pixels) if _is_full_size(folder) else clip_view
+
+
+def _critic_folder(weights: str) -> str | Path:
+    return weights if weights == "embedded" else local_folder(weights)
+
+
+def _is_full_size(folder: str | Path) -> bool:
+    return isinstance(folder, Path) and is_omni(folder)
 
 
 def _call(factory: str) -> Any:
+    return _found(factory)[-1]()
+
+
+def _found(factory: str) -> list[Any]:
+    """The module that a factory names, and what lies on the way from there to what it names."""
     module, _, name = factory.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        found: list[Any] = [importlib.import_module(module)]
         for attribute in name.split("."):
-            found = getattr(found, attribute)
+            found.append(getattr(found[-1], attribute))
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"{factory} can not be loaded: {error}; name something that can be imported"
         ) from error
-    return found()
+    return found

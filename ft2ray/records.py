@@ -127,6 +127,14 @@ class PromptGroup:
             [c.scores if c.scores is not None else missing for c in self.candidates], dtype=np.float64
         )
 
+    def require_critic(self, fingerprint: str) -> None:
+        """ValueError where another critic gave the scores: those of two critics do not compare."""
+        if self.critic != fingerprint:
+            raise ValueError(
+                f"prompt group {self.group_id} was scored by critic {self.critic}, now it is {fingerprint}: "
+                "scores of two critics never meet in a pair. Take that critic again, or a new run_dir"
+            )
+
     def to_row(self) -> dict[str, Any]:
         row = {name: getattr(self, name) for name in GROUP.names if name not in (*_CONDITIONS, "candidates")}
         row["dimensions"] = list(self.dimensions)

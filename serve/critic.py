@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ft2ray.critic.view import FPS, ClipView, clip_view
+from ft2ray.critic.view import FPS
 from ft2ray.media.errors import MediaError
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.video import read_video
+from ft2ray.parts import critic_look
 from ft2ray.pipeline.critic_service import CriticService
 from serve.calls import ask, http_host
 from serve.front import REFUSALS, body_of, front
@@ -33,7 +34,7 @@ ROUTE = "/v1/score"
 YES = 0.5
 
 # (view) -> (P(Yes) by dimension, fingerprint of the critic)
-Judge = Callable[[ClipView], Awaitable[tuple[dict[str, float], str]]]
+Judge = Callable[[Any], Awaitable[tuple[dict[str, float], str]]]
 
 
 class ScoreRequest(BaseModel):
@@ -63,7 +64,7 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
         "Talking-Critic",
         "Judges talking clips: natural motion (mn), lips in sync (ls), good pictures (vq).",
     )
-    mesher = FaceMesher()
+    mesher, see = FaceMesher(), critic_look(settings.weights)
     worker = ThreadPoolExecutor(1)  # the mesher keeps state, and the frames of one clip fill memory enough
 
     @api.post(
@@ -82,12 +83,12 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
         answers: dict[str, Any] = {name: "Yes" if p > YES else "No" for name, p in p_yes.items()}
         return ScoreAnswer(p_yes=p_yes, answers=answers, critic=critic, seconds=seconds)
 
-    def look(video: Any) -> tuple[ClipView, float]:
+    def look(video: Any) -> tuple[Any, float]:
         with tempfile.TemporaryDirectory() as folder:
             path = place(video, "video", "video", Path(folder), settings)
             frames_FHW3, wav_T = read_video(path, fps=FPS, max_seconds=settings.max_seconds)
         try:
-            return clip_view(frames_FHW3, wav_T, FPS, mesher), len(frames_FHW3) / FPS
+            return see(frames_FHW3, wav_T, FPS, mesher), len(frames_FHW3) / FPS
         except ValueError as error:  # no sound, too short, no face
             raise MediaError("unusable_clip", f"{error}.") from error
 

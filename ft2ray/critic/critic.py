@@ -39,7 +39,12 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 class Critic(Protocol):
-    """Anything that scores clips in named dimensions."""
+    """Anything that scores clips in named dimensions.
+
+    Two more attributes are optional. `look`, on its class: makes of a clip what `score` takes (see
+    `ft2ray.parts.Look`), else that is a `ClipView`. `relative`: true where scores only compare the clips of
+    one call, which then are all candidates of a prompt.
+    """
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ class Critic(Protocol):
         """Identity of everything that decides a score; scores of two critics never meet in a pair."""
         ...
 
-    def score(self, views: Sequence[ClipView]) -> np.ndarray:
+    def score(self, views: Sequence[Any]) -> np.ndarray:
         """p_NK float64: probability that the answer is Yes. Raises rather than return NaN."""
         ...
 

@@ -56,6 +56,11 @@ class ClipView:
     stills_WKHW3: np.ndarray
     mel_WMJ: np.ndarray
 
+    @property
+    def frames(self) -> int:
+        """What the clip costs to score, in pictures."""
+        return self.video_WFHW3.shape[0] * self.video_WFHW3.shape[1]
+
 
 def clip_view(frames_FHW3: np.ndarray, wav_T: np.ndarray | None, fps: float, mesher: FaceMesher) -> ClipView:
     """Make the view of a talking clip.

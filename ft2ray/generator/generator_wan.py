@@ -35,9 +35,10 @@ from ft2ray.generator.sampler import Conditions, SamplerConfig, conditional_velo
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer
 from ft2ray.generator.transformer_added import AddedAudioTransformer
 from ft2ray.generator.wan_encoders import PictureEncoder, Wav2Vec2Features, encode_texts, pad_text
-from ft2ray.generator.wan_folder import PARTS, check_pipeline, content_digest, find, load_backbone, load_part
+from ft2ray.generator.wan_folder import PARTS, check_pipeline, load_backbone, load_part
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait
+from ft2ray.weight_files import content_digest, find
 
 BACKBONES: dict[str, type[SpeechWanTransformer]] = {
     "attention": AudioWanTransformer,

@@ -90,7 +90,7 @@ def align(config: AlignConfig) -> str:
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     check_resources(config)
     generator = generator_fingerprint(config.generator.weights)
-    critic, dimensions = critic_identity(config.critic.weights)
+    critic, dimensions = critic_identity(config.critic.weights, config.critic.fps, config.critic.pixels)
     judge = Judge.load(run_judge(config)).fingerprint
     check_critic(config, critic, dimensions)
     write_fingerprints(config.run_dir, generator, critic)

@@ -21,17 +21,21 @@ from ray.serve.handle import DeploymentHandle
 
 from ft2ray.config import ClusterConfig, CriticConfig, label
 from ft2ray.critic.critic import Critic
-from ft2ray.critic.view import SHORTEST_FRAMES, WINDOW_FRAMES, ClipView, view_from_meshes
+from ft2ray.critic.view import FPS, SHORTEST_FRAMES, WINDOW_FRAMES, view_from_meshes
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
+from ft2ray.parts import Look
 
 APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
 BATCH_WAIT_SECONDS = 0.02
 
+View = Any  # what the critic's look makes of a clip: for the packaged one a ClipView
 
-def clip_frames(views: Sequence[ClipView], most: int) -> int:
+
+def clip_frames(views: Sequence[View], most: int) -> int:
     """What a batch of clips costs, in frames; a single clip is never too large, it goes alone."""
-    frames = sum(view.video_WFHW3.shape[0] * view.video_WFHW3.shape[1] for view in views)
+    frames = sum(view.frames for view in views)
     return min(frames, most) if len(views) == 1 else frames
 
 
@@ -43,15 +47,22 @@ class CriticService:
     than `timeout_seconds`.
     """
 
-    def __init__(self, weights: str, batch_frames: int, timeout_seconds: float):
+    def __init__(
+        self,
+        weights: str,
+        batch_frames: int,
+        timeout_seconds: float,
+        fps: float | None = None,
+        pixels: int | None = None,
+    ):
         import torch
 
         from ft2ray.parts import load_critic
 
         torch.set_num_threads(1)
-        self.critic = load_critic(weights)
+        self.critic = load_critic(weights, fps, pixels)
         self.timeout_seconds = timeout_seconds
-        self.probe = probe_view()
+        self.probe = probe_view(getattr(self.critic, "look", None))
         self.usual_NK = first_answer(self.critic, self.probe, timeout_seconds)
         self.batch_began: float | None = None
 
@@ -61,7 +72,7 @@ class CriticService:
             batch_wait_timeout_s=BATCH_WAIT_SECONDS,
             batch_size_fn=lambda views: clip_frames(views, batch_frames),
         )
-        async def score_batch(views: list[ClipView]) -> list[list[float] | Exception]:
+        async def score_batch(views: list[View]) -> list[list[float] | Exception]:
             self.batch_began = time.monotonic()
             try:
                 return await asyncio.to_thread(self._score_all, views)
@@ -70,20 +81,31 @@ class CriticService:
 
         self._score_batch: Any = score_batch
 
-    async def score(self, view: ClipView) -> list[float]:
+    async def score(self, view: View) -> list[float]:
         """P(Yes) in the critic's order of dimensions."""
         answer = await self._score_batch(view)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def judge(self, view: ClipView) -> tuple[dict[str, float], str]:
+    async def judge(self, view: View) -> tuple[dict[str, float], str]:
         """P(Yes) by dimension, and the fingerprint of the very critic that said so."""
         p_K = await self.score(view)
         return dict(zip(self.critic.dimensions, p_K, strict=True)), self.critic.fingerprint
 
+    async def score_together(self, views: list[View]) -> list[list[float]]:
+        """P(Yes) of clips that a critic can only judge against each other."""
+        self.batch_began = time.monotonic()
+        try:
+            return [list(map(float, p_K)) for p_K in await asyncio.to_thread(self.critic.score, views)]
+        finally:
+            self.batch_began = None
+
     def fingerprint(self) -> str:
         return self.critic.fingerprint
+
+    def relative(self) -> bool:
+        return getattr(self.critic, "relative", False)
 
     async def check_health(self) -> None:
         if self.batch_began is not None:
@@ -95,7 +117,7 @@ class CriticService:
         if not np.allclose(p_NK, self.usual_NK, atol=1e-3):
             raise RuntimeError(f"the built-in clip is scored {p_NK.tolist()}, not {self.usual_NK.tolist()}")
 
-    def _score_all(self, views: Sequence[ClipView]) -> list[list[float] | Exception]:
+    def _score_all(self, views: Sequence[View]) -> list[list[float] | Exception]:
         """Scores of each clip; where the batch fails one by one, so that a bad clip fails nobody else."""
         try:
             return [list(map(float, p_K)) for p_K in self.critic.score(views)]
@@ -103,7 +125,7 @@ class CriticService:
             return [error] if len(views) == 1 else [self._score_all([view])[0] for view in views]
 
 
-def first_answer(critic: Critic, probe: ClipView, seconds: float) -> np.ndarray:
+def first_answer(critic: Critic, probe: View, seconds: float) -> np.ndarray:
     """Scores of the built-in clip; RuntimeError, so that the deployment fails, where they do not come."""
     thread = ThreadPoolExecutor(1)
     try:
@@ -114,13 +136,15 @@ def first_answer(critic: Critic, probe: ClipView, seconds: float) -> np.ndarray:
         thread.shutdown(wait=False)
 
 
-def probe_view() -> ClipView:
-    """One second of the embedded portrait, nodding to embedded speech."""
+def probe_view(look: Look | None = None) -> View:
+    """One second of the embedded portrait, nodding to embedded speech, as `look` sees it."""
     assets = Path(str(files("ft2ray") / "assets"))
     portrait = load_portrait(assets / "portraits" / "grace_hopper.jpg")
     wav_T = read_audio(assets / "speech" / "sense_and_sensibility_0870.flac")[:SAMPLE_RATE]
     nod_F = np.round(4 * np.sin(np.linspace(0, 2 * np.pi, SHORTEST_FRAMES))).astype(int)
     frames_FHW3 = np.stack([np.roll(portrait.image_HW3, nod, axis=0) for nod in nod_F])
+    if look is not None:
+        return look(frames_FHW3, wav_T, FPS, FaceMesher())
     mesh_FP3 = np.stack([portrait.mesh_P3 + np.array([0, nod, 0], np.float32) for nod in nod_F])
     return view_from_meshes(frames_FHW3, mesh_FP3, wav_T)
 
@@ -137,7 +161,7 @@ def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Applicatio
             "num_gpus": cluster.critic_gpus,
             "label_selector": label(cluster.critic_on),
         },
-    ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds)
+    ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds, critic.fps, critic.pixels)
 
 
 def start_critic(critic: CriticConfig, cluster: ClusterConfig) -> DeploymentHandle:
@@ -154,8 +178,27 @@ def call_seconds(critic: CriticConfig) -> float:
     return 2 * critic.timeout_seconds
 
 
+def score_together(
+    handle: DeploymentHandle, views: list[View], timeout_seconds: float, retries: int
+) -> list[tuple[list[float] | None, str | None]]:
+    """As `score_views`, in one call; where it fails all of them have no score."""
+    reason = ""
+    for _ in range(retries + 1 if views else 0):
+        try:
+            scores = handle.score_together.remote(views).result(timeout_s=timeout_seconds)
+            return [(p_K, None) for p_K in scores]
+        except Exception as error:  # as in `score_views`
+            reason = reason_of(error)
+    return [(None, reason)] * len(views)
+
+
+def reason_of(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"[:500]
+
+
 def score_views(
-    handle: DeploymentHandle, views: list[ClipView], timeout_seconds: float, retries: int
+    handle: DeploymentHandle, views: list[View], timeout_seconds: float, retries: int
 ) -> list[tuple[list[float] | None, str | None]]:
     """(scores, None) or (None, reason) per view; all views are in flight at once so that they batch."""
     results: list[tuple[list[float] | None, str | None]] = [(None, None)] * len(views)
@@ -167,8 +210,7 @@ def score_views(
             try:
                 results[n] = (call.result(timeout_s=timeout_seconds), None)
             except Exception as error:  # whatever the replica died of becomes the reason, never a number
-                reason = str(error).strip().splitlines() or [""]
-                results[n] = (None, f"{type(error).__name__}: {reason[-1]}"[:500])
+                results[n] = (None, reason_of(error))
                 waiting.append(n)
         if not waiting:
             break

@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # heavy: only the actors load them
     import numpy as np
     import torch
 
-    from ft2ray.critic.view import ClipView
     from ft2ray.media.portrait import Portrait
 
 # Of a group's clips that the critic may fail on; those become nulls. Beyond that nothing of the group is
@@ -70,10 +69,11 @@ class GenerateGroup:
         import torch
 
         from ft2ray.media.face import FaceMesher
-        from ft2ray.parts import load_generator
+        from ft2ray.parts import critic_look, load_generator
 
         torch.set_num_threads(1)
         self.config, self.key = config, key
+        self.look = critic_look(config.critic.weights, config.critic.fps, config.critic.pixels)
         self.generator = load_generator(config.generator.weights)
         self.mesher = FaceMesher()
         self.stores = group_store(config.run_dir), refused_store(config.run_dir)
@@ -111,19 +111,16 @@ class GenerateGroup:
             apply_system(self.generator.transformer, policy, "tlpo")
             self.version, self.policy = version, policy.fingerprint
 
-    def generate(
-        self, slot: Slot, portrait: Portrait, wav_T: np.ndarray
-    ) -> tuple[PromptGroup, list[ClipView | None]]:
-        """The group without scores, and what the critic is to see of each candidate."""
+    def generate(self, slot: Slot, portrait: Portrait, wav_T: np.ndarray) -> tuple[PromptGroup, list[Any]]:
+        """The group without scores, and what the critic is to see of each candidate (None: nothing)."""
         import torch
 
-        from ft2ray.critic.view import clip_view
         from ft2ray.generator.sampler import SamplerConfig
 
         prompt, fingerprint = slot.prompt, self.generator.fingerprint
         conditions = self.generator.encode_prompt(portrait, wav_T)
         candidates: list[Candidate] = []
-        views: list[ClipView | None] = []
+        views: list[Any] = []
         for draw in draws(self.config, slot.round, prompt.prompt_id):
             x_CFHW = self.generator.sample(conditions, draw.seed, SamplerConfig(**draw.sampler))
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
@@ -135,7 +132,7 @@ class GenerateGroup:
                     write_video(file, frames_FHW3, self.generator.fps, wav_T)
             lip_mask = torch.ones(1, 1, 1, 1)
             try:
-                view, unseen = clip_view(frames_FHW3, wav_T, self.generator.fps, self.mesher), None
+                view, unseen = self.look(frames_FHW3, wav_T, self.generator.fps, self.mesher), None
                 lip_mask = self.generator.lip_mask(x_CFHW)
             except ValueError as problem:  # no face to look at: a candidate without scores, not a score of 0
                 view, unseen = None, str(problem)
@@ -189,10 +186,11 @@ class ScoreAndCommit:
         self.config = config
         self.handle = serve.get_app_handle(APP)
         self.critic = self.handle.fingerprint.remote().result(timeout_s=call_seconds(config.critic))
+        self.relative = self.handle.relative.remote().result(timeout_s=call_seconds(config.critic))
         self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from ft2ray.pipeline.critic_service import call_seconds, score_views
+        from ft2ray.pipeline.critic_service import call_seconds, score_together, score_views
 
         slot: Slot = row["slot"]
         summary = {"group_id": slot.group_id, "round": slot.round, "unscored": 0}
@@ -205,7 +203,8 @@ class ScoreAndCommit:
             return summary
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
         critic = self.config.critic
-        results = score_views(self.handle, [view for _, view in seen], call_seconds(critic), critic.retries)
+        score = score_together if self.relative else score_views
+        results = score(self.handle, [view for _, view in seen], call_seconds(critic), critic.retries)
         failed = [error for _, error in results if error is not None]
         if len(failed) > MOST_FAILED * len(seen):
             raise CriticFails(

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 from ft2ray.config import AlignConfig, to_yaml
 from ft2ray.critic.critic import Critic
 from ft2ray.critic.questions import QUESTIONS
+from ft2ray.critic.tuned_folder import CriticCard
 from ft2ray.evaluation.compare import REFERENCES, Row
 from ft2ray.evaluation.findings import build_report
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.generator import Generator
-from ft2ray.parts import load_critic, load_generator
+from ft2ray.parts import critic_card, load_generator
 from ft2ray.pipeline.curation import curated, group_store, refused_store
 from ft2ray.pipeline.evaluation import measured, run_judge
 from ft2ray.pipeline.policies import curves_url
@@ -49,7 +50,7 @@ def write_run_report(run_dir: str) -> str:
     """Write report.html and report.json from what the run folder holds; returns where the page is."""
     config, plan = read_config(run_dir), read_plan(run_dir)
     generator = load_generator(config.generator.weights)
-    critic = load_critic(config.critic.weights)
+    critic = critic_card(config.critic.weights, config.critic.fps, config.critic.pixels)
     judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
@@ -118,18 +119,19 @@ def write_run_report(run_dir: str) -> str:
 def export_run_pairs(run_dir: str, out: str) -> str:
     """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
     config, plan = read_config(run_dir), read_plan(run_dir)
-    wanted = slots(config, *read_fingerprints(run_dir), plan.curation)
+    generator, critic = read_fingerprints(run_dir)
+    wanted = slots(config, generator, critic, plan.curation)
     if not group_store(run_dir).committed({slot.group_id for slot in wanted}):
         raise ValueError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     file = join(out, PAIRS)
-    counts = export_pairs(curated(run_dir, wanted), pair_rule(config), file, QUESTIONS)
+    counts = export_pairs(curated(run_dir, wanted), pair_rule(config), file, critic, QUESTIONS)
     return f"{file}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _calibration(critic: Critic, dimensions: tuple[str, ...]) -> dict[str, Any]:
+def _calibration(critic: CriticCard | Critic, dimensions: tuple[str, ...]) -> dict[str, Any]:
     """How often the critic was right on held-out clips; null for a critic that does not say."""
     known = getattr(critic, "calibration", None)
-    if known is None:
+    if not known:
         return {"accuracy": dict.fromkeys(dimensions), "n": 0}
     return {"accuracy": known["accuracy"], "n": min(known["n"].values())}
 

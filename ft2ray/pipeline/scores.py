@@ -17,15 +17,15 @@ from ft2ray.preference.rules import FULL, SUM
 from ft2ray.preference.scored_rows import pairs_of_rows
 
 FIELDS = ("policy", "scores", "error")
-COLUMNS = ("group_id", "round", *(f"candidates.list.element.{field}" for field in FIELDS))
+COLUMNS = ("group_id", "round", "critic", *(f"candidates.list.element.{field}" for field in FIELDS))
 BATCH_ROWS = 65_536
 
 
 def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
     """The candidates of the committed groups of these slots, group by group in the order of their ids.
 
-    Columns: group_id, round, place (in its group, from 0), policy, error, and P(Yes) by dimension, null where
-    the critic gave none.
+    Columns: group_id, round, critic, place (in its group, from 0), policy, error, and P(Yes) by dimension,
+    null where the critic gave none.
     """
     wanted = pa.array([slot.group_id for slot in slots], pa.string())
     groups = group_store(config.run_dir).table(COLUMNS)
@@ -33,7 +33,7 @@ def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
     lists = groups["candidates"].combine_chunks()
     group = pc.list_parent_indices(lists)
     candidates = lists.flatten()
-    columns = {name: groups[name].take(group) for name in ("group_id", "round")}
+    columns = {name: groups[name].take(group) for name in ("group_id", "round", "critic")}
     starts = np.cumsum(lists.value_lengths()) - lists.value_lengths()
     columns["place"] = pa.array(np.arange(len(group)) - np.asarray(starts)[group])
     columns |= {name: candidates.field(name) for name in ("policy", "error")}
@@ -44,10 +44,13 @@ def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
 
 
 def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
-    """How many pairs every dimension, the summed score and stage 2 have in `scored_candidates`."""
+    """How many pairs every dimension, the summed score and stage 2 have in `scored_candidates`.
+
+    ValueError where more than one critic gave the scores.
+    """
     pools = (*config.tlpo.dimensions, SUM, FULL)
     counts = Counter(dict.fromkeys(pools, 0))
-    batches = candidates.select(["group_id", *config.tlpo.dimensions]).to_batches(BATCH_ROWS)
+    batches = candidates.select(["group_id", "critic", *config.tlpo.dimensions]).to_batches(BATCH_ROWS)
     for pairs in pairs_of_rows(batches, config.tlpo.dimensions, pair_rule(config), pools):
         counts.update(pairs["dimension"].to_pylist())
     return dict(counts)

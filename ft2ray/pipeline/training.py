@@ -28,7 +28,7 @@ from ft2ray.parts import load_generator
 from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
-from ft2ray.pipeline.run_folder import publish
+from ft2ray.pipeline.run_folder import publish, read_fingerprints
 from ft2ray.pipeline.schedule import Slot, last_step
 from ft2ray.pipeline.tensorboard import Board, board
 from ft2ray.pipeline.timeline import TrainingClock
@@ -49,8 +49,12 @@ def pair_rule(config: AlignConfig) -> PairRule:
     )
 
 
-def pairs_of(config: AlignConfig, group: PromptGroup) -> dict[str, list[Pair]]:
-    """Pairs of every dimension, of the summed score and of stage 2 from the scores of one group."""
+def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, list[Pair]]:
+    """Pairs of every dimension, of the summed score and of stage 2 from the scores of one group.
+
+    critic: fingerprint of the run's critic; ValueError where another one gave the scores.
+    """
+    group.require_critic(critic)
     rule, p_NK = pair_rule(config), group.scores_NK()
     return {
         **pairs(p_NK, config.tlpo.dimensions, rule),
@@ -164,7 +168,8 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     run = TlpoRun(load_generator(config.generator.weights), settings(config), rank, workers)
-    intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group), rank)
+    _, critic = read_fingerprints(run_dir)
+    intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
     checkpoint = ray.train.get_checkpoint()

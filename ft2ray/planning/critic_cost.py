@@ -19,10 +19,15 @@ import torch
 from transformers import DynamicCache, Qwen2_5OmniThinkerConfig
 
 from ft2ray.critic.model import Thinker, build_model
+from ft2ray.critic.omni import question_mask
 from ft2ray.critic.processor import audio_token_count
+from ft2ray.critic.questions import QUESTIONS
+from ft2ray.critic.tuned_folder import CARD
 from ft2ray.critic.view import FACE_PIXELS, MOUTH_SIZE
 from ft2ray.critic.view import FPS as VIEW_FPS
+from ft2ray.critic.whole_clip import FPS, PIXELS, check_fps
 from ft2ray.planning.trace import Cost, extrapolated, trace
+from ft2ray.weight_files import read_json
 
 _VISION = {"hidden_size": 1280}
 # thinker_config of the published config.json, where it differs from the defaults of transformers.
@@ -55,6 +60,7 @@ class CriticShape:
     grid: tuple[int, int, int]
     mel_frames: int
     questions: int
+    whole: bool  # sees whole pictures: a full-size critic
 
     @property
     def prefix_tokens(self) -> int:
@@ -73,28 +79,38 @@ class CriticShape:
             return build_model(config).to(self.dtype).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 
-def critic_shape(weights: str, seconds: float, fps: float, pixels: int, questions: int) -> CriticShape:
+def critic_shape(
+    weights: str, seconds: float, fps: float | None, pixels: int | None, questions: int
+) -> CriticShape:
     """The critic that `critic.weights` names: a folder, "embedded", or a published thinker by hub name.
 
-    A full-size thinker, in bf16, sees square pictures of `pixels` at `fps` and hears everything. (Of the view
-    that this package's own critics have, the two still crops are not counted.)
+    A full-size thinker, in bf16, sees square pictures of `pixels` at `fps` (None: as it was tuned) and hears
+    everything. (Of the view that this package's own critics have, the two still crops are not counted, of a
+    tuned critic its LoRA.)
     """
+    card, asked = Path(weights) / CARD, dict(QUESTIONS)
+    if card.is_file():
+        tuned = read_json(card, "a tuned critic")
+        base, fps, pixels, asked = (tuned[key] for key in ("base", "fps", "pixels", "questions"))
+        weights = base if base in THINKERS else str(card.parent / str(base))
+    fps, pixels = fps or FPS, pixels or PIXELS
     values = copy.deepcopy(THINKERS[weights]) if weights in THINKERS else _read_config(weights)
     height, width, dtype = pixels, pixels, torch.bfloat16
-    if values.pop("talking_critic", None):  # a critic of this package has a view of its own
+    whole = values.pop("talking_critic", None) is None
+    if not whole:  # a critic of this package has a view of its own
         dtype = torch.float32
         fps, height, width = VIEW_FPS, FACE_PIXELS + MOUTH_SIZE[1], FACE_PIXELS
+    else:
+        check_fps(fps, asked)
     config = Qwen2_5OmniThinkerConfig.from_dict(values)
     vision: Any = config.vision_config
     merge, patch = vision.spatial_merge_size, vision.patch_size
     rows, columns = (n // (patch * merge) * merge for n in (height, width))
     if not rows:
-        raise ValueError(
-            f"plan.critic_pixels: {pixels} is less than one patch of {weights} ({patch * merge})"
-        )
+        raise ValueError(f"critic.pixels: {pixels} is less than one patch of {weights} ({patch * merge})")
     frames = -(-round(seconds * fps) // vision.temporal_patch_size)
     return CriticShape(
-        weights, config, dtype, (frames, rows, columns), round(seconds * MEL_PER_SECOND), questions
+        weights, config, dtype, (frames, rows, columns), round(seconds * MEL_PER_SECOND), questions, whole
     )
 
 
@@ -112,11 +128,28 @@ def scoring_cost(shape: CriticShape) -> Cost:
 
 
 def read_and_answer(shape: CriticShape, thinker: Thinker) -> object:
-    """The language model's part on zeros: the prefix once, then all questions on its cache."""
+    """The language model's part on zeros: the prefix once, and all questions.
+
+    A full-size critic reads all in one pass (`OmniCritic`), the packaged one answers on the prefix's cache.
+    """
+    if shape.whole:
+        return _read_at_once(shape, thinker)
     cache = DynamicCache(config=thinker.config.get_text_config())
     prefix = _read(thinker, cache, 1, shape.prefix_tokens, 0)
     cache.batch_repeat_interleave(shape.questions)
     return prefix, _read(thinker, cache, shape.questions, QUESTION_TOKENS, shape.prefix_tokens)
+
+
+def _read_at_once(shape: CriticShape, thinker: Thinker) -> object:
+    owners = [0] * shape.prefix_tokens
+    owners += [k for k in range(1, shape.questions + 1) for _ in range(QUESTION_TOKENS)]
+    width, device = thinker.config.get_text_config().hidden_size, thinker.device
+    return thinker.model.language_model(
+        inputs_embeds=torch.zeros(1, len(owners), width, dtype=thinker.dtype, device=device),
+        position_ids=torch.arange(len(owners), device=device).expand(3, 1, -1),
+        attention_mask=question_mask(torch.tensor(owners, device=device)),
+        use_cache=False,
+    )
 
 
 def _read(thinker: Thinker, cache: DynamicCache, batch: int, tokens: int, start: int) -> object:

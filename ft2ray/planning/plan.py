@@ -111,7 +111,7 @@ def make_plan(config: AlignConfig) -> Plan:
     p, t = config.plan, config.tlpo
     gpu, shape = gpu_named(p.gpu), generator_shape(config)
     critic = critic_shape(
-        config.critic.weights, shape.seconds, p.critic_fps, p.critic_pixels, len(t.dimensions)
+        config.critic.weights, shape.seconds, config.critic.fps, config.critic.pixels, len(t.dimensions)
     )
     expert = ExpertConfig(rank=t.rank, alpha=t.alpha)
     pairs = pairs_at_once(config)

@@ -56,18 +56,20 @@ def export_pairs(
     groups: Iterable[PromptGroup],
     rule: PairRule,
     path: str | Path,
+    critic: str,
     questions: Mapping[str, str] | None = None,
     latents: bool = True,
 ) -> dict[str, int]:
     """Write the pairs of `groups` to the Parquet file `path` and return how many each dimension has.
 
-    `path` may be an s3:// URL. `questions`: the critic's question per dimension, for the column of that name.
-    The file appears complete or not at all; groups are taken one by one, so the store may be larger than the
-    memory.
+    `path` may be an s3:// URL. `critic`: fingerprint of the critic whose scores these are; a group of another
+    one is a ValueError. `questions`: its question per dimension, for its column. The file appears
+    complete or not at all; groups are taken one by one, so the store may be larger than the memory.
     """
     counts: Counter[str] = Counter()
     with new_file(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
         for group in groups:
+            group.require_critic(critic)
             rows = list(_rows(group, rule, questions or {}, latents))
             counts.update(row["dimension"] for row in rows)
             if rows:

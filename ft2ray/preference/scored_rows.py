@@ -1,7 +1,8 @@
 """Preference pairs of any number of scored rows: Arrow batches in, a table of pairs out for each.
 
 A row is a candidate: the id of its group and P(Yes) in every dimension, null where the critic gave none. The
-rows of a group follow each other. The pairs are those of `ft2ray.preference.rules`, found for all groups of
+rows of a group follow each other. A column `critic`, where there is one, holds the fingerprint of the critic,
+one and the same in all rows. The pairs are those of `ft2ray.preference.rules`, found for all groups of
 one size in one array operation; no more than a batch and one group are held in memory.
 
     file = pq.ParquetFile("scores.parquet")
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 
 from ft2ray.preference.rules import PairRule, admissible_in, checked
 
-GROUP_ID = "group_id"
+GROUP_ID, CRITIC = "group_id", "critic"
 PAIR = pa.schema(
     [
         ("dimension", pa.string()),  # or another pool: SUM, FULL
@@ -43,10 +44,21 @@ def pairs_of_rows(
     Args:
         dimensions: the columns of the scores.
         pools: whose pairs are wanted: dimensions, SUM or FULL; None stands for every dimension.
+
+    Raises ValueError for scores that are no probabilities or of more than one critic.
     """
     pools = dimensions if pools is None else pools
     kept: pa.Table | None = None
+    critics: set[str | None] = set()
     for batch in batches:
+        if CRITIC in batch.schema.names:
+            critics |= set(pc.unique(batch[CRITIC]).to_pylist())
+            if len(critics) > 1:
+                names = ", ".join(sorted(map(str, critics)))
+                raise ValueError(
+                    f"the rows hold scores of the critics {names}: scores of two critics never meet in a "
+                    "pair; give the rows of one"
+                )
         new = pa.Table.from_batches([batch])
         rows = new if kept is None else pa.concat_tables([kept, new])
         ids = rows[GROUP_ID]

@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft2ray.critic.model import TOY_PROCESSOR
+from ft2ray.critic.omni_folder import read_prompt
 from ft2ray.critic.processor import ClipProcessor, ProcessorConfig, audio_token_count, chunk_bounds, patches
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer, prefix_text, question_text
+from ft2ray.critic.whole_clip import scaled
+from tests.critic.omni_toys import TEMPLATE
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +117,49 @@ def test_chunks_cover_every_token_once(count, per_chunk):
 
 def test_audio_tokens_run_at_25_hertz():
     assert [audio_token_count(frames) for frames in (300, 200, 100)] == [75, 50, 25]
+
+
+@pytest.mark.parametrize("seconds", [1.5, 3.5])  # within one chunk of two seconds, and over its end
+def test_equal_to_the_real_processor_at_full_size(seconds):
+    """Published patches and mel bins, 10 pictures a second, the published chat template around the clip."""
+    rng = np.random.default_rng(1)
+    config = ProcessorConfig(mel_bins=128, fps=10.0, padded_seconds=300)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    prompt = read_prompt(tokenizer, QUESTIONS)
+    video = rng.integers(0, 256, (round(seconds * 10), 336, 448, 3), dtype=np.uint8)
+    wav = (0.1 * rng.standard_normal(round(seconds * 16000))).astype(np.float32)
+    real = real_processor(tokenizer, config)
+    real.feature_extractor = type(real.feature_extractor)(
+        feature_size=128, chunk_length=300, return_attention_mask=True, sampling_rate=16000
+    )
+    theirs = real(
+        text=[prompt.prefix + prompt.endings[1]],
+        videos=[torch.from_numpy(video).permute(0, 3, 1, 2)],
+        audio=[wav],
+        audio_from_video_indices=[0],
+        load_audio_from_video=True,
+        return_tensors="pt",
+        videos_kwargs={"fps": 10.0, "do_sample_frames": False, "cap_pixels_per_frame": False},
+        audio_kwargs={"sampling_rate": 16000},
+        seconds_per_chunk=2.0,
+        position_id_per_seconds=25,
+    )
+    ours = ClipProcessor(tokenizer, config)(prompt.prefix + prompt.endings[1], [], video, wav)
+    assert set(theirs) == set(ours)
+    for name, tensor in ours.items():
+        theirs_tensor = torch.as_tensor(theirs[name])
+        assert theirs_tensor.shape == tensor.shape, name
+        torch.testing.assert_close(theirs_tensor.to(tensor.dtype), tensor, atol=2e-5, rtol=0, msg=name)
+
+
+def test_pictures_are_scaled_as_qwen_scales_them():
+    functional = pytest.importorskip(
+        "torchvision.transforms.functional", reason="Qwen's loading uses torchvision"
+    )
+    video = np.random.default_rng(2).integers(0, 256, (3, 360, 640, 3), dtype=np.uint8)
+    theirs = functional.resize(
+        torch.from_numpy(video).permute(0, 3, 1, 2), [252, 448],
+        interpolation=functional.InterpolationMode.BICUBIC, antialias=True,
+    )  # fmt: skip
+    assert np.array_equal(scaled(video, (252, 448)), theirs.permute(0, 2, 3, 1).numpy())

@@ -17,8 +17,9 @@ from ft2ray.generator.checkpoint import from_fantasytalking, read_audio_weights
 from ft2ray.generator.generator_wan import WanGenerator
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.generator.wan_encoders import Wav2Vec2Features
-from ft2ray.generator.wan_folder import find, load_backbone, tensor_shapes
+from ft2ray.generator.wan_folder import load_backbone
 from ft2ray.parts import load_generator
+from ft2ray.weight_files import find, tensor_shapes
 from tests.generator.conftest import AUDIO_DIM, SPEECH, fantasytalking_weights, write_settings
 
 SHARD = "wan/transformer/diffusion_pytorch_model-00002-of-00003.safetensors"

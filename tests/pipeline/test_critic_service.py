@@ -88,7 +88,7 @@ class Told:
 
 @pytest.fixture
 def service(monkeypatch):
-    monkeypatch.setattr("ft2ray.parts.load_critic", lambda weights: Told())
+    monkeypatch.setattr("ft2ray.parts.load_critic", lambda *critic: Told())
     return CriticService.func_or_class("told", batch_frames=100, timeout_seconds=5.0)
 
 

@@ -122,7 +122,7 @@ def undisturbed(head, tmp_path_factory) -> tuple[Policy, Policy]:
         load_generator(config.generator.weights), settings(load_config(None, [*SETTINGS, "tlpo.workers=1"]))
     )
     for group in groups:
-        alone.add(group, pairs_of(config, group))
+        alone.add(group, pairs_of(config, group, group.critic))
     alone.train(alone.last_step, lambda run: None)
     return load_policy(url, "trainable"), alone.policy()
 

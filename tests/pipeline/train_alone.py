@@ -9,6 +9,7 @@ from ft2ray.config import load_config
 from ft2ray.parts import load_critic, load_generator
 from ft2ray.pipeline.align import ray_cluster
 from ft2ray.pipeline.prompts import plan_prompts
+from ft2ray.pipeline.run_folder import write_fingerprints
 from ft2ray.pipeline.schedule import slots, training_key
 from ft2ray.pipeline.training import train
 
@@ -20,6 +21,7 @@ def main(settings: list[str]) -> None:
         load_generator(config.generator.weights).fingerprint,
         load_critic(config.critic.weights).fingerprint,
     )
+    write_fingerprints(config.run_dir, *made_by)
     wanted = slots(config, *made_by, prompts)
     with ray_cluster(config):
         print(train(config, training_key(config, *made_by, prompts), wanted, config.schedule.rounds - 1))

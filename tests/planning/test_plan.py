@@ -145,7 +145,7 @@ def test_a_plan_says_what_it_takes_and_adds_up(capsys, monkeypatch, tmp_path):
         (["plan.gpu=H999"], "H999"),
         (["generator.weights=nowhere"], "no nowhere/config.json"),
         (["critic.weights=nowhere"], "critic.weights nowhere is no folder"),
-        (["critic.weights=Qwen/Qwen2.5-Omni-3B", "plan.critic_pixels=20"], "less than one patch"),
+        (["critic.weights=Qwen/Qwen2.5-Omni-3B", "critic.pixels=20"], "less than one patch"),
         (["tlpo.zero_stage=1"], "tlpo.zero_stage must be 0, 2 or 3"),
     ],
 )

@@ -73,3 +73,12 @@ def test_a_table_has_the_pairs_of_its_groups_one_by_one(scores, rule, rows_per_b
 def test_scores_that_are_no_probabilities_are_refused():
     with pytest.raises(ValueError, match="probabilities"):
         list(pairs_of_rows(table_of([[(0.1, 1.2, 0.3)]]).to_batches(), DIMS, PairRule()))
+
+
+def test_rows_of_two_critics_are_refused_wherever_the_batches_part():
+    rows = table_of([[(0.9, 0.9, 0.9), (0.1, 0.1, 0.1)], [(0.9, 0.9, 0.9), (0.1, 0.1, 0.1)]])
+    one = rows.append_column("critic", pa.array(["mine"] * 4))
+    assert sum(len(table) for table in pairs_of_rows(one.to_batches(1), DIMS, PairRule())) == 6
+    two = rows.append_column("critic", pa.array(["mine"] * 2 + ["another"] * 2))
+    with pytest.raises(ValueError, match="critics another, mine: scores of two critics never meet"):
+        list(pairs_of_rows(two.to_batches(1), DIMS, PairRule()))

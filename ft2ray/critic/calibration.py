@@ -1,0 +1,79 @@
+"""How far a critic's P(Yes) can be trusted, measured on labels that it was not tuned on.
+
+Shapes: N clips, K dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ft2ray.critic.critic import fit_scaling
+
+BINS = 10
+LEAST = 10  # held-out answers of each kind below which logits are left as they are
+
+
+def calibrate(
+    margin_NK: np.ndarray, label_NK: np.ndarray, names: Sequence[str]
+) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+    """Scaling of the logits by dimension, and what the scaled critic reaches.
+
+    A dimension is scaled by all of its labels; its figures are taken in two halves, each scaled by the other
+    one, so that no label judges a scaling that it took part in. With fewer than ten answers Yes or No in a
+    half nothing is scaled.
+
+    Args:
+        margin_NK: logit of Yes minus logit of No, unscaled.
+        label_NK: 1, 0, or NaN where not known.
+
+    Returns:
+        scaling: (a, b) by dimension, see `fit_scaling`. calibration: "accuracy", "balanced_accuracy", "ece"
+        and "n" (labels) by dimension; None where there is nothing to measure on.
+    """
+    scaling, found = {}, {}
+    for k, name in enumerate(names):
+        known = ~np.isnan(label_NK[:, k])
+        margin, label = margin_NK[known, k], label_NK[known, k]
+        halves = [np.arange(len(label)) % 2 == half for half in (0, 1)]
+        enough = all((label[half] == kind).sum() >= LEAST for half in halves for kind in (0, 1))
+        scaling[name] = fit_scaling(margin, label) if enough else (1.0, 0.0)
+        p = np.empty(len(label))
+        for half, other in (halves, halves[::-1]):
+            a, b = fit_scaling(margin[other], label[other]) if enough else (1.0, 0.0)
+            p[half] = 1.0 / (1.0 + np.exp(-np.clip(a * margin[half] + b, -500, 500)))
+        found[name] = figures(p, label)
+    keys = ("accuracy", "balanced_accuracy", "ece", "n")
+    return scaling, {"set": "held-out labels"} | {
+        key: {name: values[key] for name, values in found.items()} for key in keys
+    }
+
+
+def figures(p_N: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
+    """Accuracy at 0.5, its mean over both answers, and the expected calibration error."""
+    if len(label_N) == 0:
+        return {"accuracy": None, "balanced_accuracy": None, "ece": None, "n": 0}
+    right = (p_N > 0.5) == (label_N == 1)
+    each = [right[label_N == kind].mean() for kind in (0, 1) if (label_N == kind).any()]
+    return {
+        "accuracy": round(float(right.mean()), 4),
+        "balanced_accuracy": round(float(np.mean(each)), 4),
+        "ece": round(expected_calibration_error(p_N, label_N), 4),
+        "n": len(label_N),
+    }
+
+
+def expected_calibration_error(p_N: np.ndarray, label_N: np.ndarray, bins: int = BINS) -> float:
+    """Mean of |share of Yes - mean P(Yes)| over bins of equal width, weighted by their clips.
+
+    For two answers; after Naeini et al. (2015), "Obtaining well calibrated probabilities using Bayesian
+    binning".
+    """
+    bin_N = np.minimum((p_N * bins).astype(int), bins - 1)
+    gaps = [
+        (bin_N == b).mean() * abs(label_N[bin_N == b].mean() - p_N[bin_N == b].mean())
+        for b in np.unique(bin_N)
+    ]
+    return float(sum(gaps))

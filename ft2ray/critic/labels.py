@@ -1,0 +1,275 @@
+"""People's answers about clips, from files: what a critic is tuned on and measured with.
+
+A table (.csv, .jsonl or .parquet) has a row for each clip:
+
+    clip    path or s3:// URL, from the table's own folder on
+    mn ls vq (the critic's dimensions)    yes no 1 0 true false, empty for not known
+    sound   optional: a file whose sound takes the place of the clip's own
+    group   optional: clips of one group (one portrait, one prompt) are never parted between tuning and test
+
+Two published layouts are known by their columns and imported, see `label_formats`. Every row that can not be
+used is named with its reason; none is left out in silence.
+
+Shapes: N labels, K dimensions.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft2ray.critic.clip_file import header_fault
+from ft2ray.records import content_id
+from ft2ray.storage import exists, is_s3, join, local_copy
+
+SHOWN = 20  # bad rows in one message
+YES, NO = ("yes", "1", "true", "1.0"), ("no", "0", "false", "0.0")
+UNKNOWN = float("nan")
+
+
+class BadCell(Exception):
+    """One column of one row that can not be used."""
+
+    def __init__(self, column: str, reason: str):
+        super().__init__(reason)
+        self.column = column
+
+
+@dataclass(frozen=True)
+class Label:
+    """What people said of one clip: 1 is yes, 0 no; a dimension that is not in `answers` is not known."""
+
+    clip: str
+    answers: dict[str, float]
+    sound: str | None = None
+    group: str | None = None
+
+    def row(self, dimensions: Sequence[str]) -> np.ndarray:
+        """label_K float64: 1, 0, or NaN where not known."""
+        return np.array([self.answers.get(name, UNKNOWN) for name in dimensions])
+
+
+@dataclass
+class Table:
+    """The rows of one file with their numbers, and what is wrong with any of them."""
+
+    path: str
+    columns: tuple[str, ...] = ()
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    problems: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def complain(self) -> None:
+        """ValueError that names the bad rows, if there are any: file, row, column, reason."""
+        if not self.problems:
+            return
+        problems = sorted(self.problems)
+        lines = [
+            f"row {row}, column {column}: {reason}" if column else f"row {row}: {reason}"
+            for row, column, reason in problems[:SHOWN]
+        ]
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(
+            f"labels: {self.path} has {len(problems)} cells or rows that can not be used:\n  "
+            + "\n  ".join(lines)
+            + more
+        )
+
+
+def read_labels(path: str | Path, questions: Mapping[str, str]) -> list[Label]:
+    """The labels of a file, in the order of their first rows; rows about one clip are put together.
+
+    questions: of the critic, by dimension. Raises ValueError that names file, row, column and reason of
+    everything that can not be used.
+    """
+    from ft2ray.critic.label_formats import read_chat, read_pairwise  # they are built on this module
+
+    table = read_table(str(path))
+    read: Callable[[Mapping[str, Any]], list[Label]]
+    if {"path_A", "path_B"} <= set(table.columns):
+        read = read_pairwise
+    elif {"messages", "prompt"} & set(table.columns):
+        read = lambda row: read_chat(row, questions)  # noqa: E731
+    else:
+        missing = [name for name in ("clip", *questions) if name not in table.columns]
+        if missing:
+            raise ValueError(
+                f"labels: {path} lacks the column {', '.join(missing)}; it has {', '.join(table.columns)} "
+                "(a dimension of which nothing is known is an empty column)"
+            )
+        read = lambda row: [read_row(row, tuple(questions))]  # noqa: E731
+    found: list[tuple[int, Label]] = []
+    for number, row in table.rows:
+        try:
+            found += [(number, _located(label, str(path))) for label in read(row)]
+        except BadCell as bad:
+            table.problems.append((number, bad.column, str(bad)))
+    labels = _merged(found, table, contradictions_are_unknown=read is read_pairwise)
+    table.complain()
+    if not any(label.answers for label in labels):
+        raise ValueError(f"labels: {path} holds not one answer")
+    return labels
+
+
+def read_row(row: Mapping[str, Any], dimensions: Sequence[str]) -> Label:
+    """One row of a plain table; BadCell where it can not be used."""
+    answers = {name: answer(row.get(name), name) for name in dimensions}
+    return Label(
+        text_of(row, "clip"),
+        {name: value for name, value in answers.items() if value is not None},
+        optional_text(row, "sound"),
+        optional_text(row, "group"),
+    )
+
+
+def answer(value: Any, column: str) -> float | None:
+    """1.0 for a yes, 0.0 for a no, None for nothing; BadCell for anything else."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    word = str(value).strip().lower().removesuffix(".")
+    if not word:
+        return None
+    if word in YES or word in NO:
+        return float(word in YES)
+    raise BadCell(column, f"{str(value)[:60]!r} is no answer; write yes, no, 1, 0, true, false or nothing")
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """A text that must be there."""
+    text = optional_text(row, column)
+    if text is None:
+        raise BadCell(column, "is empty")
+    return text
+
+
+def optional_text(row: Mapping[str, Any], column: str) -> str | None:
+    value = row.get(column)
+    if value is not None and not isinstance(value, str):
+        raise BadCell(column, f"holds {value!r}, not a text")
+    return (value or "").strip() or None
+
+
+def _located(label: Label, table: str) -> Label:
+    """The label with its paths from the table's folder on; BadCell where there is no such file."""
+    root = table.rpartition("/")[0] or "."
+
+    def locate(name: str, column: str) -> str:
+        place = name if is_s3(name) or Path(name).is_absolute() else join(root, name)
+        if not exists(place):
+            raise BadCell(column, f"there is no file {place}")
+        return place
+
+    sound = None if label.sound is None else locate(label.sound, "sound")
+    return Label(locate(label.clip, "clip"), label.answers, sound, label.group)
+
+
+def _merged(
+    found: Sequence[tuple[int, Label]], table: Table, contradictions_are_unknown: bool
+) -> list[Label]:
+    """One label for each clip and sound. Contradicting rows are bad, or leave the answer unknown."""
+    first: dict[tuple[str, str | None], Label] = {}
+    said: dict[tuple[str, str | None, str], int] = {}
+    unknown: set[tuple[str, str | None, str]] = set()
+    for number, label in found:
+        key = label.clip, label.sound
+        kept = first.setdefault(key, Label(label.clip, {}, label.sound, label.group))
+        for name, value in label.answers.items():
+            place = (*key, name)
+            row = said.setdefault(place, number)
+            if kept.answers.setdefault(name, value) == value:
+                continue
+            if contradictions_are_unknown:
+                unknown.add(place)
+            else:
+                table.problems.append((number, name, f"says the opposite of row {row} about {label.clip}"))
+    for clip, sound, name in unknown:
+        del first[clip, sound].answers[name]
+    return list(first.values())
+
+
+def read_table(path: str) -> Table:
+    """Rows and columns of a .csv, .jsonl or .parquet file; a CSV's rows are numbered by their lines."""
+    if not exists(path):
+        raise ValueError(f"labels: there is no file {path}")
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    kind = Path(path).suffix.lower()
+    if kind not in readers:
+        raise ValueError(f"labels: {path} is no {', '.join(readers)} file")
+    table = Table(path)
+    try:
+        readers[kind](local_copy(path), table)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise ValueError(f"labels: {path} can not be read as {kind[1:]}: {error}") from error
+    if not table.rows and not table.problems:
+        raise ValueError(f"labels: {path} holds no rows")
+    return table
+
+
+def _read_csv(file: Path, table: Table) -> None:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines, strict=True)
+        table.columns = tuple(reader.fieldnames or ())
+        for row in reader:
+            if None in row or None in row.values():
+                table.problems.append(
+                    (reader.line_num, "", f"has not the {len(table.columns)} fields of the first line")
+                )
+            else:
+                table.rows.append((reader.line_num, row))
+
+
+def _read_jsonl(file: Path, table: Table) -> None:
+    columns: dict[str, None] = {}
+    for number, line in _lines(file):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            table.problems.append((number, "", f"is not valid JSON: {error.msg}"))
+            continue
+        if not isinstance(row, dict):
+            table.problems.append((number, "", "is no JSON object"))
+            continue
+        columns |= dict.fromkeys(row)
+        table.rows.append((number, row))
+    table.columns = tuple(columns)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, line
+
+
+def _read_parquet(file: Path, table: Table) -> None:
+    content = pq.read_table(file)
+    table.columns = tuple(content.column_names)
+    table.rows = list(enumerate(content.to_pylist(), 1))
+
+
+def check_clips(labels: Sequence[Label]) -> None:
+    """ValueError that names clips that can not be used, by their headers; those on S3 are not asked."""
+    local = [label for label in labels if not is_s3(label.clip)]
+    faults = [(label.clip, header_fault(label.clip, label.sound is None)) for label in local]
+    bad = [f"{clip} {fault}" for clip, fault in faults if fault is not None]
+    if bad:
+        more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise ValueError("labels: clips that can not be used:\n  " + "\n  ".join(bad[:SHOWN]) + more)
+
+
+def parted(labels: Sequence[Label], share: float, seed: int = 0) -> tuple[list[Label], list[Label]]:
+    """Labels to tune on and held-out ones: about `share` of the groups (clips without one), by hash."""
+    held_out: list[Label] = []
+    rest: list[Label] = []
+    for label in labels:
+        key = label.group or Path(label.clip).name
+        away = int(content_id(seed, key)[:8], 16) < share * 16**8
+        (held_out if away else rest).append(label)
+    return rest, held_out

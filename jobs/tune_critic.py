@@ -1,0 +1,191 @@
+"""Tune a full-size critic on people's answers and calibrate it on held-out ones, with Ray Train.
+
+    python jobs/tune_critic.py --labels labels.csv --base /models/Qwen2.5-Omni-7B --out /models/critic
+
+--base is a Qwen2.5-Omni folder or hub name, --labels a table or import as ft2ray/critic/labels.py reads them.
+What --out/training holds already is not done again: stopped at any moment, the same command goes on. With
+several workers --out must lie on a disk that they share. The result is a folder for `critic.weights`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from ft2ray.critic.labels import Label, check_clips, parted, read_labels
+from ft2ray.critic.omni_folder import find_omni
+from ft2ray.critic.questions import QUESTIONS
+from ft2ray.critic.tuned_folder import CARD, CriticCard, new_card, read_card
+from ft2ray.critic.tuning import Tuning, TuningConfig, run
+from ft2ray.critic.whole_clip import FPS, PIXELS
+from ft2ray.records import content_id
+
+LOG = "tuning.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every worker needs to know."""
+
+    base: str
+    out: Path
+    card: CriticCard
+    labels: list[Label]
+    held_out: list[Label]
+    config: TuningConfig
+    save_every: int
+
+    @property
+    def name(self) -> str:
+        """Identity of the training: another one does not go on from its checkpoints."""
+        card = [self.card.base_fingerprint, self.card.questions, self.card.fps, self.card.pixels]
+        labels = [dataclasses.astuple(label) for label in self.labels]
+        return content_id(card, labels, dataclasses.asdict(self.config))
+
+
+def worker(given: dict[str, Job]) -> None:
+    import numpy as np
+    import ray.train.torch
+    import torch
+    import torch.distributed as dist
+
+    from ft2ray.critic.omni import Reader
+
+    job = given["job"]
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    tuning = Tuning(
+        Reader.load(job.card.base, job.card, device), job.card, job.labels, job.config, rank, workers
+    )
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            tuning.restore(Path(folder))
+    began, first = time.monotonic(), tuning.step
+
+    def say(figures: dict[str, float]) -> None:
+        if rank:
+            return
+        figures["seconds_per_step"] = round((time.monotonic() - began) / (tuning.step - first), 3)
+        with (job.out / LOG).open("a") as log:
+            log.write(json.dumps(figures) + "\n")
+        print(f"step {tuning.step} of {tuning.last_step}: loss {figures['loss']:.4f}", flush=True)
+
+    def save(tuning: Tuning) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if rank == 0:
+                tuning.save(Path(folder))
+            kept = Checkpoint.from_directory(folder) if rank == 0 else None
+            ray.train.report({"step": tuning.step}, checkpoint=kept)
+
+    run(tuning, save, say, job.save_every)
+    shares: list[Any] = [None] * workers
+    if workers > 1:
+        dist.all_gather_object(shares, tuning.margins(job.held_out))
+    else:
+        shares = [tuning.margins(job.held_out)]
+    if rank == 0:
+        margin_NK = np.empty((len(job.held_out), len(job.card.questions)))
+        for n, share in enumerate(shares):
+            margin_NK[n::workers] = share
+        tuning.write(job.out, job.base, margin_NK, job.held_out)
+
+
+def tune(job: Job, workers: int, gpu: bool) -> CriticCard:
+    """Train, or go on training, and write the critic's folder; returns its card."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        run_config=RunConfig(
+            name=job.name,
+            storage_path=str(job.out / "training"),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=3),
+        ),
+    )
+    trainer.fit()
+    return read_card(job.out)
+
+
+def make_job(arguments: argparse.Namespace) -> Job:
+    """Everything is read and checked here, before a worker starts."""
+    out = Path(arguments.out).absolute()
+    if (out / CARD).is_file():
+        raise ValueError(f"{out} holds a tuned critic already; give a new folder")
+    base = find_omni(arguments.base)
+    card = new_card(base, QUESTIONS, arguments.fps, arguments.pixels)
+    labels = read_labels(arguments.labels, QUESTIONS)
+    if arguments.held_out is not None:
+        held_out = read_labels(arguments.held_out, QUESTIONS)
+        both = {label.clip for label in labels} & {label.clip for label in held_out}
+        if both:
+            raise ValueError(
+                f"{len(both)} clips are in both tables, {sorted(both)[0]} for one; hold them out"
+            )
+    else:
+        labels, held_out = parted(labels, arguments.held_out_share, arguments.seed)
+    check_clips([*labels, *held_out])
+    if not labels:
+        raise ValueError("there are no labels to tune on; lower --held-out-share or give more")
+    config = TuningConfig(
+        rank=arguments.rank,
+        alpha=arguments.alpha,
+        learning_rate=arguments.learning_rate,
+        epochs=arguments.epochs,
+        batch=arguments.batch,
+        seed=arguments.seed,
+    )
+    named = str(base.absolute()) if Path(arguments.base).exists() else arguments.base
+    return Job(named, out, card, labels, held_out, config, arguments.save_every)
+
+
+def main(given: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--labels", required=True, help=".csv, .jsonl or .parquet, see ft2ray/critic/labels.py"
+    )
+    parser.add_argument("--base", required=True, help="a Qwen2.5-Omni folder or hub name")
+    parser.add_argument("--out", required=True, help="a new folder for the tuned critic")
+    parser.add_argument("--held-out", help="labels to calibrate on; without them a share of --labels")
+    parser.add_argument("--held-out-share", type=float, default=0.2)
+    parser.add_argument("--fps", type=float, default=FPS, help="pictures a second: 8 to 12")
+    parser.add_argument("--pixels", type=int, default=PIXELS, help="largest area of a picture is its square")
+    parser.add_argument("--rank", type=int, default=TuningConfig.rank)
+    parser.add_argument("--alpha", type=float, default=TuningConfig.alpha)
+    parser.add_argument("--learning-rate", type=float, default=TuningConfig.learning_rate)
+    parser.add_argument("--epochs", type=float, default=TuningConfig.epochs)
+    parser.add_argument("--batch", type=int, default=TuningConfig.batch, help="clips a step, of all workers")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cpu", action="store_true", help="no GPU: for toy widths")
+    parser.add_argument("--save-every", type=int, default=50, help="steps between two checkpoints")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(given)
+    try:
+        job = make_job(arguments)
+        print(f"{len(job.labels)} clips to tune on, {len(job.held_out)} held out", flush=True)
+        card = tune(job, arguments.workers, not arguments.cpu)
+    except ValueError as error:
+        print(f"tune_critic: {error}", file=sys.stderr)
+        return 2
+    finally:
+        ray.shutdown()
+    print(json.dumps({"critic": card.fingerprint, **card.calibration}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
