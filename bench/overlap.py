@@ -19,10 +19,11 @@ from dataclasses import replace
 import torch
 from curation_speed import STAND_INS, planned
 from figures import Figure, main, seconds
+from stand_ins import BriefCritic, SleepingGenerator
 
 from ft2ray.config import load_config
 from ft2ray.pipeline.align import Work, ray_cluster, run_together, take_turns
-from ft2ray.pipeline.run_folder import read_seconds
+from ft2ray.pipeline.run_folder import read_seconds, write_fingerprints
 
 SETTINGS = [
     *STAND_INS,
@@ -61,6 +62,7 @@ def timed(run: Callable[[Work], str], max_staleness: int) -> tuple[float, dict[s
     config, key, work = planned([*SETTINGS, f"schedule.max_staleness={max_staleness}"])
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         here = replace(config, run_dir=folder)
+        write_fingerprints(folder, SleepingGenerator.fingerprint, BriefCritic.fingerprint)
         took = seconds(lambda: run(Work(here, key, work)))
         return took, read_seconds(folder)
 
