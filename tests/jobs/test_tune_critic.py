@@ -30,8 +30,7 @@ def tune(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_two_workers_give_the_critic_of_one_and_it_goes_on_where_it_stopped(table, tmp_path):  # noqa: F811
     base = write_thinker(tmp_path / "base")
     shared = ["--labels", table, "--base", base]
