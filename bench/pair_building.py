@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +76,14 @@ def write_scores(path: str, rows: int) -> None:
 
 def streamed(source: str, target: str) -> None:
     with pq.ParquetFile(source) as file, pq.ParquetWriter(target, PAIR) as writer:
-        batches = file.iter_batches(BATCH_ROWS, columns=["group_id", *DIMENSIONS])
-        for table in pairs_of_rows(batches, DIMENSIONS, RULE):
+        for table in pairs_of_rows(batches(file), DIMENSIONS, RULE):
             writer.write_table(table)
+
+
+def batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Row group by row group: an iterator over all of them would keep what it has read of the file."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(BATCH_ROWS, row_groups=[group], columns=["group_id", *DIMENSIONS])
 
 
 def with_pandas(source: str, target: str) -> None:
