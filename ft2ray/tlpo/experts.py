@@ -94,6 +94,8 @@ class Experts:
         embedder = transformer.condition_embedder
         assert isinstance(embedder, nn.Module)
         self.routing.hook = embedder.register_forward_hook(self._route)
+        self._parameters = {name: self._find_parameters(name) for name in names}  # asked for at every step
+        self._state: tuple[tuple[str, ...], WeightSource | Tensor | None, bool] | None = None
         self._use((), None, learn=False)
 
     def _route(self, _module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -115,6 +117,8 @@ class Experts:
     # -- which adapters are at work ----------------------------------------------------------------------
 
     def _use(self, names: tuple[str, ...], weights: WeightSource | Tensor | None, learn: bool) -> None:
+        if self._state is not None and self._state[::2] == (names, learn) and self._state[1] is weights:
+            return  # a switch goes through all layers: a tenth of a step of a small model
         for layer in self.layers:
             if names:
                 layer.enable_adapters(True)
@@ -125,10 +129,16 @@ class Experts:
         self._source = None if isinstance(weights, Tensor) else weights
         self._state = (names, weights, learn)
 
-    def use(self, names: Sequence[str] = (), weights: WeightSource | Tensor | None = None) -> None:
-        """From now on, the base plus the (weighted) sum of `names`, nothing learning; no names: the base.
+    def use(
+        self,
+        names: Sequence[str] = (),
+        weights: WeightSource | Tensor | None = None,
+        learn: bool = False,
+    ) -> None:
+        """From now on, the base plus the (weighted) sum of `names`; no names: the base.
 
         `weights`: a gate, or a constant tensor [K] or [N, K] in the order of `names`; None adds in full.
+        `learn`: whether the parameters of `names` require gradients.
         """
         names = tuple(names)
         unknown = [name for name in names if name not in self.names]
@@ -138,14 +148,13 @@ class Experts:
             weights = weights.reshape(-1, weights.shape[-1])
             if weights.shape[-1] != len(names):
                 raise ValueError(f"{weights.shape[-1]} weights for {len(names)} experts {names}")
-        self._use(names, weights, learn=False)
+        self._use(names, weights, learn)
 
     @contextmanager
     def _within(self, names: tuple[str, ...], weights: Any, learn: bool) -> Iterator[None]:
         before = self._state
-        self.use(names, weights)
-        if learn:
-            self._use(names, weights, learn=True)
+        assert before is not None
+        self.use(names, weights, learn)
         try:
             yield
         finally:
@@ -167,11 +176,14 @@ class Experts:
 
     def named_parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The parameters of expert `name` by full module name, in a fixed order."""
+        return dict(self._parameters[name])
+
+    def _find_parameters(self, name: str) -> dict[str, nn.Parameter]:
         marks = (f".lora_A.{name}.", f".lora_B.{name}.")
         return {n: p for n, p in self.transformer.named_parameters() if any(mark in n for mark in marks)}
 
     def parameters(self, name: str) -> list[nn.Parameter]:
-        return list(self.named_parameters(name).values())
+        return list(self._parameters[name].values())
 
     def config(self, name: str) -> LoraConfig:
         return self.transformer.peft_config[name]  # type: ignore[index,return-value]
