@@ -32,7 +32,7 @@ from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.evaluation import run_judge
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.pipeline.run_folder import read_config
-from ft2ray.pipeline.training import pair_rule
+from ft2ray.pipeline.scores import pair_rule
 from ft2ray.preference.rules import PairRule, column_pairs
 from ft2ray.records import Prompt, PromptGroup
 

@@ -5,6 +5,8 @@ also be a Qwen2.5-Omni folder or hub name, or a tuned critic's folder), and "pac
 "package.module:Class.load") is called without arguments and returns the user's own object: for the generator
 anything with the verbs of `ft2ray.generator.generator.Generator`, for the critic anything that fits
 `ft2ray.critic.critic.Critic`.
+
+Every process loads one or the other, so each function imports what it needs: together they take five seconds.
 """
 
 from __future__ import annotations
@@ -14,16 +16,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ft2ray.critic.critic import Critic, TalkingCritic
-from ft2ray.critic.tuned_folder import CriticCard, is_omni, read_card, read_sight
-from ft2ray.critic.view import clip_view
-from ft2ray.generator.checkpoint import read_config
-from ft2ray.generator.generator import Generator
 from ft2ray.storage import local_folder
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ft2ray.critic.critic import Critic
+    from ft2ray.critic.tuned_folder import CriticCard
+    from ft2ray.generator.generator import Generator
     from ft2ray.media.face import FaceMesher
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -46,6 +46,9 @@ def generator_fingerprint(weights: str) -> str:
 
 
 def _generator(weights: str) -> tuple[type[Generator], str | Path]:
+    from ft2ray.generator.checkpoint import read_config
+    from ft2ray.generator.generator import Generator
+
     if weights == "embedded":
         return Generator, weights
     folder = local_folder(weights)
@@ -53,7 +56,7 @@ def _generator(weights: str) -> tuple[type[Generator], str | Path]:
     if codec == "portrait":
         return Generator, folder
     if codec == "wan":
-        from ft2ray.generator.generator_wan import WanGenerator  # its encoders take seconds to import
+        from ft2ray.generator.generator_wan import WanGenerator
 
         return WanGenerator, folder
     raise ValueError(f"generator: {weights} wants the codec {codec!r}, known: portrait, wan")
@@ -67,11 +70,13 @@ def load_critic(weights: str, fps: float | None = None, pixels: int | None = Non
     if _FACTORY.fullmatch(weights):
         return _call(weights)
     folder = _critic_folder(weights)
-    if not _is_full_size(folder):
-        return TalkingCritic.load(folder)
-    from ft2ray.critic.omni import OmniCritic  # peft takes seconds to import
+    if _is_full_size(folder):
+        from ft2ray.critic.omni import OmniCritic
 
-    return OmniCritic.load(folder, fps, pixels)
+        return OmniCritic.load(folder, fps, pixels)
+    from ft2ray.critic.critic import TalkingCritic
+
+    return TalkingCritic.load(folder)
 
 
 def critic_identity(
@@ -79,6 +84,8 @@ def critic_identity(
 ) -> tuple[str, tuple[str, ...]]:
     """Fingerprint and dimensions of `load_critic(...)`, from the files alone where it is one of ours."""
     if not _FACTORY.fullmatch(weights) and not _is_full_size(folder := _critic_folder(weights)):
+        from ft2ray.critic.critic import TalkingCritic
+
         return TalkingCritic.identity_of(folder)
     card = critic_card(weights, fps, pixels)
     return card.fingerprint, card.dimensions
@@ -87,7 +94,11 @@ def critic_identity(
 def critic_card(weights: str, fps: float | None = None, pixels: int | None = None) -> CriticCard | Critic:
     """Dimensions, fingerprint, calibration of `load_critic(...)`; a full-size one's from its files alone."""
     folder = weights if _FACTORY.fullmatch(weights) else _critic_folder(weights)
-    return read_card(folder, fps, pixels) if _is_full_size(folder) else load_critic(weights)
+    if _is_full_size(folder):
+        from ft2ray.critic.tuned_folder import read_card
+
+        return read_card(folder, fps, pixels)
+    return load_critic(weights)
 
 
 class Look(Protocol):
@@ -103,6 +114,9 @@ def critic_look(weights: str, fps: float | None = None, pixels: int | None = Non
 
     A class of the user's may have a static method `look`; without one its critic gets a `ClipView`.
     """
+    from ft2ray.critic.tuned_folder import read_sight
+    from ft2ray.critic.view import clip_view
+
     if _FACTORY.fullmatch(weights):
         owners = [found.look for found in _found(weights)[1:] if hasattr(found, "look")]
         return owners[-1] if owners else clip_view
@@ -115,7 +129,11 @@ def _critic_folder(weights: str) -> str | Path:
 
 
 def _is_full_size(folder: str | Path) -> bool:
-    return isinstance(folder, Path) and is_omni(folder)
+    if not isinstance(folder, Path):
+        return False
+    from ft2ray.critic.tuned_folder import is_omni
+
+    return is_omni(folder)
 
 
 def _call(factory: str) -> Any:

@@ -13,19 +13,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.config import ClusterConfig, CriticConfig, label
-from ft2ray.critic.critic import Critic
 from ft2ray.critic.view import FPS, SHORTEST_FRAMES, WINDOW_FRAMES, view_from_meshes
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
-from ft2ray.parts import Look
+
+if TYPE_CHECKING:
+    from ft2ray.critic.critic import Critic
+    from ft2ray.parts import Look
 
 APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
 BATCH_WAIT_SECONDS = 0.02

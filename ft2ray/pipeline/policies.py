@@ -7,10 +7,12 @@ policies/<key>-<version>.curves.json    how the training went up to there
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft2ray.storage import exists, join, write_atomically
-from ft2ray.tlpo.policy import Policy, save_policy
+
+if TYPE_CHECKING:
+    from ft2ray.tlpo.policy import Policy
 
 
 def policy_url(run_dir: str, key: str, version: int) -> str:
@@ -36,6 +38,10 @@ def publish_version(
     run_dir: str, key: str, version: int, policy: Policy, curves: list[dict[str, Any]]
 ) -> None:
     """Publish what was trained so far; the same version again changes nothing."""
+    from ft2ray.tlpo.policy import (
+        save_policy,  # diffusers and peft: who only looks for policies needs neither
+    )
+
     url = policy_url(run_dir, key, version)
     write_atomically(curves_url(url), json.dumps(curves).encode())
     save_policy(url, policy)

@@ -33,9 +33,8 @@ from ft2ray.pipeline.run_folder import (
     read_versions,
 )
 from ft2ray.pipeline.schedule import last_step, slots
-from ft2ray.pipeline.scores import pair_counts, scored_candidates
+from ft2ray.pipeline.scores import pair_counts, pair_rule, scored_candidates
 from ft2ray.pipeline.tensorboard import show_clips
-from ft2ray.pipeline.training import pair_rule
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt
 from ft2ray.storage import WEEK, base_name, exists, is_s3, join, list_files, local_copy, presigned, read_bytes

@@ -135,6 +135,11 @@ def read_fingerprints(run_dir: str | Path) -> tuple[str, str]:
     return found["generator"], found["critic"]
 
 
+def progress_url(run_dir: str, key: str) -> str:
+    """Where rank 0 of the training `key` says how far it is: {"step"}."""
+    return join(run_dir, "train", f"{key}.progress.json")
+
+
 def add_seconds(run_dir: str | Path, stage: str, seconds: float) -> None:
     """Wall time per stage, summed over all attempts."""
     times = read_seconds(run_dir)

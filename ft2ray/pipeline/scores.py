@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 from ft2ray.config import AlignConfig
 from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.schedule import Slot
-from ft2ray.pipeline.training import pair_rule
-from ft2ray.preference.rules import FULL, SUM
+from ft2ray.preference.rules import FULL, SUM, PairRule
 from ft2ray.preference.scored_rows import pairs_of_rows
 
 FIELDS = ("policy", "scores", "error")
@@ -40,6 +39,13 @@ def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
     scores = candidates.field("scores")
     return pa.table(
         columns | {name: pc.list_element(scores, k) for k, name in enumerate(config.tlpo.dimensions)}
+    )
+
+
+def pair_rule(config: AlignConfig) -> PairRule:
+    p = config.preference
+    return PairRule(
+        kind=p.rule, answers_differ=p.answers_differ, margin=p.margin, margin_space=p.margin_space
     )
 
 

@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 
 from ft2ray.pipeline.curation import BASE_POLICY, refused_store
 from ft2ray.pipeline.policies import newest_policy, policy_url
-from ft2ray.pipeline.run_folder import read_config, read_fingerprints, read_plan
+from ft2ray.pipeline.run_folder import progress_url, read_config, read_fingerprints, read_plan
 from ft2ray.pipeline.schedule import last_step, slots, training_key
 from ft2ray.pipeline.scores import pair_counts, scored_candidates
 from ft2ray.pipeline.timeline import Span, busy_seconds, overlap_seconds, read_spans
-from ft2ray.pipeline.training import progress_url
 from ft2ray.storage import exists, join, read_bytes
 
 RECENT_SECONDS = 300.0

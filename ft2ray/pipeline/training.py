@@ -28,25 +28,19 @@ from ft2ray.parts import load_generator
 from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
-from ft2ray.pipeline.run_folder import publish, read_fingerprints
+from ft2ray.pipeline.run_folder import progress_url, publish, read_fingerprints
 from ft2ray.pipeline.schedule import Slot, last_step
+from ft2ray.pipeline.scores import pair_rule
 from ft2ray.pipeline.tensorboard import Board, board
 from ft2ray.pipeline.timeline import TrainingClock
 from ft2ray.preference.draws import DrawConfig
-from ft2ray.preference.rules import FULL, SUM, Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.rules import FULL, SUM, Pair, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
 from ft2ray.storage import StoreUnavailable, filesystem, join, read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
 from ft2ray.tlpo.gate import GateConfig
 from ft2ray.tlpo.losses import LossConfig
 from ft2ray.tlpo.run import TlpoRun, TlpoSettings
-
-
-def pair_rule(config: AlignConfig) -> PairRule:
-    p = config.preference
-    return PairRule(
-        kind=p.rule, answers_differ=p.answers_differ, margin=p.margin, margin_space=p.margin_space
-    )
 
 
 def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, list[Pair]]:
@@ -96,11 +90,6 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
     if not is_published(published):
         raise CurationFailed("the training ended early: curation failed, or gave not a single pair")
     return published
-
-
-def progress_url(run_dir: str, key: str) -> str:
-    """Where rank 0 says how far the training is: {"step"}."""
-    return join(run_dir, "train", f"{key}.progress.json")
 
 
 @contextmanager

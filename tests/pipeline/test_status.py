@@ -1,6 +1,8 @@
 """The status of a run is read from its folder alone."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,11 +12,10 @@ from ft2ray.config import load_config
 from ft2ray.pipeline.curation import group_store, refused_store
 from ft2ray.pipeline.policies import policy_url
 from ft2ray.pipeline.prompts import Plan, Quarantined
-from ft2ray.pipeline.run_folder import write_fingerprints, write_inputs
+from ft2ray.pipeline.run_folder import progress_url, write_fingerprints, write_inputs
 from ft2ray.pipeline.schedule import slots, training_key
 from ft2ray.pipeline.status import read_status
 from ft2ray.pipeline.timeline import Span, commit_spans
-from ft2ray.pipeline.training import progress_url
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.storage import delete, join, write_atomically
 
@@ -144,3 +145,12 @@ def test_a_run_that_was_planned_but_never_began_is_one_sentence(run, capsys):
     assert main(["status", run.dir]) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "holds no run that has begun" in said.err
+
+
+def test_looking_at_a_run_or_scoring_its_groups_imports_no_model_library():
+    """They would cost every scorer, and everybody who asks for a status, seconds and 300 MB."""
+    heavy = {"torch", "transformers", "diffusers", "peft"}
+    code = "import sys, ft2ray.pipeline.status, ft2ray.pipeline.curation; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "ft2ray.pipeline.status" in loaded.split()
+    assert not heavy & set(loaded.split())
