@@ -31,7 +31,7 @@ from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.evaluation import evaluate, run_judge
 from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
-from ft2ray.pipeline.policies import is_published, policy_url
+from ft2ray.pipeline.policies import is_published, policy_url, stopped_url
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.prompts import Plan, plan_prompts
 from ft2ray.pipeline.reporting import write_run_report
@@ -47,8 +47,6 @@ from ft2ray.pipeline.scores import critics, pair_counts, scored_candidates
 from ft2ray.pipeline.training import check_settings, train
 from ft2ray.storage import absolute, delete, join, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
-
-POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,8 @@ def take_turns(work: Work) -> str:
         say(f"Curating {of}: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
         missing = missing_slots(config.run_dir, work.of_round(round))
         with timed(config, "curation"), critic_running(config, missing):
-            curate_round(work, round)
+            for _ in filled(work, missing):
+                pass
         check_pairs(work)
         say(
             f"Training {of}: {len(config.tlpo.dimensions)} experts, the dpo_sum baseline, the gate at the end"
@@ -142,31 +141,19 @@ def run_together(work: Work) -> str:
     """Curate and train at the same time. Returns the last policy published."""
     config, stop = work.config, threading.Event()
     failed = join(intake_folder(config.run_dir, work.key), FAILED)
-    delete(failed)  # of an earlier attempt
+    stopped = stopped_url(config.run_dir, work.key)
+    for left_behind in (failed, stopped):
+        delete(left_behind)
 
     def curate_all() -> None:
         try:
-            for round in range(config.schedule.rounds):
-                needed = policy_url(config.run_dir, work.key, oldest_policy(config, round))
-                if oldest_policy(config, round) > 0 and not is_published(needed):
-                    check_pairs(work)  # the policy that it waits for will be trained on what there is
-                while oldest_policy(config, round) > 0 and not is_published(needed):
-                    if stop.wait(POLL_SECONDS):
-                        return
-                curate_round(work, round, stop)
-                if stop.is_set():
-                    return
-            check_pairs(work)
+            curate_rounds(work, stop)
         except BaseException as error:
             write_atomically(failed, str(error).encode())
             raise
 
     say(f"Curating {len(work.slots)} groups and training on them at the same time")
-    with (
-        timed(config, "curation and training"),
-        critic_running(config, missing_slots(config.run_dir, work.slots)),
-        ThreadPoolExecutor(1) as pool,
-    ):
+    with timed(config, "curation and training"), ThreadPoolExecutor(1) as pool:
         curation = pool.submit(curate_all)
         try:
             policy = train(config, work.key, work.slots, config.schedule.rounds - 1)
@@ -174,23 +161,49 @@ def run_together(work: Work) -> str:
             stop.set()
             if isinstance(error, CurationFailed) or curation.done():
                 curation.result()  # where curation failed, its error is the cause
+            write_atomically(stopped, str(error).encode())
             raise
         curation.result()
     return policy
 
 
-def curate_round(work: Work, round: int, stop: threading.Event | None = None) -> None:
-    """Fill the slots of one round that are still empty."""
-    everything = work.of_round(round)
-    missing = missing_slots(work.config.run_dir, everything)
-    if not missing:
-        return
-    bar = tqdm(total=len(everything), initial=len(everything) - len(missing), unit="group")
-    with bar:
-        for _ in curate(work.config, work.key, missing):
-            bar.update()
-            if stop is not None and stop.is_set():
+def curate_rounds(work: Work, stop: threading.Event) -> None:
+    """Fill the slots of all rounds in one stream, in which generators wait for policies, until `stop`."""
+    config = work.config
+    missing = missing_slots(config.run_dir, work.slots)
+    left = Counter(slot.round for slot in missing)
+
+    def check_before_waiting() -> None:
+        """The policy that the next groups wait for is trained on what there is, or never."""
+        needed = oldest_policy(config, min(left))
+        if needed > 0 and not is_published(policy_url(config.run_dir, work.key, needed)):
+            check_pairs(work)
+
+    # The critic starts here, beside the training's processes, and goes as soon as there is nothing to score.
+    with critic_running(config, missing):
+        if left:
+            check_before_waiting()
+        for round in filled(work, missing):
+            if stop.is_set():
                 return
+            left[round] -= 1
+            if left[round] == 0:
+                del left[round]
+                if left:
+                    check_before_waiting()
+    check_pairs(work)
+
+
+def filled(work: Work, slots: Sequence[Slot]) -> Iterator[int]:
+    """Fill these empty slots, with a progress bar; yields the round of each that is done."""
+    if not slots:
+        return
+    rounds = {slot.round for slot in slots}
+    total = sum(slot.round in rounds for slot in work.slots)
+    with tqdm(total=total, initial=total - len(slots), unit="group") as bar:
+        for summary in curate(work.config, work.key, slots):
+            bar.update()
+            yield summary["round"]
 
 
 @contextmanager

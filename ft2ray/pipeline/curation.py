@@ -25,12 +25,12 @@ from ft2ray.media.errors import MediaError
 from ft2ray.media.video import write_video
 from ft2ray.pipeline.endings import CriticFails
 from ft2ray.pipeline.metrics import metric
-from ft2ray.pipeline.policies import newest_policy, policy_url
+from ft2ray.pipeline.policies import newest_policy, policy_url, stopped_url
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
 from ft2ray.pipeline.timeline import Span, commit_spans
 from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup
-from ft2ray.storage import RowStore, join, new_file
+from ft2ray.storage import RowStore, exists, join, new_file
 
 if TYPE_CHECKING:  # heavy: only the actors load them
     import numpy as np
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # heavy: only the actors load them
 # Of a group's clips that the critic may fail on; those become nulls. Beyond that nothing of the group is
 # committed: it would never be scored again.
 MOST_FAILED = 0.5
+POLL_SECONDS = 1.0  # of a generator that waits for a policy
 SCORER_CPUS = 0.1  # of an actor that waits for the critic and writes shards
 BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
 
@@ -84,11 +85,13 @@ class GenerateGroup:
         from ft2ray.media.portrait import load_portrait
 
         slot = Slot(row["group_id"], row["round"], Prompt(**row["prompt"]))
-        began, prompt = time.time(), slot.prompt
+        prompt = slot.prompt
         out: dict[str, Any] = {"slot": slot, "group": None, "views": [], "refused": None, "span": None}
         if any(store.has(slot.group_id) for store in self.stores):
             return out  # this is a retry, and the first attempt was committed
-        self.take_newest_policy(slot.round)
+        if not self.take_newest_policy(slot.round):
+            return out
+        began = time.time()
         try:
             portrait = load_portrait(prompt.portrait, size=self.config.prompts.size, mesher=self.mesher)
             wav_T = read_clip(prompt)
@@ -99,17 +102,23 @@ class GenerateGroup:
         span = Span("generate", self.lane, slot.group_id, slot.round, self.version, began, ended=time.time())
         return out | {"group": group, "views": views, "span": span}
 
-    def take_newest_policy(self, round: int) -> None:
-        """Between two groups: the newest policy that `round` may use, if it is another one than before."""
+    def take_newest_policy(self, round: int) -> bool:
+        """Between two groups: the newest policy that `round` may use, if it is another one than before.
+
+        Waits for the oldest that it may use; False where the training ended without it.
+        """
         from ft2ray.tlpo.policy import apply_system, load_policy
 
-        version = newest_policy(self.config.run_dir, self.key, round)
-        assert version >= oldest_policy(self.config, round), "the round began before its policy was published"
+        run_dir, key = self.config.run_dir, self.key
+        while (version := newest_policy(run_dir, key, round)) < oldest_policy(self.config, round):
+            if exists(stopped_url(run_dir, key)):
+                return False
+            time.sleep(POLL_SECONDS)
         if version != self.version:
-            folder = policy_url(self.config.run_dir, self.key, version)
-            policy = load_policy(folder, self.generator.fingerprint)
+            policy = load_policy(policy_url(run_dir, key, version), self.generator.fingerprint)
             apply_system(self.generator.transformer, policy, "tlpo")
             self.version, self.policy = version, policy.fingerprint
+        return True
 
     def generate(self, slot: Slot, portrait: Portrait, wav_T: np.ndarray) -> tuple[PromptGroup, list[Any]]:
         """The group without scores, and what the critic is to see of each candidate (None: nothing)."""
@@ -241,7 +250,10 @@ def missing_slots(run_dir: str, slots: Sequence[Slot]) -> list[Slot]:
 
 
 def curate(config: AlignConfig, key: str, slots: Sequence[Slot]) -> Iterator[dict[str, Any]]:
-    """Make, score and commit the groups of `slots`; yields one summary per finished slot.
+    """Make, score and commit the groups of `slots`, in about their order; yields one summary per slot.
+
+    Whoever generates a slot whose policy is not published yet waits for it, so that one stream, whose models
+    are loaded once, may go through many rounds.
 
     Args:
         key: of the training run whose policies generate.

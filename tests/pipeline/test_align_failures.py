@@ -11,6 +11,7 @@ from ft2ray.pipeline import align
 from ft2ray.pipeline.align import Work, check_pairs, critic_running, run_together, take_turns
 from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
+from ft2ray.pipeline.policies import stopped_url
 from tests.pipeline.test_status import Run
 
 YES, NO = [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]
@@ -78,7 +79,7 @@ def test_candidates_without_scores_are_counted_and_the_reason_is_named(run):
 
 
 def test_in_turns_nothing_is_trained_without_a_pair(run, without_ray, monkeypatch):
-    monkeypatch.setattr(align, "curate_round", lambda work, round: commit_nulls(run))
+    monkeypatch.setattr(align, "curate", lambda *_: commit_nulls(run) or [])
     monkeypatch.setattr(align, "train", lambda *_: pytest.fail("trained on nothing"))
     with pytest.raises(ValueError, match="no score"):
         take_turns(work(run))
@@ -95,7 +96,7 @@ def test_together_a_failed_curation_ends_the_training_and_its_error_is_the_one_t
     def disk_full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(align, "curate_round", disk_full)
+    monkeypatch.setattr(align, "curate", disk_full)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(OSError, match="No space left on device"):
         run_together(work(run))
@@ -108,34 +109,42 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
     """Rounds 1 and 2 of three are the base's; the third would wait for a policy that nobody trains."""
     rounds = []
 
-    def curate_round(work, round, stop):
-        rounds.append(round)
-        commit_nulls(run)
+    def curate(config, key, slots):
+        for number, slot in enumerate(slots):
+            run.commit(number, None, None)
+            rounds.append(slot.round)
+            yield {"round": slot.round}
 
     def train(*_):
         while not failed(run).exists():
             time.sleep(0.01)
         raise CurationFailed
 
-    monkeypatch.setattr(align, "curate_round", curate_round)
+    monkeypatch.setattr(align, "curate", curate)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(ValueError, match="no score"):
         run_together(work(run))
-    assert rounds == [0, 1]
+    assert rounds == [0, 0, 0, 1, 1, 1]
 
 
 def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeypatch):
-    def curate_round(work, round, stop):
-        assert stop.wait(60), "nobody stopped the curation"
+    stopped = Path(stopped_url(run.dir, run.key))
+
+    def curate(config, key, slots):
+        """As the generators, which wait for a policy until they are told that none will come."""
+        while not stopped.exists():
+            time.sleep(0.01)
+        yield {"round": slots[0].round}
+        pytest.fail("nobody stopped the curation")
 
     def train(*_):
         raise RuntimeError("the training broke")
 
-    monkeypatch.setattr(align, "curate_round", curate_round)
+    monkeypatch.setattr(align, "curate", curate)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(RuntimeError, match="the training broke"):
         run_together(work(run))
-    assert not failed(run).exists()
+    assert not failed(run).exists() and stopped.read_text() == "the training broke"
 
 
 def test_the_critic_goes_with_a_run_that_fails(run, monkeypatch):

@@ -1,15 +1,20 @@
-"""What becomes of a group whose scores fail."""
+"""What becomes of a group whose scores fail, and for which policy a generator waits."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ft2ray.config import load_config
-from ft2ray.pipeline.curation import ScoreAndCommit, group_store, refused_store
+from ft2ray.pipeline import curation
+from ft2ray.pipeline.curation import GenerateGroup, ScoreAndCommit, group_store, refused_store
 from ft2ray.pipeline.endings import CriticFails
+from ft2ray.pipeline.policies import policy_url, stopped_url
 from ft2ray.pipeline.schedule import Slot
 from ft2ray.pipeline.timeline import Span
 from ft2ray.records import Prompt
+from ft2ray.storage import join, write_atomically
+from ft2ray.tlpo import policy
 from tests.pipeline.test_critic_service import FakeHandle
 from tests.test_records import make_group
 
@@ -50,3 +55,50 @@ def test_a_group_that_the_critic_fails_on_is_not_committed_and_scored_by_the_nex
     assert group_store(str(tmp_path)).keys() == set()
     assert scorer(str(tmp_path), {})(row(["a", "b", "c", None]))["unscored"] == 1
     assert group_store(str(tmp_path)).keys() == {"g0"}
+
+
+class Loaded:
+    fingerprint = "first"
+
+
+@pytest.fixture
+def generator(tmp_path, monkeypatch) -> GenerateGroup:
+    """Of a run of three rounds that may be one round ahead; its policies hold nothing."""
+    actor: Any = GenerateGroup.__new__(GenerateGroup)
+    settings = ["schedule.rounds=3", "schedule.max_staleness=1", f"run_dir={tmp_path}"]
+    actor.config, actor.key = load_config(None, settings), "key"
+    actor.generator, actor.version, actor.policy = (
+        SimpleNamespace(fingerprint="g", transformer=None),
+        0,
+        "base",
+    )
+    monkeypatch.setattr(policy, "load_policy", lambda folder, base: Loaded)
+    monkeypatch.setattr(policy, "apply_system", lambda *_: None)
+    return actor
+
+
+def publish(tmp_path, version: int) -> None:
+    write_atomically(join(policy_url(str(tmp_path), "key", version), "policy.json"), b"{}")
+
+
+def test_a_generator_waits_for_the_oldest_policy_that_its_round_may_use(generator, tmp_path, monkeypatch):
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            publish(tmp_path, 1)
+
+    monkeypatch.setattr(curation.time, "sleep", sleep)
+    assert generator.take_newest_policy(1) and generator.version == 0 and not waits, (
+        "the base is recent enough"
+    )
+    assert generator.take_newest_policy(2) and len(waits) == 3
+    assert (generator.version, generator.policy) == (1, "first")
+
+
+def test_a_generator_does_not_wait_for_a_training_that_has_ended(generator, tmp_path):
+    write_atomically(stopped_url(str(tmp_path), "key"), b"broke")
+    assert not generator.take_newest_policy(2)
+    publish(tmp_path, 1)
+    assert generator.take_newest_policy(2), "what is published may be used all the same"

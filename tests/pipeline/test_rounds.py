@@ -1,4 +1,4 @@
-"""Two rounds: in turns, and with curation and training at the same time, killed in the middle."""
+"""Rounds in turns, and with curation and training at the same time, killed in the middle."""
 
 import json
 import shutil
@@ -7,11 +7,13 @@ import pytest
 
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.run_folder import policy_dir
+from ft2ray.pipeline.timeline import read_spans
 from tests.pipeline.whole_run import SLOTS, TWO_ROUNDS, finish, kill_when, result
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-TOGETHER = (*TWO_ROUNDS, "schedule.max_staleness=1")
+# The third round waits for the first policy.
+TOGETHER = (*TWO_ROUNDS, "schedule.rounds=3", "schedule.max_staleness=1")
 
 
 def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_path):
@@ -33,24 +35,28 @@ def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_p
 
 
 def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path):
+    slots = 3 * SLOTS // 2
+
     def committed():
         return list((tmp_path / "store" / "groups").glob("*.parquet"))
 
     kill_when(
         tmp_path,
         lambda: len(committed()) >= 1 and any((tmp_path / "intake").rglob("*.json")),
-        lambda: len(committed()) < SLOTS,
+        lambda: len(committed()) < slots,
         *TOGETHER,
     )
     finish(tmp_path, *TOGETHER)
     groups = read_groups(tmp_path)
-    assert len({(g.round, g.prompt_id) for g in groups}) == len(groups) == len(committed()) == SLOTS
+    assert len({(g.round, g.prompt_id) for g in groups}) == len(groups) == len(committed()) == slots
     versions = {"base": 0} | {
         json.loads(file.read_text())["fingerprint"]: int(file.parent.name.rpartition("-")[2])
         for file in (tmp_path / "policies").glob("*/policy.json")
     }
     for group in groups:
         assert {group.round - versions[c.policy] for c in group.candidates} <= {0, 1}, "too stale"
+    lanes = {span.lane for span in read_spans(str(tmp_path)) if span.kind == "generate"}
+    assert len(lanes) <= 2 * 2, "two attempts with two generators each started more than these"
 
     joined = [json.loads(file.read_text()) for file in sorted((tmp_path / "intake").rglob("*.json"))]
     assert sorted(sum(joined, [])) == sorted(g.group_id for g in groups), "every group joined exactly once"
