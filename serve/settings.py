@@ -65,7 +65,8 @@ class GeneratorServeConfig(FrontSettings):
     run_dir: str | None = None  # the run whose current policy is served; None serves the base
     follow_seconds: float = Field(2.0, gt=0)  # between two looks at the run's current policy
     result_store: Store | None = None  # where clips go that are asked for as references
-    link_seconds: int = Field(3600, gt=0, le=7 * 24 * 3600)  # how long the link to a result holds
+    # How long the link to a result holds; credentials that end sooner take it with them.
+    link_seconds: int = Field(3600, gt=0, le=7 * 24 * 3600)
     max_seconds: float = Field(60.0, gt=0)  # of a recording
     max_steps: int = Field(50, ge=1)
     deadline_seconds: float = Field(300.0, gt=0)
