@@ -113,9 +113,8 @@ def worker(given: dict[str, Job]) -> None:
 
 def tune(job: Job, workers: int, gpu: bool) -> CriticCard:
     """Train, or go on training, and write the critic's folder; returns its card."""
-    files, path = filesystem(
-        job.out.rstrip("/") + ".training"
-    )  # not below it: who loads a critic fetches all
+    # Not below it: whoever loads a critic from S3 fetches all of its folder.
+    files, path = filesystem(job.out.rstrip("/") + ".training")
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
