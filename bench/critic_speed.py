@@ -90,9 +90,9 @@ def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> li
         ask(handle, group, config)
         fill = []
         for _ in range(repetitions):
-            sizes = np.array([ask(handle, group, config) for _ in range(GROUPS)])
-            batches = (1 / sizes).sum()  # every clip says how many were in its batch
-            fill.append(sizes.size / batches / config.critic.batch)
+            shares = np.array([ask(handle, group, config) for _ in range(GROUPS)])
+            batches = shares.sum()  # every clip says what part of its batch it was
+            fill.append(shares.size / batches / config.critic.batch)
         serve.delete(APP)
     return [
         Figure(

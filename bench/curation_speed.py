@@ -21,10 +21,11 @@ from figures import Figure, main, profiled, ratios
 from stand_ins import SAMPLE_SECONDS
 
 from ft2ray.config import AlignConfig, PromptsConfig, load_config
-from ft2ray.parts import load_critic, load_generator
+from ft2ray.parts import critic_identity, generator_fingerprint, load_critic
 from ft2ray.pipeline.align import critic_running, ray_cluster
 from ft2ray.pipeline.curation import GenerateGroup, curate, group_store
 from ft2ray.pipeline.prompts import plan_prompts
+from ft2ray.pipeline.run_folder import write_fingerprints
 from ft2ray.pipeline.schedule import Slot, slots, training_key
 from ft2ray.pipeline.timeline import Span, read_spans
 from ft2ray.records import Prompt
@@ -93,6 +94,7 @@ def curated(config: AlignConfig, key: str, work: list[Slot]) -> tuple[list[Span]
     """Fill all slots in a new folder: the groups' spans, and when the last one was committed."""
     with tempfile.TemporaryDirectory() as folder:
         here = replace(config, run_dir=folder)
+        write_fingerprints(folder, *made_by(config))
         for _ in curate(here, key, work):
             pass
         ended = time.time()
@@ -119,11 +121,14 @@ def plain_loop(config: AlignConfig, key: str, work: list[Slot]) -> float:
 def planned(settings: list[str]) -> tuple[AlignConfig, str, list[Slot]]:
     config = load_config(None, [*settings, "prompts.evaluation=1"])
     prompts = curation_prompts(config.prompts)
-    made_by = (
-        load_generator(config.generator.weights).fingerprint,
-        load_critic(config.critic.weights).fingerprint,
-    )
-    return config, training_key(config, *made_by, prompts), slots(config, *made_by, prompts)
+    parts = made_by(config)
+    return config, training_key(config, *parts, prompts), slots(config, *parts, prompts)
+
+
+def made_by(config: AlignConfig) -> tuple[str, str]:
+    """Fingerprints of generator and critic."""
+    critic, _ = critic_identity(config.critic.weights)
+    return generator_fingerprint(config.generator.weights), critic
 
 
 @cache

@@ -83,10 +83,10 @@ class BriefCritic:
 
 
 class CountingCritic(BriefCritic):
-    """Scores every clip with the number of clips in its batch."""
+    """Scores every clip with its share of its batch."""
 
     fingerprint = "counting"
 
     def score(self, views: Sequence[ClipView]) -> np.ndarray:
         time.sleep(BATCH_SECONDS)
-        return np.full((len(views), 3), float(len(views)))
+        return np.full((len(views), 3), 1.0 / len(views))

@@ -23,6 +23,7 @@ from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.media.video import write_video
 from ft2ray.parts import load_generator
+from ft2ray.tlpo.experts import detach_experts
 from ft2ray.tlpo.policy import AttachedPolicy, Policy
 
 BASE = "base"
@@ -68,8 +69,14 @@ class Animator:
         return (BASE,) if self.attached is None else self.attached.policy.systems()
 
     def attach(self, policy: Policy) -> None:
-        """Work with this policy from the next clip on."""
-        self.attached = AttachedPolicy(self.generator.transformer, policy)
+        """Work with this policy from the next clip on; where it does not fit, with the old one as before."""
+        transformer, old = self.generator.transformer, self.attached
+        try:
+            self.attached = AttachedPolicy(transformer, policy)
+        except Exception:
+            detach_experts(transformer)
+            self.attached = None if old is None else AttachedPolicy(transformer, old.policy)
+            raise
 
     def animate(
         self,

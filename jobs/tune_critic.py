@@ -3,8 +3,9 @@
     python jobs/tune_critic.py --labels labels.csv --base /models/Qwen2.5-Omni-7B --out /models/critic
 
 --base is a Qwen2.5-Omni folder or hub name, --labels a table or import as ft2ray/critic/labels.py reads them.
-What --out/training holds already is not done again: stopped at any moment, the same command goes on. With
-several workers --out must lie on a disk that they share. The result is a folder for `critic.weights`.
+What the folder beside --out, named --out and .training, holds already is not done again: stopped at any
+moment, the same command goes on. With several workers --out must lie on S3 or on a disk that they share. The
+result is a folder for `critic.weights`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from lasting import check_lasting
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -29,6 +31,7 @@ from ft2ray.critic.tuned_folder import CARD, CriticCard, new_card, read_card
 from ft2ray.critic.tuning import Tuning, TuningConfig, run
 from ft2ray.critic.whole_clip import FPS, PIXELS
 from ft2ray.records import content_id
+from ft2ray.storage import exists, filesystem, join, read_bytes, upload_folder, write_atomically
 
 LOG = "tuning.jsonl"
 
@@ -38,7 +41,7 @@ class Job:
     """What every worker needs to know."""
 
     base: str
-    out: Path
+    out: str
     card: CriticCard
     labels: list[Label]
     held_out: list[Label]
@@ -74,18 +77,21 @@ def worker(given: dict[str, Job]) -> None:
         with checkpoint.as_directory() as folder:
             tuning.restore(Path(folder))
     began, first = time.monotonic(), tuning.step
+    log = join(job.out, LOG)
+    said = [json.loads(line) for line in read_bytes(log).splitlines()] if exists(log) else []
+    said = [figures for figures in said if figures["step"] <= first]  # the rest is done again
 
     def say(figures: dict[str, float]) -> None:
         if rank:
             return
         figures["seconds_per_step"] = round((time.monotonic() - began) / (tuning.step - first), 3)
-        with (job.out / LOG).open("a") as log:
-            log.write(json.dumps(figures) + "\n")
+        said.append(figures)
         print(f"step {tuning.step} of {tuning.last_step}: loss {figures['loss']:.4f}", flush=True)
 
     def save(tuning: Tuning) -> None:
         with tempfile.TemporaryDirectory() as folder:
             if rank == 0:
+                write_atomically(log, "".join(json.dumps(figures) + "\n" for figures in said).encode())
                 tuning.save(Path(folder))
             kept = Checkpoint.from_directory(folder) if rank == 0 else None
             ray.train.report({"step": tuning.step}, checkpoint=kept)
@@ -100,19 +106,23 @@ def worker(given: dict[str, Job]) -> None:
         margin_NK = np.empty((len(job.held_out), len(job.card.questions)))
         for n, share in enumerate(shares):
             margin_NK[n::workers] = share
-        tuning.write(job.out, job.base, margin_NK, job.held_out)
+        with tempfile.TemporaryDirectory() as folder:
+            tuning.write(Path(folder), job.base, margin_NK, job.held_out)
+            upload_folder(folder, job.out, last=CARD)
 
 
 def tune(job: Job, workers: int, gpu: bool) -> CriticCard:
     """Train, or go on training, and write the critic's folder; returns its card."""
-    job.out.mkdir(parents=True, exist_ok=True)
+    # Not below it: whoever loads a critic from S3 fetches all of its folder.
+    files, path = filesystem(job.out.rstrip("/") + ".training")
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(
             name=job.name,
-            storage_path=str(job.out / "training"),
+            storage_path=path,
+            storage_filesystem=files,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=3),
         ),
@@ -123,8 +133,9 @@ def tune(job: Job, workers: int, gpu: bool) -> CriticCard:
 
 def make_job(arguments: argparse.Namespace) -> Job:
     """Everything is read and checked here, before a worker starts."""
-    out = Path(arguments.out).absolute()
-    if (out / CARD).is_file():
+    out = arguments.out
+    check_lasting("--out", out)
+    if exists(join(out, CARD)):
         raise ValueError(f"{out} holds a tuned critic already; give a new folder")
     base = find_omni(arguments.base)
     card = new_card(base, QUESTIONS, arguments.fps, arguments.pixels)

@@ -64,7 +64,7 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
         "Talking-Critic",
         "Judges talking clips: natural motion (mn), lips in sync (ls), good pictures (vq).",
     )
-    mesher, see = FaceMesher(), critic_look(settings.weights)
+    mesher, see = FaceMesher(), critic_look(settings.weights, settings.fps, settings.pixels)
     worker = ThreadPoolExecutor(1)  # the mesher keeps state, and the frames of one clip fill memory enough
 
     @api.post(
@@ -78,15 +78,16 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
     )
     async def score(request: Request) -> Any:
         asked = ScoreRequest(**await read_fields(request))
-        view, seconds = await asyncio.get_running_loop().run_in_executor(worker, look, asked.video)
+        # After a missed deadline a thread may still be writing there.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            path = await asyncio.to_thread(place, asked.video, "video", "video", Path(folder), settings)
+            view, seconds = await asyncio.get_running_loop().run_in_executor(worker, look, path)
         p_yes, critic = await judge(view)
         answers: dict[str, Any] = {name: "Yes" if p > YES else "No" for name, p in p_yes.items()}
         return ScoreAnswer(p_yes=p_yes, answers=answers, critic=critic, seconds=seconds)
 
-    def look(video: Any) -> tuple[Any, float]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = place(video, "video", "video", Path(folder), settings)
-            frames_FHW3, wav_T = read_video(path, fps=FPS, max_seconds=settings.max_seconds)
+    def look(path: Path) -> tuple[Any, float]:
+        frames_FHW3, wav_T = read_video(path, fps=FPS, max_seconds=settings.max_seconds)
         try:
             return see(frames_FHW3, wav_T, FPS, mesher), len(frames_FHW3) / FPS
         except ValueError as error:  # no sound, too short, no face
@@ -115,7 +116,7 @@ def build(args: CriticServeConfig) -> serve.Application:
         backpressure_config=busy,
         autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 8},
         ray_actor_options={"num_cpus": 0.5},
-    ).bind(args.weights, args.batch_frames, args.batch_timeout_seconds)
+    ).bind(args.weights, args.batch_frames, args.batch_timeout_seconds, args.fps, args.pixels)
     return CriticFront.options(  # type: ignore[attr-defined]
         max_ongoing_requests=8,
         max_queued_requests=16,

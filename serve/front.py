@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request, Security
 from fastapi.encoders import jsonable_encoder
@@ -41,6 +41,13 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 INTERNAL = Refusal(500, "internal", "the service failed; its log has the details.")
 log = logging.getLogger("ray.serve")
+
+
+class Deadline(NamedTuple):
+    """In the scope of every request; `at` is on the clock of the event loop."""
+
+    seconds: float
+    at: float
 
 
 def front(route: str, settings: FrontSettings, title: str, description: str) -> FastAPI:
@@ -134,7 +141,7 @@ class Gate:
                 self._check_token(headers.get("authorization", ""))
             self._check_length(headers.get("content-length", "0"))
             seconds = self._seconds(headers.get(DEADLINE_HEADER))
-            scope["deadline"] = asyncio.get_running_loop().time() + seconds
+            scope["deadline"] = Deadline(seconds, asyncio.get_running_loop().time() + seconds)
             async with asyncio.timeout(seconds) as timeout:
                 await self.app(scope, self._limited(receive), watched_send)
         except Refusal as refusal:

@@ -26,9 +26,10 @@ from starlette.responses import Response, StreamingResponse
 
 from ft2ray import storage
 from serve.calls import http_host, stream
-from serve.front import INTERNAL, REFUSALS, body_of, deadline_missed, front, log
+from serve.front import INTERNAL, REFUSALS, Deadline, body_of, deadline_missed, front, log
 from serve.orders import Event, Made, Order
 from serve.portrait_generator import PortraitGenerator
+from serve.references import answering
 from serve.refusal import Refusal
 from serve.settings import GeneratorServeConfig, check_exposure
 from serve.uploads import Kind, Media, place, read_fields
@@ -42,7 +43,7 @@ Generate = Callable[[Order], AsyncIterator[Event]]
 def _from_json(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # what is nested too deep
         raise ValueError(f"not valid JSON: {error}") from error
 
 
@@ -154,24 +155,26 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
         """Into the result store, under a name that its content gives: made twice it is kept once."""
         assert settings.result_store is not None
         url = storage.join(settings.result_store, hashlib.sha256(clip["mp4"]).hexdigest()[:16] + ".mp4")
-        storage.write_atomically(url, clip["mp4"])
-        link = storage.presigned(url, settings.link_seconds) if storage.is_s3(url) else None
+        with answering(url):
+            storage.write_atomically(url, clip["mp4"])
+            link = storage.presigned(url, settings.link_seconds) if storage.is_s3(url) else None
         return GenerateAnswer(url=url, link=link, **facts(clip, seed))
 
     async def progress_lines(
-        event: Event, events: AsyncIterator[Event], seed: int, deadline: float
+        event: Event, events: AsyncIterator[Event], seed: int, deadline: Deadline
     ) -> AsyncIterator[str]:
         try:
             while isinstance(event, tuple | Refusal):
                 if isinstance(event, Refusal):
                     raise event
                 yield line(state=event[0], share=event[1])
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(deadline.at):
                     event = await anext(events)
-            answer = await asyncio.to_thread(keep, event, seed)
+            async with asyncio.timeout_at(deadline.at):
+                answer = await asyncio.to_thread(keep, event, seed)
             yield line(state="done", **answer.model_dump())
         except TimeoutError:
-            yield line(state="failed", **deadline_missed(settings.deadline_seconds).problem)
+            yield line(state="failed", **deadline_missed(deadline.seconds).problem)
         except Refusal as refusal:
             yield line(state="failed", **refusal.problem)
         except Exception:

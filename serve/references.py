@@ -6,6 +6,9 @@ after symbolic links are followed. Anything else is refused: other schemes, rela
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +19,7 @@ from serve.refusal import Refusal
 
 S3 = "s3://"
 MAX_LENGTH = 2048
+log = logging.getLogger("ray.serve")
 
 
 def _check_store(url: str) -> str:
@@ -50,7 +54,7 @@ def allowed(url: str, stores: tuple[str, ...]) -> str:
 def fetch(url: str, stores: tuple[str, ...], max_bytes: int) -> Path:
     """A local copy of an allowed reference, looked at for its size before a byte is copied."""
     url = allowed(url, stores)
-    try:
+    with answering(url):
         if not storage.exists(url):
             raise Refusal(422, "not_found", f"there is no file {url}.")
         size = storage.size(url)
@@ -59,10 +63,19 @@ def fetch(url: str, stores: tuple[str, ...], max_bytes: int) -> Path:
                 413, "too_large", f"{url} has {size} bytes, the limit is {max_bytes}; make it smaller."
             )
         return storage.local_copy(url)
+
+
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """What the store of `url` complains of, as a Refusal; the log keeps it for who runs the service."""
+    try:
+        yield
     except storage.StoreUnavailable as error:
+        log.warning("%s", error)
         raise Refusal(503, "store_unavailable", str(error), retry_after=5.0) from error
-    except (OSError, ValueError) as error:  # no permission, no bucket, no credentials
-        raise Refusal(502, "store_refuses", f"the store of {url} does not give the file: {error}") from error
+    except (OSError, ValueError) as error:  # no permission, no bucket, no credentials, no room
+        log.warning("%s: %s", url, error)
+        raise Refusal(502, "store_refuses", f"the store of {url} refuses: {error}") from error
 
 
 def _malformed(url: str) -> str | None:
@@ -71,6 +84,8 @@ def _malformed(url: str) -> str | None:
         return f"it is longer than {MAX_LENGTH} characters"
     if any(ord(character) < 32 or ord(character) == 127 for character in url):
         return "it holds control characters"
+    if any("\ud800" <= character <= "\udfff" for character in url):
+        return "it holds half a character"  # JSON can say \ud800, no file system can
     if url.startswith(S3):
         bucket, *segments = url.removeprefix(S3).rstrip("/").split("/")
         if not bucket:

@@ -24,9 +24,8 @@ class FrontSettings(BaseModel):
     token_file: str | None = None  # ... or a file that does, such as a mounted secret
     stores: tuple[Store, ...] = ()  # references must lie below one of these: s3://bucket/folder or /folder
     max_upload_mb: float = Field(100.0, gt=0)  # of a whole request, and of each file that is referred to
-    deadline_seconds: float = Field(
-        60.0, gt=0
-    )  # from the first byte to the answer; a client may ask for less
+    # Until the answer, from when a replica takes the request; a client may ask for less.
+    deadline_seconds: float = Field(60.0, gt=0)
     retry_after_seconds: float = Field(2.0, ge=0)
 
     @property
@@ -51,7 +50,9 @@ class FrontSettings(BaseModel):
 
 
 class CriticServeConfig(FrontSettings):
-    weights: str = "embedded"  # as critic.weights of a run
+    weights: str = "embedded"  # this, fps and pixels as in the section `critic` of a run
+    fps: float | None = Field(None, gt=0)
+    pixels: int | None = Field(None, ge=1)
     max_seconds: float = Field(20.0, gt=0)  # of a clip
     batch_frames: int = Field(600, ge=1)  # of all clips that are scored in one batch
     batch_timeout_seconds: float = Field(60.0, gt=0)  # a replica whose batch takes longer is replaced
@@ -64,7 +65,8 @@ class GeneratorServeConfig(FrontSettings):
     run_dir: str | None = None  # the run whose current policy is served; None serves the base
     follow_seconds: float = Field(2.0, gt=0)  # between two looks at the run's current policy
     result_store: Store | None = None  # where clips go that are asked for as references
-    link_seconds: int = Field(3600, gt=0, le=7 * 24 * 3600)  # how long the link to a result holds
+    # How long the link to a result holds; credentials that end sooner take it with them.
+    link_seconds: int = Field(3600, gt=0, le=7 * 24 * 3600)
     max_seconds: float = Field(60.0, gt=0)  # of a recording
     max_steps: int = Field(50, ge=1)
     deadline_seconds: float = Field(300.0, gt=0)

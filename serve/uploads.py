@@ -64,7 +64,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     if media_type == "application/json":
         try:
             fields = await request.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # what is nested too deep
             raise Refusal(422, "bad_json", f"the body is not valid JSON: {error}.") from error
         if not isinstance(fields, dict):
             raise Refusal(422, "bad_json", "the body must be a JSON object.")

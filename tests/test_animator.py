@@ -46,6 +46,25 @@ def test_another_policy_makes_another_clip_and_the_base_stays_the_base(animator,
     assert make() == clips[-1]
 
 
+@pytest.mark.parametrize("before", [None, 1])
+def test_a_policy_that_does_not_fit_leaves_the_one_at_work(one_second, before):
+    """A folder that was never this transformer's, though its base and fingerprint are right."""
+    animator = Animator("embedded", 256, max_seconds=5.0)
+    good, bad = (random_policy(animator, seed) for seed in (1, 2))
+    config, tensors = bad.adapters["vq"]
+    bad.adapters["vq"] = config, dict(list(tensors.items())[1:])
+    if before:
+        animator.attach(good)
+
+    def make():
+        return animator.animate(PORTRAIT, one_second, SamplerConfig(steps=2), seed=1)
+
+    clip = make()
+    with pytest.raises(ValueError, match="does not fit this transformer"):
+        animator.attach(bad)
+    assert make() == clip and clip.policy == (good.fingerprint if before else "base")
+
+
 def test_progress_goes_up_and_ends_the_work_when_told(animator, one_second):
     told = []
 

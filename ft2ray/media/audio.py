@@ -66,14 +66,15 @@ def _decode(path: Path, max_seconds: float) -> np.ndarray:
         if not container.streams.audio:
             raise MediaError("no_audio", f"{path.name} has no sound track; give a file with speech in it.")
         stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)  # keeps the channels
+        # Keeps the channels. Packed: PyAV reads beyond the end of a frame of eight or more planes.
+        resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)
         for frame in container.decode(stream):
             for piece in resampler.resample(frame):
-                chunks.append(piece.to_ndarray().mean(axis=0))
+                chunks.append(_mono(piece))
                 samples += chunks[-1].size
             if samples > (max_seconds + 1.0) * SAMPLE_RATE:
                 raise _too_long(path.name, max_seconds)
-        chunks += [piece.to_ndarray().mean(axis=0) for piece in resampler.resample(None)]
+        chunks += [_mono(piece) for piece in resampler.resample(None)]
         promised = _promised_seconds(container, stream)
     if not chunks:
         raise MediaError(
@@ -90,6 +91,10 @@ def _decode(path: Path, max_seconds: float) -> np.ndarray:
             "the file is truncated. Copy it again.",
         )
     return wav_T
+
+
+def _mono(packed: av.AudioFrame) -> np.ndarray:
+    return packed.to_ndarray().reshape(packed.samples, -1).mean(axis=1)
 
 
 def _riff_is_cut(path: Path) -> bool:

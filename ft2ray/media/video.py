@@ -80,11 +80,11 @@ def _decode_pictures(path: Path, size: tuple[int, int], fps: float, max_seconds:
             moment = frame.time if frame.time is not None else start + decoded / rate
             if current is None:
                 start = moment
-            elif moment - start > max_seconds - 0.5 / rate:
+            if moment - start > max_seconds - 0.5 / rate:  # a single picture may be shown for hours
                 raise MediaError(
                     "too_long", f"{path.name} is longer than the limit of {max_seconds:g} s; cut it."
                 )
-            else:
+            if current is not None:
                 _show_until(moment - start, current, shown, size, fps)
             current, current_start, decoded = frame, moment - start, decoded + 1
         if current is not None:

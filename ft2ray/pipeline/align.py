@@ -13,10 +13,11 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import ray
 from ray import serve
@@ -47,6 +48,8 @@ from ft2ray.pipeline.scores import critics, pair_counts, scored_candidates
 from ft2ray.pipeline.training import check_settings, train
 from ft2ray.storage import absolute, delete, join, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,17 @@ def align(config: AlignConfig) -> str:
         write_inputs(config, plan)
         with ray_cluster(config):
             _align_on_ray(config, plan)
-            report = _report_on_ray(config)
+            c = config.cluster
+            report = _on_node(
+                c.generator_cpus, c.generator_gpus, c.generators_on, write_run_report, config.run_dir
+            )
     say(f"Done. Open {report}")
     return report
 
 
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     check_resources(config)
-    generator = generator_fingerprint(config.generator.weights)
-    critic, dimensions = critic_identity(config.critic.weights, config.critic.fps, config.critic.pixels)
+    generator, critic, dimensions = identities(config)
     judge = Judge.load(run_judge(config)).fingerprint
     check_critic(config, critic, dimensions)
     write_fingerprints(config.run_dir, generator, critic)
@@ -106,14 +111,28 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
             pass
 
 
-def _report_on_ray(config: AlignConfig) -> str:
-    """The report is written where a generator has room: the node of the driver may have none."""
-    c = config.cluster
-    write = ray.remote(write_run_report).options(
-        num_cpus=c.generator_cpus, num_gpus=c.generator_gpus, label_selector=label(c.generators_on)
+def identities(config: AlignConfig) -> tuple[str, str, tuple[str, ...]]:
+    """Fingerprints of generator and critic, and the critic's dimensions."""
+    c, generator, critic = config.cluster, config.generator.weights, config.critic
+    looks = (critic.weights, critic.fps, critic.pixels)
+    found = (
+        generator_fingerprint(generator)
+        if generator == "embedded"
+        else _on_node(c.generator_cpus, c.generator_gpus, c.generators_on, generator_fingerprint, generator)
     )
+    identity = (
+        critic_identity(*looks)
+        if critic.weights == "embedded"
+        else _on_node(c.critic_cpus, c.critic_gpus, c.critic_on, critic_identity, *looks)
+    )
+    return found, *identity
+
+
+def _on_node(cpus: float, gpus: float, on: str | None, call: Callable[..., T], *args: Any) -> T:
+    """`call` where the pool it is about has room: the driver's node may have no GPU and a small disk."""
+    task: Any = ray.remote(call).options(num_cpus=cpus, num_gpus=gpus, label_selector=label(on))
     try:
-        return ray.get(write.remote(config.run_dir))
+        return ray.get(task.remote(*args))
     except RayTaskError as error:
         raise error.cause from error  # a user's mistake stays one
 

@@ -24,6 +24,7 @@ from ft2ray.critic.view import FPS, SHORTEST_FRAMES, WINDOW_FRAMES, view_from_me
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
+from ft2ray.pipeline.endings import CriticFails
 
 if TYPE_CHECKING:
     from ft2ray.critic.critic import Critic
@@ -83,8 +84,9 @@ class CriticService:
 
         self._score_batch: Any = score_batch
 
-    async def score(self, view: View) -> list[float]:
-        """P(Yes) in the critic's order of dimensions."""
+    async def score(self, view: View, critic: str | None = None) -> list[float]:
+        """P(Yes) in the critic's order of dimensions; CriticFails where `critic` is not its fingerprint."""
+        self._require(critic)
         answer = await self._score_batch(view)
         if isinstance(answer, Exception):
             raise answer
@@ -95,16 +97,14 @@ class CriticService:
         p_K = await self.score(view)
         return dict(zip(self.critic.dimensions, p_K, strict=True)), self.critic.fingerprint
 
-    async def score_together(self, views: list[View]) -> list[list[float]]:
-        """P(Yes) of clips that a critic can only judge against each other."""
+    async def score_together(self, views: list[View], critic: str | None = None) -> list[list[float]]:
+        """P(Yes) of clips that a critic can only judge against each other; otherwise as `score`."""
+        self._require(critic)
         self.batch_began = time.monotonic()
         try:
-            return [list(map(float, p_K)) for p_K in await asyncio.to_thread(self.critic.score, views)]
+            return await asyncio.to_thread(self._probabilities, views)
         finally:
             self.batch_began = None
-
-    def fingerprint(self) -> str:
-        return self.critic.fingerprint
 
     def relative(self) -> bool:
         return getattr(self.critic, "relative", False)
@@ -122,9 +122,25 @@ class CriticService:
     def _score_all(self, views: Sequence[View]) -> list[list[float] | Exception]:
         """Scores of each clip; where the batch fails one by one, so that a bad clip fails nobody else."""
         try:
-            return [list(map(float, p_K)) for p_K in self.critic.score(views)]
+            return [*self._probabilities(views)]
         except Exception as error:  # raised again by `score`, for its own clip
             return [error] if len(views) == 1 else [self._score_all([view])[0] for view in views]
+
+    def _probabilities(self, views: Sequence[View]) -> list[list[float]]:
+        """ValueError where a user's own critic gives something else."""
+        p_NK = np.asarray(self.critic.score(views), dtype=np.float64)
+        shape = len(views), len(self.critic.dimensions)
+        if p_NK.shape != shape or not ((p_NK >= 0) & (p_NK <= 1)).all():
+            raise ValueError(f"the critic gave {p_NK.tolist()}, not {shape[0]} x {shape[1]} probabilities")
+        return p_NK.tolist()
+
+    def _require(self, critic: str | None) -> None:
+        """A replica that starts again reads its weights again, and they may be others by then."""
+        if critic is not None and critic != self.critic.fingerprint:
+            raise CriticFails(
+                f"the critic's weights have changed: its fingerprint is {self.critic.fingerprint}, "
+                f"that of the run is {critic}; put the old weights back, or choose a new run_dir"
+            )
 
 
 def first_answer(critic: Critic, probe: View, seconds: float) -> np.ndarray:
@@ -181,14 +197,20 @@ def call_seconds(critic: CriticConfig) -> float:
 
 
 def score_together(
-    handle: DeploymentHandle, views: list[View], timeout_seconds: float, retries: int
+    handle: DeploymentHandle,
+    views: list[View],
+    timeout_seconds: float,
+    retries: int,
+    critic: str | None = None,
 ) -> list[tuple[list[float] | None, str | None]]:
     """As `score_views`, in one call; where it fails all of them have no score."""
     reason = ""
     for _ in range(retries + 1 if views else 0):
         try:
-            scores = handle.score_together.remote(views).result(timeout_s=timeout_seconds)
+            scores = handle.score_together.remote(views, critic).result(timeout_s=timeout_seconds)
             return [(p_K, None) for p_K in scores]
+        except CriticFails:
+            raise
         except Exception as error:  # as in `score_views`
             reason = reason_of(error)
     return [(None, reason)] * len(views)
@@ -200,17 +222,27 @@ def reason_of(error: Exception) -> str:
 
 
 def score_views(
-    handle: DeploymentHandle, views: list[View], timeout_seconds: float, retries: int
+    handle: DeploymentHandle,
+    views: list[View],
+    timeout_seconds: float,
+    retries: int,
+    critic: str | None = None,
 ) -> list[tuple[list[float] | None, str | None]]:
-    """(scores, None) or (None, reason) per view; all views are in flight at once so that they batch."""
+    """(scores, None) or (None, reason) per view; all views are in flight at once so that they batch.
+
+    CriticFails where a replica's fingerprint is not `critic`: no clip is to blame, and the next replica will
+    say the same.
+    """
     results: list[tuple[list[float] | None, str | None]] = [(None, None)] * len(views)
     waiting = list(range(len(views)))
     for _ in range(retries + 1):
-        calls = [(n, handle.score.remote(views[n])) for n in waiting]
+        calls = [(n, handle.score.remote(views[n], critic)) for n in waiting]
         waiting = []
         for n, call in calls:
             try:
                 results[n] = (call.result(timeout_s=timeout_seconds), None)
+            except CriticFails:
+                raise
             except Exception as error:  # whatever the replica died of becomes the reason, never a number
                 results[n] = (None, reason_of(error))
                 waiting.append(n)

@@ -27,6 +27,7 @@ from ft2ray.pipeline.endings import CriticFails
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import newest_policy, policy_url, stopped_url
 from ft2ray.pipeline.prompts import read_clip
+from ft2ray.pipeline.run_folder import read_fingerprints
 from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
 from ft2ray.pipeline.timeline import Span, commit_spans
 from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup
@@ -194,7 +195,7 @@ class ScoreAndCommit:
 
         self.config = config
         self.handle = serve.get_app_handle(APP)
-        self.critic = self.handle.fingerprint.remote().result(timeout_s=call_seconds(config.critic))
+        _, self.critic = read_fingerprints(config.run_dir)  # of the run: a replica's may be another by now
         self.relative = self.handle.relative.remote().result(timeout_s=call_seconds(config.critic))
         self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
 
@@ -213,7 +214,8 @@ class ScoreAndCommit:
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
         critic = self.config.critic
         score = score_together if self.relative else score_views
-        results = score(self.handle, [view for _, view in seen], call_seconds(critic), critic.retries)
+        views = [view for _, view in seen]
+        results = score(self.handle, views, call_seconds(critic), critic.retries, self.critic)
         failed = [error for _, error in results if error is not None]
         if len(failed) > MOST_FAILED * len(seen):
             raise CriticFails(

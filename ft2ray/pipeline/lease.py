@@ -38,7 +38,7 @@ def lease(url: str, what: str, beat: float = BEAT, expiry: float = EXPIRY) -> It
         while not ended.wait(beat):
             try:
                 new = s3.put(url, _state(owner), if_match=etag) or _etag_if_held(url, owner)
-            except StoreUnavailable:
+            except (StoreUnavailable, s3.StoreRefused):
                 continue  # the work itself meets the same store; the lease is ours as long as nobody took it
             if new is None:
                 lost.set()
@@ -61,7 +61,7 @@ def lease(url: str, what: str, beat: float = BEAT, expiry: float = EXPIRY) -> It
         ended.set()
         heart.join()
         if not lost.is_set():
-            with contextlib.suppress(StoreUnavailable):  # then it expires by itself
+            with contextlib.suppress(StoreUnavailable, s3.StoreRefused):  # then it expires by itself
                 s3.put(url, _state(None), if_match=etag)
 
 

@@ -147,7 +147,6 @@ def settings(config: AlignConfig) -> TlpoSettings:
 
 def _train_loop(arguments: dict[str, Any]) -> None:
     import ray.train.torch
-    from ray.train import CheckpointUploadMode
 
     torch.set_num_threads(1)
     config: AlignConfig = arguments["config"]
@@ -161,6 +160,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
+    upload = Upload()
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -180,15 +180,10 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             curves.extend(run.curves)
             show(run, shown)
             run.curves.clear()
-            folder = tempfile.mkdtemp()
-            run.save(Path(folder) / "state")
-            (Path(folder) / "curves.json").write_text(json.dumps(curves))
-            # Uploaded while the training goes on, and only then entered into Ray's manifest of checkpoints.
-            ray.train.report(
-                {"step": run.step},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            )
+            folder = Path(tempfile.mkdtemp())
+            run.save(folder / "state")
+            (folder / "curves.json").write_text(json.dumps(curves))
+            upload(folder, run.step)
             clock.commit()
             write_atomically(progress_url(run_dir, key), json.dumps({"step": run.step}).encode())
         else:
@@ -212,6 +207,30 @@ def _train_loop(arguments: dict[str, Any]) -> None:
                     publish_version(run_dir, key, round + 1, run.policy(), curves)
                     publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
                     shown.gate(weights_SNK.numpy(), run.settings.dimensions, run.step)
+
+
+class Upload:
+    """Hands checkpoints to Ray, which uploads them, deletes them here and enters them into its manifest."""
+
+    def __init__(self) -> None:
+        self.last: Path | None = None
+
+    def __call__(self, folder: Path, step: int) -> None:
+        """Upload while the training goes on; where the last one is still on its way, wait for both.
+
+        A store slower than `tlpo.checkpoint_every` would fill the disk of temporary files otherwise.
+        """
+        import ray.train
+        from ray.train import CheckpointUploadMode
+
+        behind = self.last is not None and self.last.exists()
+        ray.train.report(
+            {"step": step},
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.SYNC if behind else CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+        self.last = folder
 
 
 def show(run: TlpoRun, shown: Board) -> None:

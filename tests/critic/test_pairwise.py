@@ -95,7 +95,7 @@ class Handle:
     def score_together(self):
         return self
 
-    def remote(self, views):
+    def remote(self, views, critic=None):
         self.calls.append(len(views))
         self.views = views
         return self

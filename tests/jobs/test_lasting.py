@@ -14,13 +14,16 @@ JOBS = Path(__file__).parents[2] / "jobs"
     [
         ("align.py", ["run_dir=runs/demo"], "run_dir 'runs/demo'"),
         ("align.py", [], "run_dir 'runs/demo'"),  # the default
+        ("tune_critic.py", ["--labels", "l.csv", "--base", "b", "--out", "critic"], "--out 'critic'"),
         ("generate.py", ["--portrait", "a.jpg", "--audio", "b.wav", "--out", "c.mp4"], "--out 'c.mp4'"),
     ],
 )
 def test_a_relative_path_is_refused(job, arguments, name):
     ended = subprocess.run([sys.executable, JOBS / job, *arguments], capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"ft2ray: {name} would lie in a folder that is deleted with the job")
+    assert ended.stderr.partition(": ")[2].startswith(
+        f"{name} would lie in a folder that is deleted with the job"
+    )
     assert ended.stderr.count("\n") == 1
 
 

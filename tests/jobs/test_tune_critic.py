@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from ft2ray.critic.tuned_folder import ADAPTER, CARD
 from ft2ray.parts import critic_card
+from ft2ray.storage import list_files, upload_folder
 from tests.critic.omni_toys import write_thinker
 from tests.critic.test_tuning import table  # noqa: F401  # a fixture
 
@@ -57,6 +58,17 @@ def test_two_workers_give_the_critic_of_one_and_it_goes_on_where_it_stopped(tabl
     assert done.returncode == 0, done.stderr[-2000:]
     assert (one / "tuning.jsonl").read_text() == steps
     assert critic_card(str(one)).fingerprint == said["critic"]
+
+
+def test_labels_base_and_critic_may_all_be_on_s3(table, tmp_path, s3):  # noqa: F811
+    upload_folder(write_thinker(tmp_path / "base"), f"{s3}/base", last="")
+    upload_folder(table.parent, f"{s3}/clips", last="")
+    given = ["--labels", f"{s3}/clips/labels.csv", "--base", f"{s3}/base", "--out", f"{s3}/critic"]
+    done = tune(*given, "--epochs", "1")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert set(list_files(f"{s3}/critic", recursive=True)) == {ADAPTER, CARD, "tuning.jsonl"}
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert critic_card(f"{s3}/critic").fingerprint == said["critic"]
 
 
 def test_what_can_not_be_tuned_is_one_sentence(tmp_path):

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import wave
+
 import av
 import numpy as np
 import pytest
@@ -55,6 +59,22 @@ def test_any_container_becomes_16_khz_mono(tmp_path, name, codec, rate):
     spectrum = np.abs(np.fft.rfft(middle_T))
     assert np.argmax(spectrum) == pytest.approx(440, abs=2)  # 1 Hz bins
     assert np.abs(middle_T).max() == pytest.approx(0.15, rel=0.15)  # mean of the two channels
+
+
+@pytest.mark.parametrize("channels", [6, 8, 64])
+def test_any_number_of_channels_is_averaged(tmp_path, channels):
+    """In a process of its own: PyAV's planes of eight channels end in a segmentation fault."""
+    samples_TC = np.zeros((16000, channels), np.int16)
+    samples_TC[:, -1] = 8000
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((channels, 2, 16000, 0, "NONE", ""))
+        file.writeframes(samples_TC.tobytes())
+    script = (
+        f"from ft2ray.media.audio import read_audio; print(read_audio({str(tmp_path / 'a.wav')!r}).mean())"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended
+    assert float(ended.stdout) == pytest.approx(8000 / 32768 / channels, rel=0.01)
 
 
 def test_broken_files_are_named(tmp_path):

@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 
@@ -93,6 +94,21 @@ def test_broken_files_are_named(tmp_path):
         assert caught.value.reason == "unreadable", name
     with pytest.raises(MediaError) as caught:
         read_video(whole, max_seconds=1.0)
+    assert caught.value.reason == "too_long"
+
+
+def test_one_picture_that_is_shown_for_hours_is_too_long(tmp_path):
+    """It would be repeated until the memory is full, from a file of three kilobytes."""
+    path = tmp_path / "hours.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for packet in (*stream.encode(av.VideoFrame(64, 64, "yuv420p")), *stream.encode(None)):
+            packet.duration = round(10_000 / packet.time_base)  # seconds
+            out.mux(packet)
+    with pytest.raises(MediaError) as caught:
+        read_video(path, max_seconds=20.0)
     assert caught.value.reason == "too_long"
 
 

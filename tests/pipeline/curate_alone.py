@@ -11,6 +11,7 @@ from ft2ray.parts import load_critic, load_generator
 from ft2ray.pipeline.align import critic_running, ray_cluster
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.prompts import plan_prompts
+from ft2ray.pipeline.run_folder import write_fingerprints
 from ft2ray.pipeline.schedule import slots, training_key
 
 
@@ -21,6 +22,7 @@ def main(settings: list[str]) -> None:
         load_generator(config.generator.weights).fingerprint,
         load_critic(config.critic.weights).fingerprint,
     )
+    write_fingerprints(config.run_dir, *made_by)
     wanted = slots(config, *made_by, prompts)
     missing = missing_slots(config.run_dir, wanted)
     with ray_cluster(config), critic_running(config, missing):

@@ -20,6 +20,7 @@ from ft2ray.pipeline.critic_service import (
     probe_view,
     score_views,
 )
+from ft2ray.pipeline.endings import CriticFails
 
 
 @dataclass
@@ -33,7 +34,7 @@ class FakeHandle:
     def score(self):
         return self
 
-    def remote(self, view):
+    def remote(self, view, critic=None):
         self.calls.append(view)
         return FakeResponse(view, self)
 
@@ -102,6 +103,35 @@ def test_a_bad_clip_fails_nobody_else(service):
     good, bad, other = service._score_all(["a", "bad", "c"])
     assert good == other == [0.25] * 3
     assert isinstance(bad, ValueError) and service.critic.calls[-4:] == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("p", [np.nan, -0.1, 1.1])
+def test_what_is_no_probability_is_no_score(service, p):
+    service.critic.p = p
+    (answer,) = service._score_all(["a"])
+    assert isinstance(answer, ValueError) and "not 1 x 3 probabilities" in str(answer)
+    with pytest.raises(ValueError, match="not 2 x 3 probabilities"):
+        asyncio.run(service.score_together(["a", "b"]))
+
+
+def test_a_replica_that_started_again_on_other_weights_says_so(service):
+    assert asyncio.run(service.score_together(["a"], "told")) == [[0.25] * 3]
+    for call in (service.score("a", "the run's"), service.score_together(["a"], "the run's")):
+        with pytest.raises(CriticFails, match="fingerprint is told, that of the run is the run's"):
+            asyncio.run(call)
+
+
+def test_other_weights_are_nobodys_null():
+    """Whatever share of a group's clips it is: the run ends, and asks for the old weights."""
+
+    class Changed(FakeResponse):
+        def result(self, timeout_s):
+            raise CriticFails("weights have changed")
+
+    handle = FakeHandle({})
+    handle.remote = lambda view, critic: Changed(view, handle)
+    with pytest.raises(CriticFails, match="weights have changed"):
+        score_views(handle, ["a", "b"], timeout_seconds=5.0, retries=1, critic="the run's")
 
 
 def test_healthy_while_the_built_in_clip_is_scored_as_ever(service):

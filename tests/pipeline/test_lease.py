@@ -1,5 +1,6 @@
 """One process works in a folder on S3: a living owner keeps it, a dead one is followed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -105,3 +106,17 @@ def test_a_beat_whose_answer_was_lost_loses_nothing(s3, s3_server, monkeypatch):
         time.sleep(2)
         assert line.lose == 0
     line.close()
+
+
+def test_the_heart_beats_on_after_a_refusal(s3, monkeypatch):
+    """Credentials that are refused once, as while they are exchanged, do not let the lease expire."""
+    right = os.environ["AWS_SECRET_ACCESS_KEY"]
+    with lease(f"{s3}/.lock", "test", **TIMES):
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        time.sleep(3 * TIMES["beat"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", right)
+        before = store.read(f"{s3}/.lock").etag
+        deadline = time.monotonic() + 20
+        while store.read(f"{s3}/.lock").etag == before:
+            assert time.monotonic() < deadline, "nobody renews it"
+            time.sleep(0.1)

@@ -1,6 +1,11 @@
 """Both applications without Ray: what they answer, and that their pages say so."""
 
+import asyncio
+import inspect
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -11,10 +16,15 @@ from ray.serve.schema import ServeDeploySchema
 from starlette.testclient import TestClient
 
 from ft2ray import storage
+from ft2ray.pipeline.critic_service import CriticService
+from serve import uploads
+from serve.critic import build as build_critic
 from serve.critic import critic_api
+from serve.front import DEADLINE_HEADER
 from serve.generator import GenerateAnswer, GenerateRequest, generator_api
 from serve.refusal import Refusal
 from serve.settings import CriticServeConfig, GeneratorServeConfig
+from tests.critic.omni_toys import write_thinker
 from tests.serve.conftest import PORTRAIT, ROOT, SPEECH
 
 CLIP = {
@@ -107,6 +117,74 @@ def test_a_failure_half_way_ends_the_lines(tmp_path):
         answer = http.post("/v1/generate", files=files(), data={"result": "progress"})
         *_, last = map(json.loads, answer.text.splitlines())
         assert (last["state"], last["reason"]) == ("failed", reason) and "full" not in answer.text
+
+
+@pytest.mark.parametrize("result", ["reference", "progress"])
+def test_a_store_that_takes_no_clip_is_no_mystery(s3, monkeypatch, result):
+    """Its owner reads in the answer and in the log what to check."""
+    http, _ = client(GeneratorServeConfig(result_store=storage.join(s3, "results")), ("encoding", 0.0), CLIP)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    answer = http.post("/v1/generate", files=files(), data={"result": result})
+    problem = json.loads(answer.text.splitlines()[-1])
+    assert answer.status_code == (502 if result == "reference" else 200)
+    assert problem["reason"] == "store_refuses" and "refuses these credentials" in problem["detail"]
+
+
+def test_lines_of_progress_keep_the_deadline_and_name_it(tmp_path):
+    async def generate(order):
+        yield "sampling", 0.0
+        await asyncio.sleep(5)
+
+    settings = GeneratorServeConfig(result_store=str(tmp_path))
+    http = TestClient(generator_api(settings, generate))
+    answer = http.post(
+        "/v1/generate", files=files(), data={"result": "progress"}, headers={DEADLINE_HEADER: "0.5"}
+    )
+    first, last = map(json.loads, answer.text.splitlines())
+    assert first["state"] == "sampling" and last["reason"] == "deadline" and "0.5 s" in last["detail"]
+
+
+def test_a_store_that_does_not_answer_keeps_nobody_elses_clip(media, monkeypatch):
+    """Threads wait for stores; the one that looks at clips does not."""
+    released = threading.Event()
+    here = uploads.references.fetch
+
+    def fetch(url, *limits):
+        if url.startswith("s3://"):
+            assert released.wait(60)
+        return here(url, *limits)
+
+    monkeypatch.setattr(uploads.references, "fetch", fetch)
+
+    async def judge(view):
+        return {"mn": 0.5}, "critic"
+
+    api = critic_api(CriticServeConfig(stores=(str(media), "s3://silent")), judge)
+    with TestClient(api) as http, ThreadPoolExecutor(1) as pool:  # both in one event loop
+        silent = pool.submit(http.post, "/v1/score", json={"video": "s3://silent/clip.mp4"})
+        time.sleep(0.5)
+        answer = http.post("/v1/score", json={"video": str(media / "clip.mp4")})
+        assert answer.status_code == 200 and not silent.done()
+        released.set()
+
+
+def test_a_full_size_critic_sees_what_the_settings_say(media, tmp_path):
+    """The front, which makes the view, and the critic, which is told the same."""
+    settings = CriticServeConfig(
+        weights=str(write_thinker(tmp_path / "base")), fps=8.0, pixels=56, stores=(str(media),)
+    )
+    seen = []
+
+    async def judge(view):
+        seen.append(view)
+        return {"mn": 0.5}, "critic"
+
+    http = TestClient(critic_api(settings, judge))
+    assert http.post("/v1/score", json={"video": str(media / "clip.mp4")}).status_code == 200
+    assert seen[0].frames == round(1.2 * 8.0) and seen[0].frames_FHW3.shape[1:3] == (56, 56)
+    _, critic = build_critic(settings)._bound_deployment.init_args
+    told = inspect.signature(CriticService.func_or_class).bind(*critic._bound_deployment.init_args)
+    assert (told.arguments["fps"], told.arguments["pixels"]) == (8.0, 56)
 
 
 def test_without_a_store_only_the_clip_itself_can_be_had():

@@ -65,8 +65,9 @@ def test_the_pages_are_open_and_nothing_else(monkeypatch):
     assert stranger.post(f"{ROUTE}/docs/../").status_code == 401
 
 
-def asgi(api, messages, headers=(), root=""):
-    """Run one request whose body comes as `messages`; returns (status, body, messages that were read)."""
+def asgi(api, messages, headers=(), root="", pause=0.0):
+    """Run one request whose body comes as `messages`, each after a `pause`; returns (status, body, messages
+    that were read)."""
     scope = {
         "type": "http",
         "method": "POST",
@@ -79,6 +80,7 @@ def asgi(api, messages, headers=(), root=""):
 
     async def receive():
         nonlocal read
+        await asyncio.sleep(pause)
         read += 1
         return messages[read - 1]
 
@@ -113,6 +115,12 @@ def test_a_length_beyond_the_limit_is_refused_unread(monkeypatch):
 def test_reading_stops_where_the_body_is_longer_than_it_said(monkeypatch, headers):
     status, _, read = asgi(echo(monkeypatch, max_upload_mb=0.001), chunks(1000, 100), [AUTHORISED, *headers])
     assert (status, read) == (413, 11)
+
+
+def test_a_body_that_trickles_misses_the_deadline(monkeypatch):
+    api = echo(monkeypatch, deadline_seconds=0.2)
+    status, body, read = asgi(api, chunks(1000, 1), [AUTHORISED], pause=0.02)
+    assert (status, json.loads(body)["reason"]) == (504, "deadline") and read < 20
 
 
 def test_the_path_is_the_same_wherever_serve_puts_it(monkeypatch):

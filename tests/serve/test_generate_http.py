@@ -1,10 +1,13 @@
 """Clips over HTTP: real replicas, real sockets."""
 
+import contextlib
 import hashlib
 import json
+import shutil
 import threading
 import time
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -13,7 +16,7 @@ from ft2ray.media.video import read_video
 from ft2ray.pipeline.run_folder import publish
 from ft2ray.tlpo.policy import save_policy
 from serve.front import DEADLINE_HEADER
-from tests.serve.conftest import PORTRAIT, random_policy
+from tests.serve.conftest import PORTRAIT, SPEECH, random_policy
 
 pytestmark = pytest.mark.ray
 
@@ -60,6 +63,9 @@ def test_a_long_job_tells_its_progress_and_then_where_the_clip_is(platform, medi
         ({"system": "tlpo"}, "not_possible"),
         ({"weights": '{"mn": 9}'}, "bad_field"),
         ({"weights": "{"}, "bad_field"),
+        ({"weights": '{"mn": NaN}'}, "bad_field"),
+        ({"seed": "-1"}, "bad_field"),
+        ({"seed": str(2**32)}, "bad_field"),
         ({"steps": "1000"}, "too_many_steps"),
         ({"audio": "one.wav", "result": "gif"}, "bad_field"),
     ],
@@ -94,6 +100,25 @@ def test_a_missed_deadline_stops_the_work(platform, media):
         assert last["reason"] == "deadline" and (stream.status_code == 504 or last["state"] == "failed")
 
 
+@pytest.mark.parametrize("result", ["mp4", "progress"])
+def test_a_client_that_leaves_stops_the_work(platform, media, result):
+    """Its clip would keep the only worker for many times as long."""
+    slow = {"steps": "50", "result": result, "audio_scale": "3"}
+    began = time.monotonic()
+    with platform.client() as client:
+        assert ask(client, media, SPEECH, **slow).status_code == 200
+        undisturbed = time.monotonic() - began
+    with platform.client() as client, contextlib.suppress(httpx2.ReadTimeout):
+        client.timeout = 0.2 * undisturbed
+        files = {"portrait": PORTRAIT.read_bytes(), "audio": SPEECH.read_bytes()}
+        with client.stream("POST", ROUTE, files=files, data=slow) as answer:
+            next(answer.iter_lines())  # only progress has begun by now
+    began = time.monotonic()
+    with platform.client() as client:
+        assert ask(client, media).status_code == 200
+    assert time.monotonic() - began < 0.5 * undisturbed
+
+
 def test_a_new_policy_is_taken_in_without_losing_a_request(platform, media, animator):
     run = platform.run_dir
     policies = [random_policy(animator, seed) for seed in (1, 2)]
@@ -119,6 +144,11 @@ def test_a_new_policy_is_taken_in_without_losing_a_request(platform, media, anim
         thread.start()
     try:
         wait_for(old, 2)
+        shutil.copytree(run / "policies" / "p2", run / "policies" / "half")
+        weights = next((run / "policies" / "half").rglob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-100])
+        publish(run, run / "policies" / "half")  # no policy: the one at work stays
+        wait_for(old, sum(a.headers["X-FT2Ray-Policy"] == old for a in list(answers)) + 4)
         publish(run, run / "policies" / "p2")
         wait_for(new, 3)
     finally:
@@ -128,5 +158,8 @@ def test_a_new_policy_is_taken_in_without_losing_a_request(platform, media, anim
     assert [a.status_code for a in answers] == [200] * len(answers)
     seen = {(a.headers["X-FT2Ray-Policy"], hashlib.sha256(a.content).hexdigest()) for a in answers}
     assert {policy for policy, _ in seen} - {"base"} == {old, new}
+    with platform.client() as client:
+        unknown = ask(client, media, weights='{"xx": 1}')
+    assert (unknown.status_code, unknown.json()["reason"]) == (422, "not_possible")
     # one portrait, recording and seed: each policy makes one clip, never a mixture of two
     assert len({digest for _, digest in seen}) == len(seen) == len({policy for policy, _ in seen})

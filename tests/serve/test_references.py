@@ -28,6 +28,8 @@ urls = st.one_of(
 @example("s3://clips/public/../secret/a.mp4")
 @example("s3://clips/publicity/a.mp4")
 @example("/data/clips/../../etc/passwd")
+@example("/data/clips/\ud800")
+@example("s3://clips/public/\udfff")
 @settings(deadline=None, max_examples=500)
 def test_what_is_allowed_lies_in_a_store(url):
     try:
@@ -37,7 +39,7 @@ def test_what_is_allowed_lies_in_a_store(url):
         return
     plain = posixpath.normpath(url.replace("s3://", "/", 1))
     assert (plain + "/").startswith(("/clips/public/", "/data/clips/")), url
-    assert ".." not in url.split("/")
+    assert ".." not in url.split("/") and url.encode()
 
 
 @given(st.lists(st.text("abc.-_ ü%?#", min_size=1).filter(lambda part: part.strip(".")), min_size=1))

@@ -14,6 +14,8 @@ import pytest
 from ft2ray.critic.view import clip_view
 from ft2ray.media.video import FPS, read_video
 from ft2ray.parts import load_critic
+from ft2ray.pipeline.critic_service import score_views
+from ft2ray.pipeline.endings import CriticFails
 from serve.front import DEADLINE_HEADER
 from tests.serve import stubs
 from tests.serve.conftest import TOKEN
@@ -169,6 +171,18 @@ def test_clips_are_scored_in_batches_of_bounded_frames(platform, media, mesher):
     batches = [(batch["clips"], batch["frames"]) for batch in stubs.asked(platform.told)]
     # 100 frames at most: three clips of 30
     assert max(batches) == (3, 90) and sum(clips for clips, _ in batches) == 12 and len(batches) <= 6
+
+
+def test_a_critic_that_is_not_the_runs_ends_the_curation(platform, media, mesher):
+    from ray import serve
+
+    frames_FHW3, wav_T = read_video(media / "clip.mp4")
+    view = clip_view(frames_FHW3, wav_T, FPS, mesher)
+    handle = serve.get_deployment_handle("TalkingCritic", app_name="critic")
+    ((p_K, error),) = score_views(handle, [view], 30.0, 0, load_critic("embedded").fingerprint)
+    assert len(p_K) == 3 and error is None
+    with pytest.raises(CriticFails, match="weights have changed"):
+        score_views(handle, [view], 30.0, 0, "another")
 
 
 def test_a_killed_critic_costs_time_and_no_answer(platform, media):

@@ -111,6 +111,7 @@ class FakeRequest:
     [
         (FakeRequest("text/plain"), 415),
         (FakeRequest("application/json", "{"), 422),
+        (FakeRequest("application/json", "[" * 100_000), 422),
         (FakeRequest("application/json; charset=utf-8", "[1]"), 422),
     ],
 )

@@ -1,0 +1,47 @@
+"""A user's own generator and critic are loaded where they will work, never beside the driver."""
+
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from ft2ray.config import load_config
+from ft2ray.parts import critic_identity, generator_fingerprint
+from ft2ray.pipeline.align import identities
+
+pytestmark = pytest.mark.ray
+
+
+class Part:
+    """A generator or a critic that says where it was loaded."""
+
+    dimensions = ("mn",)
+
+    def __init__(self) -> None:
+        self.fingerprint = str(os.getpid())
+
+
+def broken() -> Part:
+    raise ValueError("no weights here")
+
+
+def test_the_drivers_process_loads_neither():
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": environment})
+    try:
+        own = f"{__name__}:Part"
+        generator, critic, dimensions = identities(
+            load_config(None, [f"generator.weights={own}", f"critic.weights={own}"])
+        )
+        assert str(os.getpid()) not in (generator, critic) and dimensions == ("mn",)
+        with pytest.raises(ValueError, match="no weights here"):
+            identities(load_config(None, [f"critic.weights={__name__}:broken"]))
+    finally:
+        ray.shutdown()
+
+
+def test_the_packaged_ones_need_no_ray():
+    packaged = identities(load_config(None, []))
+    assert packaged == (generator_fingerprint("embedded"), *critic_identity("embedded"))
+    assert not ray.is_initialized()
