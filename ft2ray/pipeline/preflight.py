@@ -6,6 +6,7 @@ Ray waits without a word for resources that will never come. Here the demands ar
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,11 @@ class Node:
 
     def carries(self, labels: Labels) -> bool:
         return labels.items() <= self.labels.items()
+
+    def holds(self, each: Resources) -> int:
+        """How many actors that need `each` find room on this node if nobody else is there."""
+        shares = [self.offers.get(name, 0.0) / amount for name, amount in each.items() if amount]
+        return int(min(shares) + 1e-6) if shares else sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,14 @@ def refusals(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[str]:
                 who = f"the nodes with {written(place)} offer" if place else "the cluster offers"
                 found.append(f"{parts}: {total:g} {resource} in all, {who} {offered:g}")
     for pool in pools:
-        if not any(
-            node.carries(pool.on)
-            and all(amount <= node.offers.get(name, 0.0) for name, amount in pool.each.items())
-            for node in nodes
-        ):
-            where = f" with {written(pool.on)}" if pool.on else ""
+        room = sum(node.holds(pool.each) for node in nodes if node.carries(pool.on))
+        where = f" with {written(pool.on)}" if pool.on else ""
+        if room == 0:
             found.append(f"no node{where} is large enough for one of {pool}")
+        elif room < pool.count and not found:
+            found.append(
+                f"the nodes{where} have room for {room} of {pool}: what each has left over is too small"
+            )
     return found
 
 

@@ -26,6 +26,14 @@ def test_one_actor_must_fit_on_one_node():
     ]
 
 
+def test_what_is_left_over_on_several_nodes_is_no_room_for_an_actor():
+    pool, nodes = Pool("train workers", 4, {"CPU": 3.0, "GPU": 0.0}), [Node({"CPU": 4.0})] * 3
+    (sentence,) = refusals([pool], nodes)
+    assert sentence.startswith("the nodes have room for 3 of train workers 4 x 3 CPU")
+    assert refusals([pool], [*nodes, Node({"CPU": 3.0})]) == []
+    assert refusals([Pool("scorers", 10, {"CPU": 0.1})], [Node({"CPU": 1.0})]) == []
+
+
 def test_pools_that_keep_to_nodes_are_added_up_there():
     cluster = ClusterConfig(
         generators=4, generator_gpus=1.0, generators_on="pool=a", train_gpus=1.0, train_on="pool=b"
