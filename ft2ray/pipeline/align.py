@@ -30,7 +30,7 @@ from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.evaluation import evaluate, run_judge
-from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
+from ft2ray.pipeline.intake import CURATING, CurationFailed, intake_folder
 from ft2ray.pipeline.policies import is_published, policy_url
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.prompts import Plan, plan_prompts
@@ -141,8 +141,8 @@ def take_turns(work: Work) -> str:
 def run_together(work: Work) -> str:
     """Curate and train at the same time. Returns the last policy published."""
     config, stop = work.config, threading.Event()
-    failed = join(intake_folder(config.run_dir, work.key), FAILED)
-    delete(failed)  # of an earlier attempt
+    curating = join(intake_folder(config.run_dir, work.key), CURATING)
+    write_atomically(curating, b"")
 
     def curate_all() -> None:
         try:
@@ -157,8 +157,8 @@ def run_together(work: Work) -> str:
                 if stop.is_set():
                     return
             check_pairs(work)
-        except BaseException as error:
-            write_atomically(failed, str(error).encode())
+        except BaseException:
+            delete(curating)  # the training need not wait; a file that says so might find the disk full
             raise
 
     say(f"Curating {len(work.slots)} groups and training on them at the same time")

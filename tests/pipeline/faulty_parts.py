@@ -17,13 +17,13 @@ from ft2ray.generator.sampler import Conditions, SamplerConfig
 from tests.pipeline.stand_ins import IndifferentCritic, NoddingGenerator, latent
 
 FOLDER = "FT2RAY_TEST_FAULTS"  # names a folder that all processes share
-SAMPLE_SECONDS = 0.5  # of work that keeps no core busy
 
 
 class TrainableGenerator(NoddingGenerator):
     """The nodding one with a transformer that learns something, though its clips do not show it."""
 
     fingerprint = "trainable"
+    sample_seconds = 0.5  # of work that keeps no core busy
 
     def __init__(self) -> None:
         with torch.random.fork_rng():
@@ -43,7 +43,7 @@ class TrainableGenerator(NoddingGenerator):
         self.transformer.requires_grad_(False)
 
     def sample(self, cond: Conditions, seed: int, config: SamplerConfig) -> torch.Tensor:
-        time.sleep(SAMPLE_SECONDS)
+        time.sleep(self.sample_seconds)
         return torch.from_numpy(latent(seed, cond.frames))
 
     def velocity(
@@ -51,6 +51,12 @@ class TrainableGenerator(NoddingGenerator):
     ) -> torch.Tensor:
         audio_BLD = torch.stack([condition.audio_LD for condition in conditions])
         return self.transformer(x_BCFHW, 1000 * t_B, audio_BLD, return_dict=False)[0]
+
+
+class SlowGenerator(TrainableGenerator):
+    """Slow enough for nodes to come meanwhile."""
+
+    sample_seconds = 2.0
 
 
 class DiscerningCritic(IndifferentCritic):

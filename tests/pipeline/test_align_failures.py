@@ -10,7 +10,7 @@ from ft2ray.cli import main
 from ft2ray.pipeline import align
 from ft2ray.pipeline.align import Work, check_pairs, critic_running, run_together, take_turns
 from ft2ray.pipeline.curation import group_store
-from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
+from ft2ray.pipeline.intake import CURATING, CurationFailed, intake_folder
 from tests.pipeline.test_status import Run
 
 YES, NO = [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]
@@ -30,8 +30,8 @@ def work(run: Run) -> Work:
     return Work(run.config, run.key, run.slots)
 
 
-def failed(run: Run) -> Path:
-    return Path(intake_folder(run.dir, run.key), FAILED)
+def curating(run: Run) -> Path:
+    return Path(intake_folder(run.dir, run.key), CURATING)
 
 
 def commit_nulls(run: Run) -> None:
@@ -88,18 +88,21 @@ def test_together_a_failed_curation_ends_the_training_and_its_error_is_the_one_t
     run, without_ray, monkeypatch
 ):
     def train(*_):
-        while not failed(run).exists():
+        while curating(run).exists():
             time.sleep(0.01)
         raise CurationFailed
 
     def disk_full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(align, "curate_round", disk_full)
+    def curate_round(*_):
+        monkeypatch.setattr(align, "write_atomically", disk_full)  # nor can anything be left for the training
+        disk_full()
+
+    monkeypatch.setattr(align, "curate_round", curate_round)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(OSError, match="No space left on device"):
         run_together(work(run))
-    assert failed(run).read_text() == "No space left on device"
 
 
 def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy(
@@ -113,7 +116,7 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
         commit_nulls(run)
 
     def train(*_):
-        while not failed(run).exists():
+        while curating(run).exists():
             time.sleep(0.01)
         raise CurationFailed
 
@@ -135,7 +138,7 @@ def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeyp
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(RuntimeError, match="the training broke"):
         run_together(work(run))
-    assert not failed(run).exists()
+    assert curating(run).exists()
 
 
 def test_the_critic_goes_with_a_run_that_fails(run, monkeypatch):
