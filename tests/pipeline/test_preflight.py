@@ -3,7 +3,7 @@
 import pytest
 
 from ft2ray.config import AlignConfig, ClusterConfig, ScheduleConfig, load_config
-from ft2ray.pipeline.preflight import Node, Pool, node_groups, refusals, stages
+from ft2ray.pipeline.preflight import Node, Pool, check_resources, node_groups, refusals, stages
 
 GPU_NODE = Node({"CPU": 8.0, "GPU": 4.0})
 
@@ -56,6 +56,18 @@ def test_node_groups_are_read_and_nonsense_is_refused():
     for text in ("CPU=16", "4xCPU", "4 x TPU=1", "x CPU=1", "4 x CPU=1 training", "4 x CPU=1 GPU=one"):
         with pytest.raises(ValueError, match="not of the form"):
             node_groups([text])
+
+
+def test_an_autoscaler_is_waited_for_unless_the_run_knows_what_it_may_add(monkeypatch, capsys):
+    monkeypatch.setattr("ray.nodes", lambda: [])
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", lambda key: b"{}")
+    check_resources(AlignConfig())
+    said = capsys.readouterr().out
+    assert "the cluster offers 0" in said and "cluster.may_add does not say" in said
+    check_resources(load_config(None, ["cluster.may_add=[2 x CPU=1]"]))
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="1.3 CPU in all, the cluster offers 1"):
+        check_resources(load_config(None, ["cluster.may_add=[1 x CPU=1]"]))
 
 
 def test_a_label_that_is_none_is_refused():
