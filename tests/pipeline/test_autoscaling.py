@@ -14,8 +14,8 @@ import pytest
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.policies import policy_url
 from ft2ray.tlpo.policy import load_policy
+from tests.pipeline.faulty_parts import latent
 from tests.pipeline.stage_alone import begun, replayed
-from tests.pipeline.stand_ins import latent
 from tests.ray_head import RayHead
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
