@@ -126,27 +126,15 @@ def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
 def check_resources(config: AlignConfig) -> None:
     """Raises ValueError, with the sum, if some stage can not ever run on the connected cluster.
 
-    Ray does not tell what an autoscaler may add: `cluster.may_add` does. Where an autoscaler runs and that
-    setting is empty the sum is printed, and the run waits for what the autoscaler may bring.
+    Ray does not tell whether an autoscaler may add nodes, nor which: `cluster.may_add` does.
     """
     import ray
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
 
-    groups = node_groups(config.cluster.may_add)
-    may_add_anything = not groups and _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
     nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
-    nodes += [node for count, node in groups for _ in range(count)]
+    nodes += [node for count, node in node_groups(config.cluster.may_add) for _ in range(count)]
     for pools in stages(config):
-        if not (found := refusals(pools, nodes)):
-            continue
-        sentence = f"cluster: {'; '.join(found)}"
-        if not may_add_anything:
+        if found := refusals(pools, nodes):
             raise ValueError(
-                f"{sentence}. Lower cluster.* or tlpo.workers, or let the cluster grow (and say so in "
-                "cluster.may_add)"
+                f"cluster: {'; '.join(found)}. Lower cluster.* or tlpo.workers, or let the cluster grow "
+                "and say so in cluster.may_add"
             )
-        print(
-            f"{sentence}. The autoscaler is waited for; cluster.may_add does not say what it may add",
-            flush=True,
-        )

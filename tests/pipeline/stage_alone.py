@@ -16,6 +16,7 @@ from ft2ray.pipeline.align import Work, critic_running, ray_cluster, run_togethe
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import RunEnded, in_one_sentence
 from ft2ray.pipeline.intake import Intake
+from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.prompts import plan_prompts
 from ft2ray.pipeline.run_folder import write_fingerprints, write_inputs
 from ft2ray.pipeline.schedule import slots, training_key
@@ -62,6 +63,7 @@ def main(stage: str, *given: str) -> None:
     work, _ = begun(given)
     stages = {"curate": curate_all, "train": train_all, "turns": take_turns, "together": run_together}
     with in_one_sentence(work.config.run_dir), ray_cluster(work.config):
+        check_resources(work.config)
         print(stages[stage](work))
 
 
