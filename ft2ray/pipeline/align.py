@@ -31,8 +31,8 @@ from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.evaluation import evaluate, run_judge
-from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
-from ft2ray.pipeline.policies import is_published, policy_url, stopped_url
+from ft2ray.pipeline.intake import CURATING, CurationFailed, intake_folder
+from ft2ray.pipeline.policies import is_published, policy_url, training_url
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.prompts import Plan, plan_prompts
 from ft2ray.pipeline.reporting import write_run_report
@@ -159,16 +159,16 @@ def take_turns(work: Work) -> str:
 def run_together(work: Work) -> str:
     """Curate and train at the same time. Returns the last policy published."""
     config, stop = work.config, threading.Event()
-    failed = join(intake_folder(config.run_dir, work.key), FAILED)
-    stopped = stopped_url(config.run_dir, work.key)
-    for left_behind in (failed, stopped):
-        delete(left_behind)
+    curating = join(intake_folder(config.run_dir, work.key), CURATING)
+    training = training_url(config.run_dir, work.key)
+    for going_on in (curating, training):
+        write_atomically(going_on, b"")
 
     def curate_all() -> None:
         try:
             curate_rounds(work, stop)
-        except BaseException as error:
-            write_atomically(failed, str(error).encode())
+        except BaseException:
+            delete(curating)  # the training need not wait; a file that says so might find the disk full
             raise
 
     say(f"Curating {len(work.slots)} groups and training on them at the same time")
@@ -180,8 +180,9 @@ def run_together(work: Work) -> str:
             stop.set()
             if isinstance(error, CurationFailed) or curation.done():
                 curation.result()  # where curation failed, its error is the cause
-            write_atomically(stopped, str(error).encode())
             raise
+        finally:
+            delete(training)  # nor need generators
         curation.result()
     return policy
 

@@ -25,7 +25,7 @@ from ft2ray.media.errors import MediaError
 from ft2ray.media.video import write_video
 from ft2ray.pipeline.endings import CriticFails
 from ft2ray.pipeline.metrics import metric
-from ft2ray.pipeline.policies import newest_policy, policy_url, stopped_url
+from ft2ray.pipeline.policies import newest_policy, policy_url, training_url
 from ft2ray.pipeline.prompts import read_clip
 from ft2ray.pipeline.run_folder import read_fingerprints
 from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
@@ -112,7 +112,7 @@ class GenerateGroup:
 
         run_dir, key = self.config.run_dir, self.key
         while (version := newest_policy(run_dir, key, round)) < oldest_policy(self.config, round):
-            if exists(stopped_url(run_dir, key)):
+            if not exists(training_url(run_dir, key)):
                 return False
             time.sleep(POLL_SECONDS)
         if version != self.version:

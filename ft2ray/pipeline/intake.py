@@ -24,7 +24,7 @@ from ft2ray.tlpo.run import TlpoRun
 POLL_SECONDS = 0.5
 # Groups that join now, how many slots are given up, and whether the step may begin.
 Decision = tuple[list[str], int, bool]
-FAILED = "failed"  # left by a curation that can not go on: nobody shall wait for its groups
+CURATING = "curating"  # a file that is there while groups may still come, where both go on at the same time
 
 
 class CurationFailed(RuntimeError):
@@ -84,11 +84,12 @@ class Intake:
         written = {group_id for step in self.log if step <= run.step for group_id in self._read(step)}
         if self.log and (run.step <= max(self.log) or not written <= self.seen):
             return sorted(written - self.seen), self.given_up, run.step <= max(self.log)
-        if exists(join(self.folder, FAILED)):
-            return None
+        more = self.config.schedule.max_staleness == 0 or exists(join(self.folder, CURATING))
         there = self.groups.committed(self.wanted)
         refused = len(self.refused.committed(self.wanted))
         filled = len(there) + refused
+        if filled < len(self.wanted) and not more:
+            return None
         enough = filled >= slots_needed(self.config, run.step, len(self.wanted))
         # A step without pairs in some dimension would be lost to its expert: wait while more may come.
         if enough and self._more_may_come(run.step, filled):

@@ -2,7 +2,7 @@
 
 policies/<key>-<version>/               adapters and gate (ft2ray/tlpo/policy.py)
 policies/<key>-<version>.curves.json    how the training went up to there
-policies/<key>.stopped                  left by a training that broke off: nobody shall wait for more
+policies/<key>.training                 there while more may come, where generators wait for them
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def policy_url(run_dir: str, key: str, version: int) -> str:
     return join(run_dir, "policies", f"{key}-{version}")
 
 
-def stopped_url(run_dir: str, key: str) -> str:
-    return join(run_dir, "policies", f"{key}.stopped")
+def training_url(run_dir: str, key: str) -> str:
+    return join(run_dir, "policies", f"{key}.training")
 
 
 def curves_url(policy: str) -> str:

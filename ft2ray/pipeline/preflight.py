@@ -6,6 +6,7 @@ Ray waits without a word for resources that will never come. Here the demands ar
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,11 @@ class Node:
 
     def carries(self, labels: Labels) -> bool:
         return labels.items() <= self.labels.items()
+
+    def holds(self, each: Resources) -> int:
+        """How many actors that need `each` find room on this node if nobody else is there."""
+        shares = [self.offers.get(name, 0.0) / amount for name, amount in each.items() if amount]
+        return int(min(shares) + 1e-6) if shares else sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,14 @@ def refusals(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[str]:
                 who = f"the nodes with {written(place)} offer" if place else "the cluster offers"
                 found.append(f"{parts}: {total:g} {resource} in all, {who} {offered:g}")
     for pool in pools:
-        if not any(
-            node.carries(pool.on)
-            and all(amount <= node.offers.get(name, 0.0) for name, amount in pool.each.items())
-            for node in nodes
-        ):
-            where = f" with {written(pool.on)}" if pool.on else ""
+        room = sum(node.holds(pool.each) for node in nodes if node.carries(pool.on))
+        where = f" with {written(pool.on)}" if pool.on else ""
+        if room == 0:
             found.append(f"no node{where} is large enough for one of {pool}")
+        elif room < pool.count and not found:
+            found.append(
+                f"the nodes{where} have room for {room} of {pool}: what each has left over is too small"
+            )
     return found
 
 
@@ -119,21 +126,15 @@ def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
 def check_resources(config: AlignConfig) -> None:
     """Raises ValueError, with the sum, if some stage can not ever run on the connected cluster.
 
-    Ray does not tell what an autoscaler may add: `cluster.may_add` does. Where an autoscaler runs and that
-    setting is empty nothing can be refused.
+    Ray does not tell whether an autoscaler may add nodes, nor which: `cluster.may_add` does.
     """
     import ray
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
 
-    groups = node_groups(config.cluster.may_add)
-    if not groups and _internal_kv_get(DEBUG_AUTOSCALING_STATUS):
-        return
     nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
-    nodes += [node for count, node in groups for _ in range(count)]
+    nodes += [node for count, node in node_groups(config.cluster.may_add) for _ in range(count)]
     for pools in stages(config):
         if found := refusals(pools, nodes):
             raise ValueError(
                 f"cluster: {'; '.join(found)}. Lower cluster.* or tlpo.workers, or let the cluster grow "
-                "(and say so in cluster.may_add)"
+                "and say so in cluster.may_add"
             )

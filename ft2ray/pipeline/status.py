@@ -96,7 +96,8 @@ def read_status(run_dir: str) -> Status:
         last_step=last_step(config, config.schedule.rounds - 1),
         policies=policies,
         quarantined=[f"{q.path} [{q.reason}]" for q in plan.quarantined],
-        finished=exists(join(run_dir, "report.json")),
+        # A report alone may be that of an earlier training in this folder.
+        finished=policies == config.schedule.rounds and exists(join(run_dir, "report.json")),
     )
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ft2ray.config import AlignConfig, label
 from ft2ray.parts import load_generator
+from ft2ray.pipeline.checkpoints import checkpoint_files
 from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
@@ -36,7 +37,7 @@ from ft2ray.pipeline.timeline import TrainingClock
 from ft2ray.preference.draws import DrawConfig
 from ft2ray.preference.rules import FULL, SUM, Pair, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
-from ft2ray.storage import StoreUnavailable, filesystem, join, read_bytes, write_atomically
+from ft2ray.storage import StoreUnavailable, read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
 from ft2ray.tlpo.gate import GateConfig
 from ft2ray.tlpo.losses import LossConfig
@@ -67,7 +68,7 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
         return published
     check_settings(config)
     resources = {"CPU": config.cluster.train_cpus, "GPU": config.cluster.train_gpus}
-    files, path = filesystem(join(config.run_dir, "train"))
+    files, path = checkpoint_files(config.run_dir)
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"config": config, "key": key, "slots": list(slots), "round": round},

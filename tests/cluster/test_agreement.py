@@ -122,6 +122,35 @@ def test_gpu_pools_keep_to_the_groups_of_their_own():
     }
 
 
+def test_the_pod_that_submits_is_as_restricted_as_the_others():
+    """KubeRay's own, where none is given, states nothing of the kind."""
+    job = load("rayjob-align.yaml")
+    head, submitter = cluster_spec(job)["headGroupSpec"], {"template": job["spec"]["submitterPodTemplate"]}
+    for place in (lambda group: group["template"]["spec"], container):
+        assert place(submitter)["securityContext"] == place(head)["securityContext"]
+    assert container(submitter)["image"] == container(head)["image"]
+    assert container(submitter)["resources"]["requests"] == container(submitter)["resources"]["limits"]
+
+
+def test_the_state_of_a_head_outlives_it():
+    service, redis = yaml.safe_load_all((CLUSTER / "redis.yaml").read_text())
+    (port,) = (port["port"] for port in service["spec"]["ports"])
+    (password,) = container(redis["spec"])["env"]
+    assert redis["spec"]["volumeClaimTemplates"] and "$(PASSWORD)" in container(redis["spec"])["command"]
+    assert service["spec"]["selector"] == redis["spec"]["template"]["metadata"]["labels"]
+    for name in ("raycluster-gpu.yaml", "rayservice.yaml"):
+        options = cluster_spec(load(name))["gcsFaultToleranceOptions"]
+        assert options["redisAddress"] == f"{service['metadata']['name']}:{port}"
+        assert options["redisPassword"]["valueFrom"] == password["valueFrom"]
+
+
+def test_prometheus_is_let_in_to_the_metrics_of_the_pods():
+    """At port 8080, to which KubeRay sets --metrics-export-port where the manifest says nothing."""
+    rules = load("network.yaml")["spec"]["ingress"]
+    (ports,) = (rule["ports"] for rule in rules if "prometheus" in str(rule["from"]))
+    assert ports == [{"port": 8080}]
+
+
 def test_a_run_of_the_job_is_the_run_of_the_cluster():
     job = load("rayjob-align.yaml")
     assert cluster_spec(job) == load("raycluster-cpu.yaml")["spec"]

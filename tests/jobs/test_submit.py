@@ -77,6 +77,13 @@ def test_a_user_mistake_fails_the_job_with_one_sentence(head, settings, sentence
     assert sentence in logs and "Traceback" not in logs
 
 
+def test_what_would_wait_for_ever_fails_the_job_with_the_sum(head, tmp_path):
+    submitted = submit(head, "too-large", f"run_dir={tmp_path}", *SETTINGS, "cluster.generators=20")
+    sum_ = "generators 20 x 0.5 CPU = 10 + scorers 1 x 0.1 CPU = 0.1 + critic replicas 1 x 0.2 CPU = 0.2"
+    assert f"ft2ray: cluster: {sum_}: 10.3 CPU in all, the cluster offers 4." in submitted.stdout
+    assert job(head, "too-large")["driver_exit_code"] == 2 and "Traceback" not in submitted.stdout
+
+
 def test_what_arrives_is_small_and_complete(head):
     submitted = head.run(
         RAY, "job", "submit", "--working-dir", str(ROOT), "--", "python", "-c",

@@ -1,4 +1,4 @@
-"""A generator cheap enough to be trained in tests of faults, and critics that hang.
+"""A generator and critics that cost next to nothing, for tests of what happens around them; some hang.
 
 `critic.weights=tests.pipeline.faulty_parts:HangsOnce`; what they answer is a pure function of the clip.
 """
@@ -14,16 +14,23 @@ from diffusers import WanTransformer3DModel
 
 from ft2ray.critic.view import SHORTEST_FRAMES, ClipView
 from ft2ray.generator.sampler import Conditions, SamplerConfig
-from tests.pipeline.stand_ins import IndifferentCritic, NoddingGenerator, latent
+from ft2ray.media.audio import SAMPLE_RATE
+from ft2ray.media.portrait import Portrait
+from ft2ray.media.video import FPS
 
 FOLDER = "FT2RAY_TEST_FAULTS"  # names a folder that all processes share
-SAMPLE_SECONDS = 0.5  # of work that keeps no core busy
 
 
-class TrainableGenerator(NoddingGenerator):
-    """The nodding one with a transformer that learns something, though its clips do not show it."""
+def latent(seed: int, frames: int) -> np.ndarray:
+    return torch.randn(2, frames, 1, 1, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+class TrainableGenerator:
+    """Moves the whole photo up and down; its transformer learns something, which the clips do not show."""
 
     fingerprint = "trainable"
+    fps = FPS
+    sample_seconds = 0.5  # of work that keeps no core busy
 
     def __init__(self) -> None:
         with torch.random.fork_rng():
@@ -42,9 +49,20 @@ class TrainableGenerator(NoddingGenerator):
             ).eval()
         self.transformer.requires_grad_(False)
 
+    def encode_prompt(self, portrait: Portrait, wav_T: np.ndarray) -> Conditions:
+        frames = round(len(wav_T) * FPS / SAMPLE_RATE)
+        return Conditions(None, torch.zeros(2 * frames, 4), frames)
+
     def sample(self, cond: Conditions, seed: int, config: SamplerConfig) -> torch.Tensor:
-        time.sleep(SAMPLE_SECONDS)
+        time.sleep(self.sample_seconds)
         return torch.from_numpy(latent(seed, cond.frames))
+
+    def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
+        nod_F = torch.round(2 * x_CFHW[0, :, 0, 0]).int().tolist()
+        return np.stack([np.roll(portrait.image_HW3, nod, axis=0) for nod in nod_F])
+
+    def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(x_CFHW)
 
     def velocity(
         self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conditions: list[Conditions]
@@ -53,9 +71,16 @@ class TrainableGenerator(NoddingGenerator):
         return self.transformer(x_BCFHW, 1000 * t_B, audio_BLD, return_dict=False)[0]
 
 
-class DiscerningCritic(IndifferentCritic):
+class SlowGenerator(TrainableGenerator):
+    """Slow enough for nodes to come meanwhile."""
+
+    sample_seconds = 2.0
+
+
+class DiscerningCritic:
     """Another score for every clip."""
 
+    dimensions = ("mn", "ls", "vq")
     fingerprint = "discerning"
 
     def score(self, views: list[ClipView]) -> np.ndarray:

@@ -10,8 +10,8 @@ from ft2ray.cli import main
 from ft2ray.pipeline import align
 from ft2ray.pipeline.align import Work, check_pairs, critic_running, run_together, take_turns
 from ft2ray.pipeline.curation import group_store
-from ft2ray.pipeline.intake import FAILED, CurationFailed, intake_folder
-from ft2ray.pipeline.policies import stopped_url
+from ft2ray.pipeline.intake import CURATING, CurationFailed, intake_folder
+from ft2ray.pipeline.policies import training_url
 from tests.pipeline.test_status import Run
 
 YES, NO = [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]
@@ -31,8 +31,8 @@ def work(run: Run) -> Work:
     return Work(run.config, run.key, run.slots)
 
 
-def failed(run: Run) -> Path:
-    return Path(intake_folder(run.dir, run.key), FAILED)
+def curating(run: Run) -> Path:
+    return Path(intake_folder(run.dir, run.key), CURATING)
 
 
 def commit_nulls(run: Run) -> None:
@@ -89,18 +89,21 @@ def test_together_a_failed_curation_ends_the_training_and_its_error_is_the_one_t
     run, without_ray, monkeypatch
 ):
     def train(*_):
-        while not failed(run).exists():
+        while curating(run).exists():
             time.sleep(0.01)
         raise CurationFailed
 
     def disk_full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(align, "curate", disk_full)
+    def curate(*_):
+        monkeypatch.setattr(align, "write_atomically", disk_full)  # nor can anything be left for the training
+        disk_full()
+
+    monkeypatch.setattr(align, "curate", curate)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(OSError, match="No space left on device"):
         run_together(work(run))
-    assert failed(run).read_text() == "No space left on device"
 
 
 def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy(
@@ -116,7 +119,7 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
             yield {"round": slot.round}
 
     def train(*_):
-        while not failed(run).exists():
+        while curating(run).exists():
             time.sleep(0.01)
         raise CurationFailed
 
@@ -128,11 +131,11 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
 
 
 def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeypatch):
-    stopped = Path(stopped_url(run.dir, run.key))
+    training = Path(training_url(run.dir, run.key))
 
     def curate(config, key, slots):
         """As the generators, which wait for a policy until they are told that none will come."""
-        while not stopped.exists():
+        while training.exists():
             time.sleep(0.01)
         yield {"round": slots[0].round}
         pytest.fail("nobody stopped the curation")
@@ -144,7 +147,7 @@ def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeyp
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(RuntimeError, match="the training broke"):
         run_together(work(run))
-    assert not failed(run).exists() and stopped.read_text() == "the training broke"
+    assert curating(run).exists()
 
 
 def test_the_critic_goes_with_a_run_that_fails(run, monkeypatch):

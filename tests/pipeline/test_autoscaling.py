@@ -1,4 +1,4 @@
-"""On Ray's simulated nodes: they come when groups wait, go when they are done, and one may be lost."""
+"""On Ray's simulated nodes: they come when groups or the training wait, go afterwards, and may be lost."""
 
 import json
 import subprocess
@@ -8,29 +8,46 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from ft2ray.pipeline.curation import read_groups
-from tests.pipeline.stand_ins import latent
+from ft2ray.pipeline.policies import policy_url
+from ft2ray.tlpo.policy import load_policy
+from tests.pipeline.faulty_parts import latent
+from tests.pipeline.stage_alone import begun, replayed
 from tests.ray_head import RayHead
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
 GROUPS, NODES = 9, 3
-POOL = {"pool": "generation"}
 SETTINGS = [
     "cluster.address=auto",
+    f"cluster.may_add=[{NODES} x CPU=3 pool=generation, 1 x CPU=1 pool=training]",
     f"cluster.generators={NODES}",
     "cluster.generator_cpus=2",  # the head has 1, a node 3: one generator on each node
     "cluster.generators_on=pool=generation",
-    "generator.weights=tests.pipeline.stand_ins:NoddingGenerator",
-    "critic.weights=tests.pipeline.stand_ins:IndifferentCritic",
+    "cluster.train_on=pool=training",
+    "generator.weights=tests.pipeline.faulty_parts:SlowGenerator",
+    "critic.weights=tests.pipeline.faulty_parts:DiscerningCritic",
     "prompts.seconds=1.5",
     f"prompts.curation={GROUPS}",
     "prompts.evaluation=1",
     "curation.candidates=2",
+    "preference.margin=0.0",
+    "schedule.max_staleness=1",
+    "tlpo.rank=2",
+    "tlpo.batch=2",
+    "tlpo.steps=10",
+    "tlpo.gate_steps=4",
+    "tlpo.checkpoint_every=1",
+    "tlpo.workers=1",
 ]
+NODE_TYPES = {
+    "generation": {"resources": {"CPU": 3}, "labels": {"pool": "generation"}, "max_workers": NODES},
+    "training": {"resources": {"CPU": 1}, "labels": {"pool": "training"}, "max_workers": 1},
+}
 # A dead node is noticed after six seconds, not after the usual 20, on a machine that may be busy.
 SYSTEM = {
     "health_check_initial_delay_ms": 5000,
@@ -47,45 +64,58 @@ def wait_until(reached: Callable[[], bool], seconds: float, *alive: subprocess.P
         time.sleep(0.2)
 
 
-def generates(processes: list) -> bool:
-    return any("GenerateGroup" in " ".join(process.cmdline()) for process in processes)
+def nodes_with(head: RayHead, part: str) -> list[list[psutil.Process]]:
+    """The processes of each node on which such an actor runs."""
+    return [
+        node for node in head.nodes().values() if any(part in " ".join(process.cmdline()) for process in node)
+    ]
 
 
-def test_nodes_come_and_go_and_a_lost_one_costs_nothing_but_time(tmp_path):
-    shards = tmp_path / "store" / "groups"
+def lose(node: list[psutil.Process]) -> None:
+    for process in node:
+        process.kill()
 
+
+def test_nodes_come_and_go_and_lost_ones_cost_nothing_but_time(tmp_path):
     def committed() -> list[Path]:
-        return list(shards.glob("*.parquet"))
+        return list((tmp_path / "store" / "groups").glob("*.parquet"))
+
+    def checkpoints() -> list[Path]:
+        return list((tmp_path / "train").glob("*/checkpoint_*"))
 
     head = RayHead(
         ["--num-cpus=1", f"--system-config={json.dumps(SYSTEM)}"],
         environment={"PYTHONPATH": str(ROOT)},
-        node_types={"generation": {"resources": {"CPU": 3}, "labels": POOL, "max_workers": NODES}},
+        node_types=NODE_TYPES,
         dashboard=False,
     )
+    settings = [f"run_dir={tmp_path}", *SETTINGS]
     with head:
         assert head.nodes() == {}
-        command = [sys.executable, "-m", "tests.pipeline.curate_alone", f"run_dir={tmp_path}", *SETTINGS]
-        curation = head.start(*command)
-        wait_until(lambda: len(head.nodes()) >= 2, 900, curation, head.process)
-        wait_until(lambda: len(committed()) >= 1, 900, curation, head.process)
+        run = head.start(sys.executable, "-m", "tests.pipeline.stage_alone", "together", *settings)
+        wait_until(lambda: len(nodes_with(head, "GenerateGroup")) >= 2, 900, run, head.process)
+        wait_until(lambda: len(committed()) >= 1, 900, run, head.process)
         before = {path: path.stat().st_mtime_ns for path in committed()}
+        lose(nodes_with(head, "GenerateGroup")[0])
+        assert len(committed()) < GROUPS, "the generators' node was lost too late to test anything"
 
-        processes = next(processes for processes in head.nodes().values() if generates(processes))
-        for process in processes:
-            process.kill()
-        assert len(committed()) < GROUPS, "the node was lost too late to test anything"
+        wait_until(lambda: len(checkpoints()) >= 2, 900, run, head.process)
+        (training,) = nodes_with(head, "RayTrainWorker")
+        lose(training)
+        assert not (tmp_path / "policies").exists(), "the trainer's node was lost too late to test anything"
 
-        output, _ = curation.communicate(timeout=900)
-        assert curation.returncode == 0, output[-3000:]
+        output, _ = run.communicate(timeout=900)
+        assert run.returncode == 0, output[-3000:]
         wait_until(lambda: head.nodes() == {}, 300, head.process)
 
-    wanted = json.loads(output.splitlines()[-1])
     groups = read_groups(str(tmp_path))
-    assert [group.group_id for group in groups] == sorted(wanted), "a gap, or one twice"
-    assert len(committed()) == len(groups) == GROUPS
+    work, _ = begun(settings)
+    assert [group.group_id for group in groups] == sorted(slot.group_id for slot in work.slots)
+    assert len(committed()) == len(groups) == GROUPS, "a gap, or one twice"
     assert {path: path.stat().st_mtime_ns for path in before} == before, "a committed group was made again"
     for group in groups:
         for candidate in group.candidates:
-            assert candidate.scores == [0.5, 0.5, 0.5], candidate.error
+            assert candidate.scores is not None, candidate.error
             assert np.array_equal(candidate.latents_CFHW, latent(candidate.seed, group.frames))
+    published = load_policy(policy_url(str(tmp_path), work.key, 1), "trainable")
+    assert published.fingerprint == replayed(settings)[0]

@@ -9,7 +9,7 @@ from ft2ray.config import load_config
 from ft2ray.pipeline import curation
 from ft2ray.pipeline.curation import GenerateGroup, ScoreAndCommit, group_store, refused_store
 from ft2ray.pipeline.endings import CriticFails
-from ft2ray.pipeline.policies import policy_url, stopped_url
+from ft2ray.pipeline.policies import policy_url, training_url
 from ft2ray.pipeline.schedule import Slot
 from ft2ray.pipeline.timeline import Span
 from ft2ray.records import Prompt
@@ -82,6 +82,7 @@ def publish(tmp_path, version: int) -> None:
 
 
 def test_a_generator_waits_for_the_oldest_policy_that_its_round_may_use(generator, tmp_path, monkeypatch):
+    write_atomically(training_url(str(tmp_path), "key"), b"")
     waits = []
 
     def sleep(seconds: float) -> None:
@@ -98,7 +99,6 @@ def test_a_generator_waits_for_the_oldest_policy_that_its_round_may_use(generato
 
 
 def test_a_generator_does_not_wait_for_a_training_that_has_ended(generator, tmp_path):
-    write_atomically(stopped_url(str(tmp_path), "key"), b"broke")
     assert not generator.take_newest_policy(2)
     publish(tmp_path, 1)
     assert generator.take_newest_policy(2), "what is published may be used all the same"

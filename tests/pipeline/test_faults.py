@@ -1,16 +1,18 @@
 """Whatever dies, hangs, fills up or stutters: a run ends with the same groups and bits, or says why not.
 
-The driver that dies is in test_align.py, the node that is lost in test_autoscaling.py.
+The driver that dies in turns is in test_align.py, the node that is lost in test_autoscaling.py.
 """
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,10 +20,13 @@ import psutil
 import pytest
 
 from ft2ray.pipeline.curation import read_groups
-from ft2ray.storage import list_files
+from ft2ray.pipeline.metrics import METRICS
+from ft2ray.pipeline.status import read_status
+from ft2ray.storage import join, list_files, read_bytes
 from tests.pipeline.faulty_parts import FOLDER
+from tests.pipeline.stage_alone import replayed
 from tests.ray_head import RayHead
-from tests.s3_server import Line
+from tests.s3_server import HOST, Line, free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -53,9 +58,18 @@ def shared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def head(shared) -> Iterator[RayHead]:
+def metrics_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def head(shared, metrics_port) -> Iterator[RayHead]:
     environment = {"PYTHONPATH": str(ROOT), FOLDER: str(shared), "OMP_NUM_THREADS": "1"}
-    with RayHead(["--num-cpus=6"], environment=environment, dashboard=False) as head:
+    options = [
+        f"--metrics-export-port={metrics_port}",
+        '--system-config={"metrics_report_interval_ms": 1000}',
+    ]
+    with RayHead(["--num-cpus=6", *options], environment=environment, dashboard=False) as head:
         yield head
 
 
@@ -63,21 +77,21 @@ def head(shared) -> Iterator[RayHead]:
 def undisturbed(head, tmp_path_factory) -> Path:
     """A run folder whose groups were curated, and trained on, without any fault."""
     run_dir = tmp_path_factory.mktemp("undisturbed")
-    finish(curation(head, run_dir))
-    assert len(read_groups(str(run_dir))) == GROUPS
-    copied(run_dir, tmp_path_factory.mktemp("groups"))
-    finish(training(head, run_dir))
+    finish(stage(head, "turns", run_dir))
     return run_dir
 
 
 def curation(head: RayHead, run_dir: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.pipeline.curate_alone", f"run_dir={run_dir}"]
+    return stage(head, "curate", run_dir, *more)
+
+
+def training(head: RayHead, run_dir: Path, *more: str) -> subprocess.Popen:
+    return stage(head, "train", run_dir, *more)
+
+
+def stage(head: RayHead, name: str, run_dir: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.pipeline.stage_alone", name, f"run_dir={run_dir}"]
     return head.start(*command, *SETTINGS, JOIN, *more)
-
-
-def training(head: RayHead, run_dir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.pipeline.train_alone", f"run_dir={run_dir}"]
-    return head.start(*command, *SETTINGS, JOIN)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -88,13 +102,17 @@ def finish(process: subprocess.Popen) -> str:
 
 def kill_one(process: subprocess.Popen, found: Callable[[], list[psutil.Process]], when: Callable[[], bool]):
     """SIGKILL one of the processes that `found` gives, as soon as `when` holds."""
+    wait_until(process, when)
+    victim, *_ = found()
+    victim.kill()
+
+
+def wait_until(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT
-    while not when():
+    while not reached():
         assert process.poll() is None, process.communicate()[0][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    victim, *_ = found()
-    victim.kill()
 
 
 def running(head: RayHead, part: str) -> list[psutil.Process]:
@@ -110,20 +128,28 @@ def shards(run_dir: str | Path) -> list[Path]:
     return list(Path(run_dir, "store", "groups").glob("*.parquet"))
 
 
-def groups(run_dir: str | Path) -> list:
-    """Everything about the groups that must not depend on what happened to whom."""
-    assert len(list_files(f"{run_dir}/store/groups", ".parquet")) == GROUPS, "a gap, or a group twice"
+def checkpoints(run_dir: Path) -> list[Path]:
+    return list((run_dir / "train").glob("*/checkpoint_*"))
+
+
+def groups(run_dir: str | Path, rounds: int = 1) -> list:
+    """Everything about the groups of the base that must not depend on what happened to whom."""
+    found = list_files(f"{run_dir}/store/groups", ".parquet")
+    assert len(found) == rounds * GROUPS, "a gap, or a group twice"
     return [
-        (g.group_id, g.round, [(c.candidate_id, c.scores, c.latents_CFHW.tobytes()) for c in g.candidates])
+        (g.group_id, [(c.candidate_id, c.scores, c.latents_CFHW.tobytes()) for c in g.candidates])
         for g in read_groups(str(run_dir))
+        if g.round == 0
     ]
 
 
-def learnt(run_dir: Path) -> tuple[str, list]:
+def learnt(run_dir: str | Path, version: int = 1) -> tuple[str, list]:
     """Fingerprint of the policy that was published, and all curves."""
-    (policy,) = (run_dir / "policies").glob("*-1/policy.json")
-    (curves,) = (run_dir / "policies").glob("*-1.curves.json")
-    return json.loads(policy.read_text())["fingerprint"], json.loads(curves.read_text())
+    folder = join(run_dir, "policies")
+    (policy,) = list_files(folder, f"-{version}/policy.json", recursive=True)
+    (curves,) = list_files(folder, f"-{version}.curves.json")
+    fingerprint = json.loads(read_bytes(join(folder, policy)))["fingerprint"]
+    return fingerprint, json.loads(read_bytes(join(folder, curves)))
 
 
 def copied(run_dir: Path, into: Path) -> Path:
@@ -147,11 +173,69 @@ def test_a_train_worker_that_is_killed_leaves_the_training_bitwise_equal(head, u
     kill_one(
         process,
         lambda: running(head, TRAINER),
-        lambda: len(list((tmp_path / "train").glob("*/checkpoint_*"))) >= 2,
+        lambda: len(checkpoints(tmp_path)) >= 2,
     )
     assert not (tmp_path / "policies").exists(), "it was killed too late to test anything"
     finish(process)
     assert learnt(tmp_path) == learnt(undisturbed)
+
+
+@contextlib.contextmanager
+def exported(port: int) -> Iterator[set[str]]:
+    """The names of all series that Prometheus could have read meanwhile."""
+    seen, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.wait(0.5):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://{HOST}:{port}/metrics") as page,
+            ):
+                seen.update(re.findall(r"^ray_ft2ray_\w+", page.read().decode(), re.M))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_together_a_train_worker_a_generator_and_the_driver_that_are_killed_cost_nothing_but_time(
+    head, metrics_port, undisturbed, tmp_path
+):
+    together = ["schedule.rounds=3", "schedule.max_staleness=1", "tlpo.workers=1"]
+    run_dir, slots = str(tmp_path), 3 * GROUPS
+    process = stage(head, "together", tmp_path, *together)
+    with exported(metrics_port) as seen:
+        kill_one(process, lambda: running(head, TRAINER), lambda: len(checkpoints(tmp_path)) >= 2)
+        assert len(shards(tmp_path)) <= 2 * GROUPS and read_status(run_dir).policies == 0, "it was too late"
+        kill_one(process, lambda: running(head, GENERATOR), lambda: len(shards(tmp_path)) > 2 * GROUPS)
+        kill_one(
+            process, lambda: [psutil.Process(process.pid)], lambda: len(shards(tmp_path)) > 2 * GROUPS + 1
+        )
+        process.wait()
+        status = read_status(run_dir)
+        assert len(shards(tmp_path)) < slots and not status.finished, "the driver was killed too late"
+        assert status.rounds[:2] == [(GROUPS, GROUPS)] * 2 and status.step >= 2 and status.policies >= 1
+        finish(stage(head, "together", tmp_path, *together))
+
+    assert groups(tmp_path, rounds=3) == groups(undisturbed)
+    status = read_status(run_dir)
+    assert status.rounds == [(GROUPS, GROUPS)] * 3 and set(status.staleness) <= {0, 1}
+    assert status.step == status.last_step and status.policies == 3 and status.overlap_seconds > 0
+    late = {c.policy for g in read_groups(run_dir) if g.round == 2 for c in g.candidates}
+    assert late <= {learnt(tmp_path, version)[0] for version in (1, 2)}, "a policy was not picked up"
+    joined = [json.loads(file.read_text()) for file in (tmp_path / "intake").rglob("*.json")]
+    assert sorted(sum(joined, [])) == sorted(g.group_id for g in read_groups(run_dir)) and len(joined) > 1
+    assert learnt(tmp_path, 3) == replayed([f"run_dir={tmp_path}", *SETTINGS, *together])
+
+    rare = {"ft2ray_refused_total", "ft2ray_candidates_unscored_total"}
+    kinds = {"Histogram": "_bucket"}
+    assert seen >= {f"ray_{name}{kinds.get(kind, '')}" for name, (kind, *_) in METRICS.items()} - {
+        f"ray_{name}" for name in rare
+    }
 
 
 def test_a_critic_that_hangs_once_is_replaced_and_scores_everything(head, shared, undisturbed, tmp_path):
@@ -187,27 +271,41 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def test_a_disk_that_fills_up_during_training_is_named_and_costs_no_bit(head, undisturbed, small_disk):
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    copied(undisturbed, small_disk)
+    process = training(head, small_disk)
+    wait_until(process, lambda: len(checkpoints(small_disk)) >= 2)
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(os.urandom(4096))
+    output, _ = process.communicate(timeout=WAIT)
+    assert process.returncode == 1 and "Traceback" not in output, output[-3000:]
+    assert "ft2ray: a disk is full" in output and str(small_disk) in output, output[-3000:]
+    assert not (small_disk / "policies").exists(), "it was full too late to test anything"
+    ballast.unlink()
+    finish(training(head, small_disk))
+    assert learnt(small_disk) == learnt(undisturbed)
+
+
 def test_a_full_disk_is_named_and_a_larger_one_goes_on(head, undisturbed, small_disk):
+    """Together: the training, which waits for groups, must hear that none will come."""
     (small_disk / "ballast").write_bytes(os.urandom(60_000))
     command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={small_disk}"]
-    process = head.start(*command, *SETTINGS, JOIN)
+    process = head.start(*command, *SETTINGS, JOIN, "schedule.max_staleness=1")
     output, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 1 and "Traceback" not in output, output[-3000:]
     assert "ft2ray: a disk is full" in output and "No space left on device" in output
     assert str(small_disk) in output and "the same command goes on" in output
     committed = {path: path.read_bytes() for path in shards(small_disk)}
     assert len(committed) < GROUPS
-    whole = {group_id for group_id, *_ in groups_so_far(small_disk)}
-    assert len(whole) == len(committed), "something half-written was read"
+    assert len(read_groups(str(small_disk))) == len(committed), "something half-written was read"
 
     subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
     finish(curation(head, small_disk))
     assert {path: path.read_bytes() for path in committed} == committed
     assert groups(small_disk) == groups(undisturbed)
-
-
-def groups_so_far(run_dir: Path) -> list:
-    return [(group.group_id, group.round) for group in read_groups(str(run_dir))]
 
 
 class BadLine(Line):
@@ -242,7 +340,7 @@ def test_a_store_that_is_slow_and_answers_with_errors_costs_nothing_but_time(
     threading.Thread(target=disturb, daemon=True).start()
     run_dir = f"{s3_server.url}/{tmp_path.name}"
     environment = {**os.environ, **s3_server.environment, "AWS_ENDPOINT_URL": line.endpoint}
-    command = [sys.executable, "-m", "tests.pipeline.curate_alone", f"run_dir={run_dir}", *SETTINGS]
+    command = [sys.executable, "-m", "tests.pipeline.stage_alone", "turns", f"run_dir={run_dir}", *SETTINGS]
     try:
         process = subprocess.Popen(
             command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -255,3 +353,4 @@ def test_a_store_that_is_slow_and_answers_with_errors_costs_nothing_but_time(
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     assert groups(run_dir) == groups(undisturbed)
+    assert learnt(run_dir) == learnt(undisturbed)

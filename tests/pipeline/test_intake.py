@@ -10,7 +10,7 @@ import pytest
 from ft2ray.config import load_config
 from ft2ray.pipeline import intake as module
 from ft2ray.pipeline.curation import group_store, refused_store
-from ft2ray.pipeline.intake import FAILED, CurationFailed, Intake, intake_folder
+from ft2ray.pipeline.intake import CURATING, CurationFailed, Intake, intake_folder
 from ft2ray.pipeline.schedule import Slot
 from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
@@ -50,7 +50,15 @@ def no_pause(monkeypatch):
 
 
 @pytest.fixture
-def config(tmp_path):
+def curating(tmp_path) -> Path:
+    file = Path(intake_folder(tmp_path, KEY), CURATING)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    return file
+
+
+@pytest.fixture
+def config(tmp_path, curating):
     def made(*more: str):
         return load_config(None, [f"run_dir={tmp_path}", f"tlpo.steps={STEPS}", "tlpo.gate_steps=4", *more])
 
@@ -210,12 +218,12 @@ def test_it_does_not_wait_for_pairs_where_generation_waits_for_its_policy(config
     assert sorted(run.joined) == ids(possible) and run.untrained == ["vq"]
 
 
-def test_a_failed_curation_ends_the_waiting(config):
+def test_a_failed_curation_ends_the_waiting(config, curating):
     config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
     commit(config, *wanted[:2])
     intake = taking_in(config, wanted)
     intake(run)
-    Path(intake_folder(config.run_dir, KEY), FAILED).write_text("the disk is full")
+    curating.unlink()
     run.step = STEPS
     with pytest.raises(CurationFailed):
         intake(run)

@@ -3,7 +3,7 @@
 import pytest
 
 from ft2ray.config import AlignConfig, ClusterConfig, ScheduleConfig, load_config
-from ft2ray.pipeline.preflight import Node, Pool, node_groups, refusals, stages
+from ft2ray.pipeline.preflight import Node, Pool, check_resources, node_groups, refusals, stages
 
 GPU_NODE = Node({"CPU": 8.0, "GPU": 4.0})
 
@@ -24,6 +24,14 @@ def test_one_actor_must_fit_on_one_node():
     assert refusals([pool], [Node({"CPU": 4.0, "GPU": 1.0})] * 8) == [
         "no node is large enough for one of generators 1 x 1 CPU and 2 GPU"
     ]
+
+
+def test_what_is_left_over_on_several_nodes_is_no_room_for_an_actor():
+    pool, nodes = Pool("train workers", 4, {"CPU": 3.0, "GPU": 0.0}), [Node({"CPU": 4.0})] * 3
+    (sentence,) = refusals([pool], nodes)
+    assert sentence.startswith("the nodes have room for 3 of train workers 4 x 3 CPU")
+    assert refusals([pool], [*nodes, Node({"CPU": 3.0})]) == []
+    assert refusals([Pool("scorers", 10, {"CPU": 0.1})], [Node({"CPU": 1.0})]) == []
 
 
 def test_pools_that_keep_to_nodes_are_added_up_there():
@@ -48,6 +56,15 @@ def test_node_groups_are_read_and_nonsense_is_refused():
     for text in ("CPU=16", "4xCPU", "4 x TPU=1", "x CPU=1", "4 x CPU=1 training", "4 x CPU=1 GPU=one"):
         with pytest.raises(ValueError, match="not of the form"):
             node_groups([text])
+
+
+def test_what_an_autoscaler_may_add_is_what_the_configuration_says(monkeypatch):
+    monkeypatch.setattr("ray.nodes", lambda: [])
+    check_resources(load_config(None, ["cluster.may_add=[2 x CPU=1]"]))
+    with pytest.raises(ValueError, match="1.3 CPU in all, the cluster offers 1.*cluster.may_add"):
+        check_resources(load_config(None, ["cluster.may_add=[1 x CPU=1]"]))
+    with pytest.raises(ValueError, match="the cluster offers 0"):
+        check_resources(AlignConfig())
 
 
 def test_a_label_that_is_none_is_refused():

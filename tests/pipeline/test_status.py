@@ -121,8 +121,27 @@ def test_throughput_is_that_of_the_last_minutes(run):
     assert "generation  4.4 groups a minute, generators busy 81%" in str(status)
 
 
-def test_a_finished_run_says_so(run):
+def finish(run: Run) -> None:
+    for version in range(1, 4):
+        run.publish(version, f"policy-{version}")
     write_atomically(join(run.dir, "report.json"), b"{}")
+
+
+def test_a_report_of_an_earlier_training_does_not_finish_the_next(run):
+    write_atomically(join(run.dir, "report.json"), b"{}")
+    run.publish(1, FIRST)
+    assert not read_status(run.dir).finished
+
+
+def test_a_run_is_watched_until_it_is_finished(run, capsys, monkeypatch):
+    monkeypatch.setattr("ft2ray.pipeline.status.time.sleep", lambda seconds: finish(run))
+    assert main(["status", run.dir, "--watch"]) == 0
+    first, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith("run  "))
+    assert first == f"run         {run.dir}" and last == f"{first} (finished)"
+
+
+def test_a_finished_run_says_so(run):
+    finish(run)
     status = read_status(run.dir)
     assert status.finished and str(status).splitlines()[0] == f"run         {run.dir} (finished)"
 

@@ -89,7 +89,8 @@ def training(head: RayHead, run_dir: Path, *more: str) -> subprocess.Popen:
     command = [
         sys.executable,
         "-m",
-        "tests.pipeline.train_alone",
+        "tests.pipeline.stage_alone",
+        "train",
         f"run_dir={run_dir}",
         *SETTINGS,
         JOIN,
