@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,9 @@ def _split_recordings(recordings: list[_Recording], config: PromptsConfig) -> tu
     recordings = sorted(recordings, key=lambda r: r.audio_id)
     if len(recordings) > 1:
         held_out = max(1, len(recordings) // 3)
-        curation = [(r, s) for r in recordings[held_out:] for s in r.audible_starts]
-        evaluation = [(r, s) for r in recordings[:held_out] for s in _apart(r.audible_starts, config.seconds)]
-        return curation, evaluation
+        overlapping = [[(r, s) for s in r.audible_starts] for r in recordings[held_out:]]
+        apart = [[(r, s) for s in _apart(r.audible_starts, config.seconds)] for r in recordings[:held_out]]
+        return _in_turn(overlapping), _in_turn(apart)
     (only,) = recordings
     starts = only.audible_starts
     evaluation = [(only, s) for s in _apart(starts, config.seconds)]
@@ -159,6 +160,11 @@ def _split_recordings(recordings: list[_Recording], config: PromptsConfig) -> tu
             f"give at least {2 * config.seconds:.0f} s of speech or a second recording"
         )
     return curation, evaluation
+
+
+def _in_turn(clips: list[list[_Clip]]) -> list[_Clip]:
+    """The first clip of every recording, then the second ones: a prefix hears as many voices as it can."""
+    return [clip for turn in zip_longest(*clips) for clip in turn if clip is not None]
 
 
 def _apart(starts: tuple[float, ...], seconds: float) -> list[float]:

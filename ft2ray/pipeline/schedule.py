@@ -12,6 +12,7 @@ is the base; policy r + 1 is published when the steps of round r are done.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle, islice, product
 
 from ft2ray.config import AlignConfig, to_dict
 from ft2ray.records import Draw, Prompt, content_id
@@ -25,19 +26,24 @@ class Slot:
 
 
 def draws(config: AlignConfig, round: int, prompt_id: str) -> list[Draw]:
-    """The candidates of one slot: own seeds, guidance dealt round-robin."""
-    scales = config.curation.audio_scales
+    """The candidates of one slot: every way to sample that curation knows, then all of them with new noise.
+
+    Candidates that differ in the way of sampling alone share their noise, so that they show the same motion
+    better or worse (DenseDPO, 2506.03517): neither the critic nor the loss has to see through other motion.
+    """
+    ways = list(product(config.curation.noise_scales, config.curation.audio_scales))
     return [
         Draw(
-            seed=int(content_id(config.seed, round, prompt_id, n)[:8], 16),
+            seed=int(content_id(config.seed, round, prompt_id, n // len(ways))[:8], 16),
             sampler={
                 "steps": config.generator.steps,
                 "shift": config.generator.shift,
                 "text_scale": config.generator.text_scale,
-                "audio_scale": scales[n % len(scales)],
+                "audio_scale": audio_scale,
+                "noise_scale": noise_scale,
             },
         )
-        for n in range(config.curation.candidates)
+        for n, (noise_scale, audio_scale) in enumerate(islice(cycle(ways), config.curation.candidates))
     ]
 
 

@@ -128,7 +128,13 @@ def settings(config: AlignConfig) -> TlpoSettings:
     return TlpoSettings(
         dimensions=t.dimensions,
         expert=ExpertConfig(rank=t.rank, alpha=t.alpha, seed=config.seed),
-        loss=LossConfig(kind=t.loss, beta=t.beta, safeguard_mu=t.sdpo_mu, masked=t.masked),
+        loss=LossConfig(
+            kind=t.loss,
+            beta=t.beta,
+            safeguard_mu=t.sdpo_mu,
+            winner_weight=t.winner_weight,
+            masked=t.masked,
+        ),
         gate=GateConfig(mode=t.gate, shared=t.gate_shared),
         draw=DrawConfig(seed=config.seed, shift=g.shift, per_group=t.reference_draws),
         batch=t.batch,

@@ -10,6 +10,11 @@ over elements would want beta smaller by their number). With winner w, loser l, 
                                                               so that its gradient has the size of DPO's
     SimPO  -log sigmoid(-beta/2 (l(w) - l(l)) - gamma)        no reference; the mean normalises the length
 
+All of these only ask that winners and losers are told apart, and few pairs are told apart most easily by a
+larger error on both. The winners' own flow-matching loss, added as in Playmate2 (2510.12089), asks for what
+is wanted: + weight beta/4 (l(w) - l_ref(w)), where beta/4 is what DPO's gradient weighs the winners' error by
+at the start. Minus the reference it is still 0 there, and the gradient is the same.
+
 Shapes: B pairs, C latent channels, F latent frames, H W latent grid.
 """
 
@@ -29,12 +34,14 @@ Metrics = dict[str, float]
 class LossConfig:
     """`kind`: dpo, ipo or simpo. `beta` is for mean-reduced errors. `gamma`: SimPO's target margin.
     `safeguard_mu`: None is off; 0.9 is the default of Diffusion-SDPO (see `safe_loser_scale`).
+    `winner_weight`: of the winners' flow-matching loss, in units of DPO's own weight at the start.
     `masked`: the dimensions whose error counts the lip region only."""
 
     kind: str = "dpo"
     beta: float = 500.0
     gamma: float = 0.0
     safeguard_mu: float | None = None
+    winner_weight: float = 0.0
     masked: tuple[str, ...] = ("ls",)
 
     def __post_init__(self) -> None:
@@ -44,6 +51,8 @@ class LossConfig:
             raise ValueError(f"loss: beta {self.beta} must be above 0")
         if self.safeguard_mu is not None and not 0 < self.safeguard_mu <= 1:
             raise ValueError(f"loss: safeguard_mu {self.safeguard_mu} must be in (0, 1]")
+        if not self.winner_weight >= 0:
+            raise ValueError(f"loss: winner_weight {self.winner_weight} must be 0 or above")
 
 
 @dataclass(frozen=True)
@@ -88,10 +97,15 @@ def simpo(errors: PairErrors, beta: float, gamma: float = 0.0) -> tuple[Tensor, 
 
 
 def preference_loss(errors: PairErrors, config: LossConfig) -> tuple[Tensor, Metrics]:
-    """The loss named by `config.kind`."""
+    """The loss named by `config.kind`, and the winners' own."""
     if config.kind == "simpo":
-        return simpo(errors, config.beta, config.gamma)
-    return {"dpo": flow_dpo, "ipo": ipo}[config.kind](errors, config.beta)
+        loss, metrics = simpo(errors, config.beta, config.gamma)
+    else:
+        loss, metrics = {"dpo": flow_dpo, "ipo": ipo}[config.kind](errors, config.beta)
+    if config.winner_weight:
+        known = 0.0 if errors.ref_winner_B is None else errors.ref_winner_B
+        loss = loss + config.winner_weight * config.beta / 4 * (errors.winner_B - known).mean()
+    return loss, metrics
 
 
 def safe_loser_scale(winner_grad: Sequence[Tensor], loser_grad: Sequence[Tensor], mu: float) -> Tensor:

@@ -118,6 +118,17 @@ def test_same_seed_same_bits_and_other_seed_other_clip():
     assert not torch.allclose(first, sample(model, cond, (5, 30, 1, 1), 8, config))
 
 
+def test_noise_scale_is_the_size_of_the_noise_at_the_start():
+    model, cond, shape = toy(num_layers=1), speech(6), (5, 6, 1, 1)
+    torch.nn.init.zeros_(model.proj_out.weight)
+    torch.nn.init.zeros_(model.proj_out.bias)  # a model that never moves: what comes out is the start
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    for scale in (0.5, 1.0, 1.7):
+        torch.testing.assert_close(
+            sample(model, cond, shape, 1, SamplerConfig(2, noise_scale=scale)), scale * noise
+        )
+
+
 def test_a_short_clip_is_one_window():
     """Window settings do not touch clips that fit: same bits."""
     model, cond = toy(), speech(30)
@@ -208,7 +219,9 @@ def test_i2v_with_36_channels_text_and_image_tokens():
     )
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"shift": 0.0}, {"window": 8, "overlap": 8}, {"overlap": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"shift": 0.0}, {"noise_scale": 0.0}, {"window": 8, "overlap": 8}, {"overlap": 0}]
+)
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match="sampler"):
         SamplerConfig(**bad)

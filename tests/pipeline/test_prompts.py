@@ -51,6 +51,15 @@ def test_a_single_recording_is_cut_in_two(media):
         assert all(end <= s + 1e-6 or e <= start + 1e-6 for _, s, e in spans(planned.evaluation))
 
 
+def test_few_prompts_hear_as_many_recordings_as_there_are(media):
+    speech = media[1] / "sense_and_sensibility_0870.flac"
+    for n, volume in enumerate((0.3, 0.5, 0.6, 0.7, 0.8)):
+        wavfile.write(media[1] / f"{n}.wav", SAMPLE_RATE, volume * read_audio(speech))
+    planned = plan(media, curation=4, evaluation=2)  # 6 recordings, a third of them held out
+    assert len({p.speech for p in planned.curation}) == 4
+    assert len({p.speech for p in planned.evaluation}) == 2
+
+
 def test_every_bad_file_is_named_and_the_rest_goes_on(media):
     portraits, speech = media
     (portraits / "text.jpg").write_text("this is not a picture")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft2ray.config import AlignConfig, CurationConfig, ScheduleConfig, TlpoConfig
-from ft2ray.pipeline.schedule import last_step, oldest_policy, slots, slots_needed, training_key
+from ft2ray.pipeline.schedule import draws, last_step, oldest_policy, slots, slots_needed, training_key
 from ft2ray.records import Prompt
 
 PROMPTS = [Prompt(f"p{n}", "a.jpg", "b.wav", 0.0, 3.0) for n in range(5)]
@@ -24,6 +24,23 @@ def test_every_slot_has_its_own_id_and_every_round_all_prompts(config):
     found = slots(config, "gen", "critic", PROMPTS)
     assert len({slot.group_id for slot in found}) == len(found) == config.schedule.rounds * len(PROMPTS)
     assert [slot.round for slot in found] == sorted(slot.round for slot in found)
+
+
+scales = st.lists(st.floats(0.1, 8), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+@given(scales, scales, st.integers(2, 20))
+def test_candidates_take_every_way_of_sampling_before_new_noise(audio_scales, noise_scales, candidates):
+    curation = CurationConfig(candidates, audio_scales, noise_scales)
+    found = draws(AlignConfig(curation=curation), 0, "p0")
+    ways = [(draw.sampler["audio_scale"], draw.sampler["noise_scale"]) for draw in found]
+    seeds = [draw.seed for draw in found]
+    every = len(audio_scales) * len(noise_scales)
+    assert len(found) == candidates == len(set(zip(seeds, ways, strict=True)))
+    assert set(ways[:every]) <= {(a, n) for a in audio_scales for n in noise_scales}
+    assert all(
+        (seeds[i] == seeds[j]) == (i // every == j // every) for i in range(candidates) for j in range(i)
+    )
 
 
 @given(configs)

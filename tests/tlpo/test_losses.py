@@ -56,6 +56,28 @@ def test_a_better_winner_or_a_worse_loser_lowers_the_loss(q, step):
         assert preference_loss(errors(w, lo + step, rw, rl), config)[0] < here
 
 
+@given(quadruple, st.floats(0, 5), st.sampled_from(["dpo", "ipo", "simpo"]))
+def test_the_winners_own_loss_adds_to_the_winners_gradient_alone(q, weight, kind):
+    e = errors(*q)
+    e.winner_B.requires_grad_(True), e.loser_B.requires_grad_(True)
+    sides = (e.winner_B, e.loser_B)
+    plain, added = (
+        torch.autograd.grad(preference_loss(e, LossConfig(kind, beta=8, winner_weight=w))[0], sides)
+        for w in (0.0, weight)
+    )
+    assert added[0].item() == pytest.approx(plain[0].item() + 2 * weight)
+    assert added[1].item() == plain[1].item()
+
+
+@given(error, error, st.floats(0, 5))
+def test_the_winners_own_loss_is_in_units_of_dpos_weight_at_the_start(w, lo, weight):
+    e = errors(w, lo, w, lo)
+    e.winner_B.requires_grad_(True)
+    loss = preference_loss(e, LossConfig("dpo", beta=8, winner_weight=weight))[0]
+    assert loss.item() == pytest.approx(math.log(2))
+    assert torch.autograd.grad(loss, e.winner_B)[0].item() == pytest.approx((1 + weight) * 8 / 4)
+
+
 @given(quadruple, st.floats(0.1, 10))
 def test_ipo_is_least_where_the_half_gap_is_one_over_two_beta(q, beta):
     w, lo, rw, rl = q
