@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from ft2ray.config import AlignConfig, label
 from ft2ray.parts import load_generator
-from ft2ray.pipeline.checkpoints import checkpoint_files
 from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
@@ -68,6 +67,8 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
     """Train, or go on training, to the end of `round`; returns the URL of the policy published then."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+
+    from ft2ray.pipeline.checkpoints import checkpoint_files
 
     published = policy_url(config.run_dir, key, round + 1)
     if is_published(published):
@@ -161,6 +162,8 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     import ray.train.torch
     from ray.train import CheckpointUploadMode
 
+    from ft2ray.pipeline.checkpoints import Upload, checkpoint_folder
+
     torch.set_num_threads(1)
     config: AlignConfig = arguments["config"]
     key, run_dir = arguments["key"], config.run_dir
@@ -173,11 +176,11 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
-    checkpoint = ray.train.get_checkpoint()
+    upload, checkpoint = Upload(run_dir, key), ray.train.get_checkpoint()
     if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            run.restore(Path(folder) / "state")
-            curves = json.loads((Path(folder) / "curves.json").read_text())
+        saved = checkpoint_folder(checkpoint)
+        run.restore(saved / "state")
+        curves = json.loads((saved / "curves.json").read_text())
 
     def take_in(run: TlpoRun) -> None:
         if intake.complete:
@@ -200,6 +203,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
                 {"step": run.step},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+                checkpoint_upload_fn=upload,
             )
             clock.commit()
             write_atomically(progress_url(run_dir, key), json.dumps({"step": run.step}).encode())
