@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -126,10 +127,13 @@ class Store(S3FileSystem):
     """
 
     def __reduce__(self):
-        return filesystem, ()
+        return filesystem, (type(self),)
 
 
-def filesystem() -> Store:
+S = TypeVar("S", bound=Store)
+
+
+def filesystem(kind: type[S] = Store) -> S:
     """With the endpoint, region and credentials of `client()`."""
     session = botocore.session.Session()
     endpoint = urlsplit(client().meta.endpoint_url)
@@ -143,7 +147,7 @@ def filesystem() -> Store:
         settings |= {"session_token": known.token} if known.token else {}
     if own_store:
         settings |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-    return Store(
+    return kind(
         region=session.get_config_variable("region") or ("us-east-1" if own_store else None),
         connect_timeout=CONNECT_SECONDS,
         request_timeout=READ_SECONDS,
@@ -241,7 +245,8 @@ def explained(url: str) -> Iterator[None]:
     except OSError as error:
         if "AWS Error" not in str(error):
             raise
-        raise _no_answer(url, error) if "NETWORK" in str(error) else ValueError(f"{url}: {error}") from error
+        later = "NETWORK" in str(error) or re.search(r"HTTP status 5\d\d", str(error))
+        raise _no_answer(url, error) if later else ValueError(f"{url}: {error}") from error
 
 
 def _answer(url: str, error: ClientError) -> Exception:

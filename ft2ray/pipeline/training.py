@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from ft2ray.config import AlignConfig, label
 from ft2ray.parts import load_generator
-from ft2ray.pipeline.checkpoints import checkpoint_files
 from ft2ray.pipeline.intake import CurationFailed, Intake
 from ft2ray.pipeline.metrics import metric
 from ft2ray.pipeline.policies import is_published, policy_url, publish_version
@@ -62,6 +61,8 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
     """Train, or go on training, to the end of `round`; returns the URL of the policy published then."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+
+    from ft2ray.pipeline.checkpoints import checkpoint_files
 
     published = policy_url(config.run_dir, key, round + 1)
     if is_published(published):
@@ -155,6 +156,8 @@ def settings(config: AlignConfig) -> TlpoSettings:
 def _train_loop(arguments: dict[str, Any]) -> None:
     import ray.train.torch
 
+    from ft2ray.pipeline.checkpoints import Checkpoints, checkpoint_folder
+
     torch.set_num_threads(1)
     config: AlignConfig = arguments["config"]
     key, run_dir = arguments["key"], config.run_dir
@@ -167,12 +170,11 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
-    upload = Upload()
-    checkpoint = ray.train.get_checkpoint()
+    checkpoints, checkpoint = Checkpoints(run_dir, key), ray.train.get_checkpoint()
     if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            run.restore(Path(folder) / "state")
-            curves = json.loads((Path(folder) / "curves.json").read_text())
+        saved = checkpoint_folder(checkpoint)
+        run.restore(saved / "state")
+        curves = json.loads((saved / "curves.json").read_text())
 
     def take_in(run: TlpoRun) -> None:
         if intake.complete:
@@ -190,7 +192,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             folder = Path(tempfile.mkdtemp())
             run.save(folder / "state")
             (folder / "curves.json").write_text(json.dumps(curves))
-            upload(folder, run.step)
+            checkpoints.report(folder, run.step)
             clock.commit()
             write_atomically(progress_url(run_dir, key), json.dumps({"step": run.step}).encode())
         else:
@@ -214,30 +216,6 @@ def _train_loop(arguments: dict[str, Any]) -> None:
                     publish_version(run_dir, key, round + 1, run.policy(), curves)
                     publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
                     shown.gate(weights_SNK.numpy(), run.settings.dimensions, run.step)
-
-
-class Upload:
-    """Hands checkpoints to Ray, which uploads them, deletes them here and enters them into its manifest."""
-
-    def __init__(self) -> None:
-        self.last: Path | None = None
-
-    def __call__(self, folder: Path, step: int) -> None:
-        """Upload while the training goes on; where the last one is still on its way, wait for both.
-
-        A store slower than `tlpo.checkpoint_every` would fill the disk of temporary files otherwise.
-        """
-        import ray.train
-        from ray.train import CheckpointUploadMode
-
-        behind = self.last is not None and self.last.exists()
-        ray.train.report(
-            {"step": step},
-            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
-            checkpoint_upload_mode=CheckpointUploadMode.SYNC if behind else CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
-        )
-        self.last = folder
 
 
 def show(run: TlpoRun, shown: Board) -> None:
