@@ -97,7 +97,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a file that ends leaves no Ray to the tests of another one
 def platform(tmp_path_factory, media) -> Iterator[Platform]:
     import ray
     from ray import serve
