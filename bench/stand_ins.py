@@ -55,7 +55,8 @@ class SleepingGenerator:
 
     def sample(self, cond: Conditions, seed: int, config: SamplerConfig) -> torch.Tensor:
         time.sleep(SAMPLE_SECONDS)
-        return torch.randn(CHANNELS, cond.frames, 1, 1, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(CHANNELS, cond.frames, 1, 1, generator=torch.Generator().manual_seed(seed))
+        return config.audio_scale * noise  # or candidates of one noise would all be the same clip
 
     def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
         nod_F = torch.round(2 * x_CFHW[0, :, 0, 0]).int().tolist()

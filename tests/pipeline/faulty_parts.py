@@ -55,7 +55,7 @@ class TrainableGenerator:
 
     def sample(self, cond: Conditions, seed: int, config: SamplerConfig) -> torch.Tensor:
         time.sleep(self.sample_seconds)
-        return torch.from_numpy(latent(seed, cond.frames))
+        return config.audio_scale * torch.from_numpy(latent(seed, cond.frames))
 
     def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
         nod_F = torch.round(2 * x_CFHW[0, :, 0, 0]).int().tolist()
