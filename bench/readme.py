@@ -60,7 +60,7 @@ def _cell(figures: dict, system: str) -> str:
     if system == "base" or figures["delta_ci95"] is None:
         return f"{figures['mean']:.3f}"
     low, high = figures["delta_ci95"]
-    mark = "**" if low > 0 else ""
+    mark = "**" if low > 0 else "*" if high < 0 else ""
     return f"{figures['mean']:.3f} ({mark}{figures['delta_vs_base']:+.3f}{mark}, {low:+.3f} to {high:+.3f})"
 
 
