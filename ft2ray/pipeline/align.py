@@ -32,7 +32,7 @@ from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.evaluation import evaluate, run_judge
 from ft2ray.pipeline.intake import CURATING, CurationFailed, intake_folder
-from ft2ray.pipeline.policies import is_published, policy_url, training_url
+from ft2ray.pipeline.policies import is_published, policy_url
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.prompts import Plan, plan_prompts
 from ft2ray.pipeline.reporting import write_run_report
@@ -40,6 +40,7 @@ from ft2ray.pipeline.run_folder import (
     add_seconds,
     exclusive,
     publish,
+    training_url,
     write_fingerprints,
     write_inputs,
 )

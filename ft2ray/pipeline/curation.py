@@ -25,9 +25,9 @@ from ft2ray.media.errors import MediaError
 from ft2ray.media.video import write_video
 from ft2ray.pipeline.endings import CriticFails
 from ft2ray.pipeline.metrics import metric
-from ft2ray.pipeline.policies import newest_policy, policy_url, training_url
+from ft2ray.pipeline.policies import newest_policy, policy_url
 from ft2ray.pipeline.prompts import read_clip
-from ft2ray.pipeline.run_folder import read_fingerprints
+from ft2ray.pipeline.run_folder import read_fingerprints, training_url
 from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
 from ft2ray.pipeline.timeline import Span, commit_spans
 from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup

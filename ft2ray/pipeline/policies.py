@@ -2,7 +2,6 @@
 
 policies/<key>-<version>/               adapters and gate (ft2ray/tlpo/policy.py)
 policies/<key>-<version>.curves.json    how the training went up to there
-policies/<key>.training                 there while more may come, where generators wait for them
 """
 
 from __future__ import annotations
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
 
 def policy_url(run_dir: str, key: str, version: int) -> str:
     return join(run_dir, "policies", f"{key}-{version}")
-
-
-def training_url(run_dir: str, key: str) -> str:
-    return join(run_dir, "policies", f"{key}.training")
 
 
 def curves_url(policy: str) -> str:

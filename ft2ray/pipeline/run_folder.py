@@ -140,6 +140,11 @@ def progress_url(run_dir: str, key: str) -> str:
     return join(run_dir, "train", f"{key}.progress.json")
 
 
+def training_url(run_dir: str, key: str) -> str:
+    """A file that is there while the training `key` may publish policies, where generators wait for them."""
+    return join(run_dir, "train", f"{key}.training")
+
+
 def add_seconds(run_dir: str | Path, stage: str, seconds: float) -> None:
     """Wall time per stage, summed over all attempts."""
     times = read_seconds(run_dir)

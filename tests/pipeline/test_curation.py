@@ -9,7 +9,8 @@ from ft2ray.config import load_config
 from ft2ray.pipeline import curation
 from ft2ray.pipeline.curation import GenerateGroup, ScoreAndCommit, group_store, refused_store
 from ft2ray.pipeline.endings import CriticFails
-from ft2ray.pipeline.policies import policy_url, training_url
+from ft2ray.pipeline.policies import policy_url
+from ft2ray.pipeline.run_folder import training_url
 from ft2ray.pipeline.schedule import Slot
 from ft2ray.pipeline.timeline import Span
 from ft2ray.records import Prompt
