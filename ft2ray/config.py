@@ -57,8 +57,8 @@ class CriticConfig:
 class CurationConfig:
     candidates: int = 8  # per prompt
     # Ways to sample: every noise scale with every guidance. Where only the seed differs the packaged critic
-    # agrees with the held-out judge at chance (56, 49, 44 % in MN, LS, VQ); with less or more noise it has an
-    # opinion that holds. A guidance far from the one that is compared teaches only to come back to that one.
+    # agrees with the held-out judge at chance; less or more of the same noise it tells apart. A guidance far
+    # from the one that is compared teaches only to come back to that one.
     audio_scales: tuple[float, ...] = (1.0, 2.0)
     noise_scales: tuple[float, ...] = (0.7, 1.0, 1.3, 1.7)
     keep_videos: bool = False  # also store an mp4 of every candidate
@@ -100,7 +100,7 @@ class TlpoConfig:
     masked: tuple[str, ...] = ("ls",)  # dimensions whose error counts the lip region only
     sdpo_mu: float | None = None  # winner safeguard of Diffusion-SDPO; None is off
     # Of the winners' flow-matching loss; 1 is DPO's own weight at the start. DPO alone raises the error of
-    # winners too, and the clips get worse as soon as they change. What this gains in MN costs a little VQ.
+    # winners too, and the clips get worse as soon as they change. Costs a little VQ (README, Measured).
     winner_weight: float = 2.0
     learning_rate: float = 1e-3  # at 2e-4 and 20 updates the clips move by 1 % and no metric moves
     batch: int = 8  # pairs a step

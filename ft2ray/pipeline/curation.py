@@ -112,6 +112,8 @@ class GenerateGroup:
 
         run_dir, key = self.config.run_dir, self.key
         while (version := newest_policy(run_dir, key, round)) < oldest_policy(self.config, round):
+            in_turns = self.config.schedule.max_staleness == 0
+            assert not in_turns, "the round began before its policy was published"
             if not exists(training_url(run_dir, key)):
                 return False
             time.sleep(POLL_SECONDS)

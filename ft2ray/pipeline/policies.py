@@ -38,9 +38,8 @@ def publish_version(
     run_dir: str, key: str, version: int, policy: Policy, curves: list[dict[str, Any]]
 ) -> None:
     """Publish what was trained so far; the same version again changes nothing."""
-    from ft2ray.tlpo.policy import (
-        save_policy,  # diffusers and peft: who only looks for policies needs neither
-    )
+    # Imports diffusers and peft, which those who only look for policies do not need.
+    from ft2ray.tlpo.policy import save_policy
 
     url = policy_url(run_dir, key, version)
     write_atomically(curves_url(url), json.dumps(curves).encode())

@@ -103,3 +103,9 @@ def test_a_generator_does_not_wait_for_a_training_that_has_ended(generator, tmp_
     assert not generator.take_newest_policy(2)
     publish(tmp_path, 1)
     assert generator.take_newest_policy(2), "what is published may be used all the same"
+
+
+def test_in_turns_no_round_begins_before_its_policy(generator):
+    generator.config = load_config(None, ["schedule.rounds=2", f"run_dir={generator.config.run_dir}"])
+    with pytest.raises(AssertionError, match="before its policy was published"):
+        generator.take_newest_policy(1)
