@@ -16,8 +16,8 @@ from figures import Figure, in_turns, main, profiled, ratios
 from ray import serve
 
 from ft2ray.config import AlignConfig, load_config
-from ft2ray.critic.critic import TalkingCritic
-from ft2ray.critic.view import ClipView
+from ft2ray.critic.talking.critic import TalkingCritic
+from ft2ray.critic.talking.view import ClipView
 from ft2ray.pipeline.align import ray_cluster
 from ft2ray.pipeline.critic_service import APP, probe_view, score_views, start_critic
 

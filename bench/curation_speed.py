@@ -21,14 +21,14 @@ from figures import Figure, main, profiled, ratios
 from stand_ins import SAMPLE_SECONDS
 
 from ft2ray.config import AlignConfig, PromptsConfig, load_config
-from ft2ray.parts import critic_identity, generator_fingerprint, load_critic
+from ft2ray.loaders import critic_identity, generator_fingerprint, load_critic
+from ft2ray.observe.timeline import Span, read_spans
 from ft2ray.pipeline.align import critic_running, ray_cluster
 from ft2ray.pipeline.curation import GenerateGroup, curate, group_store
-from ft2ray.pipeline.prompts import plan_prompts
-from ft2ray.pipeline.run_folder import write_fingerprints
-from ft2ray.pipeline.schedule import Slot, slots, training_key
-from ft2ray.pipeline.timeline import Span, read_spans
 from ft2ray.records import Prompt
+from ft2ray.rounds.prompts import plan_prompts
+from ft2ray.rounds.schedule import Slot, slots, training_key
+from ft2ray.run import write_fingerprints
 
 STAND_INS = ["generator.weights=stand_ins:SleepingGenerator", "critic.weights=stand_ins:BriefCritic"]
 SLEEPING = [*STAND_INS, "prompts.seconds=1.0", "prompts.curation=12", "curation.candidates=2"]

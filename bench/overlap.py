@@ -23,7 +23,7 @@ from stand_ins import BriefCritic, SleepingGenerator
 
 from ft2ray.config import load_config
 from ft2ray.pipeline.align import Work, ray_cluster, run_together, take_turns
-from ft2ray.pipeline.run_folder import read_seconds, write_fingerprints
+from ft2ray.run import read_seconds, write_fingerprints
 
 SETTINGS = [
     *STAND_INS,

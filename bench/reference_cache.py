@@ -19,13 +19,13 @@ import torch
 from figures import Figure, in_turns, main, ratios
 
 from ft2ray.config import PromptsConfig
-from ft2ray.generator.generator import Generator
+from ft2ray.generator.portrait.generator import Generator
 from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.media.portrait import load_portrait
-from ft2ray.pipeline.prompts import plan_prompts, read_clip
 from ft2ray.preference.draws import DrawConfig, PairPool, draws
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
+from ft2ray.rounds.prompts import plan_prompts, read_clip
 from ft2ray.tlpo.experts import ExpertConfig
 from ft2ray.tlpo.gate import GateConfig
 from ft2ray.tlpo.losses import LossConfig

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ft2ray.animator import BASE, Animator
 from ft2ray.config import AlignConfig
+from ft2ray.errors import UserError
 from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.storage import is_s3, new_file
 from ft2ray.tlpo.policy import load_policy
@@ -28,10 +29,10 @@ def animate(
     Raises ValueError (MediaError) for an unusable portrait or recording.
     """
     if Path(out).suffix.lower() != ".mp4":
-        raise ValueError(f"--out {out} must end in .mp4")
+        raise UserError(f"--out {out} must end in .mp4")
     folder = None if is_s3(out) else Path(out).absolute().parent
     if folder is not None and not folder.is_dir():
-        raise ValueError(f"--out {out}: the folder {folder} does not exist; make it first")
+        raise UserError(f"--out {out}: the folder {folder} does not exist; make it first")
     animator = Animator(config.generator.weights, config.prompts.size, config.prompts.max_recording_seconds)
     if policy_dir is None:
         system, weights = BASE, None

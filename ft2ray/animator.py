@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ft2ray.errors import UserError
 from ft2ray.generator.sampler import Conditions, SamplerConfig, timesteps
+from ft2ray.loaders import load_generator
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.media.video import write_video
-from ft2ray.parts import load_generator
 from ft2ray.tlpo.experts import detach_experts
 from ft2ray.tlpo.policy import AttachedPolicy, Policy
 
@@ -131,7 +132,7 @@ class Animator:
         if self.attached is not None:
             self.attached.use(system, weights)
         elif system != BASE or weights is not None:
-            raise ValueError(
+            raise UserError(
                 "no trained policy is loaded: only the system base can be asked for, without weights"
             )
 

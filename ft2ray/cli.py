@@ -1,7 +1,7 @@
 """The command line: `ft2ray align | status | plan | generate | score | report | export-... | import-adapter`.
 
-Every path may be an s3:// URL. User mistakes (ValueError) end as one sentence and exit code 2, a run that can
-not go on for now (RunEnded) as one sentence and exit code 1; anything else keeps its traceback.
+Every path may be an s3:// URL. An FT2RayError ends as one sentence with its exit code (see errors.py): 2 for
+a mistake, 75 for a run that cannot go on for now. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ft2ray.config import AlignConfig, load_config, to_yaml
-from ft2ray.pipeline.endings import RunEnded
+from ft2ray.errors import FT2RayError, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run_command(arguments)
-    except (ValueError, RunEnded) as error:
+    except FT2RayError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RunEnded) else 2
+        return error.exit_code
     return 0
 
 
@@ -119,12 +119,12 @@ def read_settings(settings: Sequence[str]) -> AlignConfig:
 
     files = [s for s in settings if "=" not in s]
     if len(files) > 1:
-        raise ValueError(
+        raise UserError(
             f"give one YAML file and overrides of the form a.b=c, got the files {', '.join(files)}"
         )
     for file in files:
         if not exists(file):
-            raise ValueError(f"configuration: no file {file}; give the path of a YAML file")
+            raise UserError(f"configuration: no file {file}; give the path of a YAML file")
     return load_config(local_copy(files[0]) if files else None, [s for s in settings if "=" in s])
 
 
@@ -148,7 +148,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     from ft2ray.animate import animate
-    from ft2ray.pipeline.run_folder import policy_dir
+    from ft2ray.run import policy_dir
 
     frames = animate(
         load_config(None, arguments.settings),
@@ -169,16 +169,16 @@ def _weights(text: str | None) -> dict[str, float] | None:
     try:
         return {name.strip(): float(value) for name, value in (item.split("=") for item in text.split(","))}
     except ValueError as error:
-        raise ValueError(f"--weights {text!r} is not of the form mn=1,ls=0.5,vq=1") from error
+        raise UserError(f"--weights {text!r} is not of the form mn=1,ls=0.5,vq=1") from error
 
 
 def _score(arguments: argparse.Namespace) -> None:
     import torch
 
-    from ft2ray.critic.whole_clip import Sight
+    from ft2ray.critic.omni.whole_clip import Sight
+    from ft2ray.loaders import critic_look, load_critic
     from ft2ray.media.face import FaceMesher
     from ft2ray.media.video import FPS, read_video
-    from ft2ray.parts import critic_look, load_critic
 
     torch.set_num_threads(1)
     critic, look, mesher = load_critic(arguments.critic), critic_look(arguments.critic), FaceMesher()
@@ -190,21 +190,21 @@ def _score(arguments: argparse.Namespace) -> None:
             else:
                 frames_FHW3, wav_T = read_video(clip, fps=FPS)
                 if wav_T is None:
-                    raise ValueError(f"{clip} has no sound track: nothing can be said of its lip-sync")
+                    raise UserError(f"{clip} has no sound track: nothing can be said of its lip-sync")
                 view = look(frames_FHW3, wav_T, FPS, mesher)
             (p_K,) = critic.score([view])
-        except ValueError as error:
+        except UserError as error:
             failed.append(str(error))
             continue
         scores = dict(zip(critic.dimensions, map(float, p_K), strict=True))
         print(json.dumps({"clip": clip, "p_yes": scores, "critic": critic.fingerprint}), flush=True)
     if failed:
-        raise ValueError("; ".join(failed))
+        raise UserError("; ".join(failed))
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from ft2ray.pipeline.status import read_status, watch
-    from ft2ray.pipeline.timeline import chrome_trace, read_spans
+    from ft2ray.observe.status import read_status, watch
+    from ft2ray.observe.timeline import chrome_trace, read_spans
     from ft2ray.storage import write_atomically
 
     if arguments.watch:
@@ -216,13 +216,13 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from ft2ray.pipeline.reporting import write_run_report
+    from ft2ray.observe.reporting import write_run_report
 
     print(write_run_report(arguments.run))
 
 
 def _export_pairs(arguments: argparse.Namespace) -> None:
-    from ft2ray.pipeline.reporting import export_run_pairs
+    from ft2ray.observe.reporting import export_run_pairs
 
     print(export_run_pairs(arguments.run, arguments.out))
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from ft2ray.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class PromptsConfig:
@@ -229,7 +231,7 @@ def label(text: str | None, key: str = "label") -> dict[str, str]:
 
 def _require(holds: bool, key: str, wanted: str) -> None:
     if not holds:
-        raise ValueError(f"configuration: {key} must be {wanted}")
+        raise ConfigurationError(f"configuration: {key} must be {wanted}")
 
 
 def load_config(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> AlignConfig:
@@ -238,24 +240,26 @@ def load_config(path: str | Path | None = None, overrides: typing.Sequence[str] 
     if path is not None:
         file = Path(path)
         if not file.is_file():
-            raise ValueError(f"configuration: no file {file}; give the path of a YAML file")
+            raise ConfigurationError(f"configuration: no file {file}; give the path of a YAML file")
         try:
             loaded = yaml.safe_load(file.read_text())
         except yaml.YAMLError as error:
-            raise ValueError(f"configuration: {file} is not valid YAML: {error}") from error
+            raise ConfigurationError(f"configuration: {file} is not valid YAML: {error}") from error
         if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"configuration: {file} must hold a mapping, not {type(loaded).__name__}")
+            raise ConfigurationError(
+                f"configuration: {file} must hold a mapping, not {type(loaded).__name__}"
+            )
         tree = loaded or {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ValueError(f"configuration: override {override!r} is not of the form a.b=value")
+            raise ConfigurationError(f"configuration: override {override!r} is not of the form a.b=value")
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ValueError(f"configuration: {key} goes below a plain value")
+                raise ConfigurationError(f"configuration: {key} goes below a plain value")
         node[leaf] = yaml.safe_load(text)
     return _build(AlignConfig, tree, "")
 
@@ -282,13 +286,13 @@ def _build(cls: type, tree: dict[str, Any], prefix: str) -> Any:
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
             meant = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(hints)}"
-            raise ValueError(f"configuration: unknown key {prefix}{key}{meant}")
+            raise ConfigurationError(f"configuration: unknown key {prefix}{key}{meant}")
     values = {}
     for key, value in tree.items():
         hint, where = hints[key], prefix + key
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
-                raise ValueError(f"configuration: {where} is a section, not a plain value")
+                raise ConfigurationError(f"configuration: {where} is a section, not a plain value")
             values[key] = _build(typing.cast(type, hint), value, where + ".")
         else:
             values[key] = _coerce(hint, value, where)
@@ -311,5 +315,5 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         except ValueError:
             pass
     if type(value) is not hint:
-        raise ValueError(f"configuration: {where} must be {hint.__name__}, got {value!r}")
+        raise ConfigurationError(f"configuration: {where} must be {hint.__name__}, got {value!r}")
     return value

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from stat import S_ISDIR
 
+from ft2ray.errors import UserError
+
 IN_USE_SECONDS = 3600.0
 LOOK_EVERY = 0.02  # of the limit: after so much that is new the whole cache is looked through again
 _new_bytes = float("inf")  # since the last look; the first one comes with the first new copy
@@ -74,7 +76,7 @@ def _limit() -> float:
     try:
         return 1e9 * float(text)
     except ValueError as error:
-        raise ValueError(f"FT2RAY_CACHE_GB is {text!r}; give a number of gigabytes") from error
+        raise UserError(f"FT2RAY_CACHE_GB is {text!r}; give a number of gigabytes") from error
 
 
 def _root() -> Path:

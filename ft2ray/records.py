@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ft2ray.errors import DataError
+
 TENSOR = pa.struct([("shape", pa.list_(pa.int32())), ("data", pa.list_(pa.float32()))])
 
 CANDIDATE = pa.struct(
@@ -130,7 +132,7 @@ class PromptGroup:
     def require_critic(self, fingerprint: str) -> None:
         """ValueError where another critic gave the scores: those of two critics do not compare."""
         if self.critic != fingerprint:
-            raise ValueError(
+            raise DataError(
                 f"prompt group {self.group_id} was scored by critic {self.critic}, now it is {fingerprint}: "
                 "scores of two critics never meet in a pair. Take that critic again, or a new run_dir"
             )

@@ -41,6 +41,8 @@ from botocore.exceptions import (
 from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 from s3transfer.exceptions import RetriesExceededError
 
+from ft2ray.errors import ConfigurationError, StoreRefused, StoreUnavailable
+
 SCHEME = "s3://"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 PATIENCE = 60.0
@@ -58,14 +60,6 @@ REFUSED = {
 BROKEN_OFF = (HTTPClientError, ConnectionError, IncompleteReadError, RetriesExceededError)
 
 
-class StoreUnavailable(ValueError):
-    """The store does not answer, or with errors only; the same call may work later."""
-
-
-class StoreRefused(ValueError):
-    """The store does not take these credentials, or has no such bucket: the same call will never work."""
-
-
 @dataclass(frozen=True)
 class Version:
     """One state of an object: `age` is its age in seconds by the store's own clock."""
@@ -79,7 +73,7 @@ def split(url: str) -> tuple[str, str]:
     """s3://bucket/some/key -> (bucket, some/key)."""
     bucket, _, key = url.removeprefix(SCHEME).partition("/")
     if not url.startswith(SCHEME) or not bucket:
-        raise ValueError(f"{url!r} is not of the form s3://bucket/path")
+        raise ConfigurationError(f"{url!r} is not of the form s3://bucket/path")
     return bucket, key
 
 
@@ -241,7 +235,7 @@ def explained(url: str) -> Iterator[None]:
     except BROKEN_OFF as error:
         raise _no_answer(url, error) from error
     except BotoCoreError as error:
-        raise ValueError(f"{url}: {error}") from error
+        raise ConfigurationError(f"{url}: {error}") from error
     except OSError as error:
         if "AWS Error" not in str(error):
             raise

@@ -29,8 +29,8 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from ft2ray import object_cache, s3
 from ft2ray.arrow_rows import python_rows
+from ft2ray.errors import UserError
 from ft2ray.records import content_id
-from ft2ray.s3 import StoreUnavailable as StoreUnavailable  # callers need not know where it is raised
 
 READERS = 16  # shards read at a time; as many connections as the client of S3 keeps
 WEEK = 7 * 24 * 3600
@@ -152,7 +152,7 @@ def local_folder(url: str | Path) -> Path:
     folder = object_cache.entry(content_id(s3.client().meta.endpoint_url, str(url))) / base_name(url)
     found = dict(s3.listing(str(url), recursive=True))
     if not found:
-        raise ValueError(f"{url}: there are no files in this folder; check the URL")
+        raise UserError(f"{url}: there are no files in this folder; check the URL")
     for known in list_files(folder, recursive=True):
         if known not in found:
             (folder / known).unlink(missing_ok=True)
@@ -208,7 +208,7 @@ def filesystem(url: str | Path) -> tuple[FileSystem, str]:
 def presigned(url: str | Path, seconds: int) -> str:
     """A link by which anybody reads this one file over HTTP during the next `seconds`."""
     if not is_s3(url) or not 0 < seconds <= WEEK:
-        raise ValueError(f"no link to {url} for {seconds} s: only s3:// URLs have links, for a week at most")
+        raise UserError(f"no link to {url} for {seconds} s: only s3:// URLs have links, for a week at most")
     bucket, key = s3.split(str(url))
     with s3.explained(str(url)):
         return s3.client().generate_presigned_url(

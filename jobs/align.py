@@ -9,6 +9,7 @@ import sys
 from lasting import check_lasting
 
 from ft2ray.cli import main, read_settings
+from ft2ray.errors import UserError
 
 
 def run(settings: list[str]) -> int:
@@ -16,7 +17,7 @@ def run(settings: list[str]) -> int:
     try:
         config = read_settings([s for s in settings if not s.startswith("--")])
         check_lasting("run_dir", config.run_dir)
-    except ValueError as error:
+    except UserError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
         return 2
     return main(["align", *settings])

@@ -6,6 +6,7 @@ import sys
 from lasting import check_lasting
 
 from ft2ray.cli import main
+from ft2ray.errors import UserError
 
 
 def run(arguments: list[str]) -> int:
@@ -13,7 +14,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", default="s3://")  # where it is missing `main` says so
     try:
         check_lasting("--out", parser.parse_known_args(arguments)[0].out)
-    except ValueError as error:
+    except UserError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
         return 2
     return main(["generate", *arguments])

@@ -5,11 +5,13 @@ Results that were written there would be lost, although the job succeeded.
 
 from pathlib import Path
 
+from ft2ray.errors import UserError
+
 
 def check_lasting(name: str, path: str) -> None:
     """Raises ValueError for a relative path, which would lie in that folder."""
     if "://" not in path and not Path(path).is_absolute():
-        raise ValueError(
+        raise UserError(
             f"{name} {path!r} would lie in a folder that is deleted with the job; give s3://bucket/... "
             "or an absolute path on a disk that all nodes share"
         )

@@ -25,11 +25,12 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from ft2ray.critic.labels import Label, check_clips, parted, read_labels
-from ft2ray.critic.omni_folder import find_omni
+from ft2ray.critic.omni.card import CARD, CriticCard, new_card, read_card
+from ft2ray.critic.omni.folder import find_omni
+from ft2ray.critic.omni.tuning import Tuning, TuningConfig, run
+from ft2ray.critic.omni.whole_clip import FPS, PIXELS
 from ft2ray.critic.questions import QUESTIONS
-from ft2ray.critic.tuned_folder import CARD, CriticCard, new_card, read_card
-from ft2ray.critic.tuning import Tuning, TuningConfig, run
-from ft2ray.critic.whole_clip import FPS, PIXELS
+from ft2ray.errors import FT2RayError, UserError
 from ft2ray.records import content_id
 from ft2ray.storage import exists, filesystem, join, read_bytes, upload_folder, write_atomically
 
@@ -62,7 +63,7 @@ def worker(given: dict[str, Job]) -> None:
     import torch
     import torch.distributed as dist
 
-    from ft2ray.critic.omni import Reader
+    from ft2ray.critic.omni.critic import Reader
 
     job = given["job"]
     context, device = ray.train.get_context(), ray.train.torch.get_device()
@@ -136,7 +137,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
     out = arguments.out
     check_lasting("--out", out)
     if exists(join(out, CARD)):
-        raise ValueError(f"{out} holds a tuned critic already; give a new folder")
+        raise UserError(f"{out} holds a tuned critic already; give a new folder")
     base = find_omni(arguments.base)
     card = new_card(base, QUESTIONS, arguments.fps, arguments.pixels)
     labels = read_labels(arguments.labels, QUESTIONS)
@@ -144,14 +145,12 @@ def make_job(arguments: argparse.Namespace) -> Job:
         held_out = read_labels(arguments.held_out, QUESTIONS)
         both = {label.clip for label in labels} & {label.clip for label in held_out}
         if both:
-            raise ValueError(
-                f"{len(both)} clips are in both tables, {sorted(both)[0]} for one; hold them out"
-            )
+            raise UserError(f"{len(both)} clips are in both tables, {sorted(both)[0]} for one; hold them out")
     else:
         labels, held_out = parted(labels, arguments.held_out_share, arguments.seed)
     check_clips([*labels, *held_out])
     if not labels:
-        raise ValueError("there are no labels to tune on; lower --held-out-share or give more")
+        raise UserError("there are no labels to tune on; lower --held-out-share or give more")
     config = TuningConfig(
         rank=arguments.rank,
         alpha=arguments.alpha,
@@ -189,9 +188,9 @@ def main(given: list[str] | None = None) -> int:
         job = make_job(arguments)
         print(f"{len(job.labels)} clips to tune on, {len(job.held_out)} held out", flush=True)
         card = tune(job, arguments.workers, not arguments.cpu)
-    except ValueError as error:
+    except FT2RayError as error:
         print(f"tune_critic: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     finally:
         ray.shutdown()
     print(json.dumps({"critic": card.fingerprint, **card.calibration}))

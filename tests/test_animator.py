@@ -6,10 +6,10 @@ import av
 import pytest
 
 from ft2ray.animator import Animator, Stopped
+from ft2ray.errors import MediaError
 from ft2ray.generator.sampler import SamplerConfig
-from ft2ray.media.errors import MediaError
 from ft2ray.media.video import read_video
-from tests.serve.conftest import PORTRAIT, SPEECH, random_policy, speech
+from tests.serving.conftest import PORTRAIT, SPEECH, random_policy, speech
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import pytest
 
 from ft2ray import s3 as store
 from ft2ray import storage
-from ft2ray.storage import RowStore, StoreUnavailable, write_atomically
+from ft2ray.errors import StoreUnavailable
+from ft2ray.storage import RowStore, write_atomically
 from tests.s3_server import Line, free_ports
 
 SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64())])

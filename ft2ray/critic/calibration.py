@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ft2ray.critic.critic import fit_scaling
+from ft2ray.critic.talking.critic import fit_scaling
 
 BINS = 10
 LEAST = 10  # held-out answers of each kind below which logits are left as they are

@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft2ray.critic.clip_file import header_fault
+from ft2ray.critic.omni.clip_file import header_fault
+from ft2ray.errors import DataError
 from ft2ray.records import content_id
 from ft2ray.storage import exists, is_s3, join, local_copy
 
@@ -76,7 +77,7 @@ class Table:
             for row, column, reason in problems[:SHOWN]
         ]
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ValueError(
+        raise DataError(
             f"labels: {self.path} has {len(problems)} cells or rows that can not be used:\n  "
             + "\n  ".join(lines)
             + more
@@ -100,7 +101,7 @@ def read_labels(path: str | Path, questions: Mapping[str, str]) -> list[Label]:
     else:
         missing = [name for name in ("clip", *questions) if name not in table.columns]
         if missing:
-            raise ValueError(
+            raise DataError(
                 f"labels: {path} lacks the column {', '.join(missing)}; it has {', '.join(table.columns)} "
                 "(a dimension of which nothing is known is an empty column)"
             )
@@ -114,7 +115,7 @@ def read_labels(path: str | Path, questions: Mapping[str, str]) -> list[Label]:
     labels = _merged(found, table, contradictions_are_unknown=read is read_pairwise)
     table.complain()
     if not any(label.answers for label in labels):
-        raise ValueError(f"labels: {path} holds not one answer")
+        raise DataError(f"labels: {path} holds not one answer")
     return labels
 
 
@@ -197,18 +198,18 @@ def _merged(
 def read_table(path: str) -> Table:
     """Rows and columns of a .csv, .jsonl or .parquet file; a CSV's rows are numbered by their lines."""
     if not exists(path):
-        raise ValueError(f"labels: there is no file {path}")
+        raise DataError(f"labels: there is no file {path}")
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     kind = Path(path).suffix.lower()
     if kind not in readers:
-        raise ValueError(f"labels: {path} is no {', '.join(readers)} file")
+        raise DataError(f"labels: {path} is no {', '.join(readers)} file")
     table = Table(path)
     try:
         readers[kind](local_copy(path), table)
     except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise ValueError(f"labels: {path} can not be read as {kind[1:]}: {error}") from error
+        raise DataError(f"labels: {path} can not be read as {kind[1:]}: {error}") from error
     if not table.rows and not table.problems:
-        raise ValueError(f"labels: {path} holds no rows")
+        raise DataError(f"labels: {path} holds no rows")
     return table
 
 
@@ -261,7 +262,7 @@ def check_clips(labels: Sequence[Label]) -> None:
     bad = [f"{clip} {fault}" for clip, fault in faults if fault is not None]
     if bad:
         more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise ValueError("labels: clips that can not be used:\n  " + "\n  ".join(bad[:SHOWN]) + more)
+        raise DataError("labels: clips that can not be used:\n  " + "\n  ".join(bad[:SHOWN]) + more)
 
 
 def parted(labels: Sequence[Label], share: float, seed: int = 0) -> tuple[list[Label], list[Label]]:

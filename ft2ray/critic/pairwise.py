@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ft2ray.critic.rule import RuleCritic
+from ft2ray.errors import CriticError
 from ft2ray.preference.rules import LOGIT_CLIP
 from ft2ray.records import content_id
 
@@ -28,7 +29,7 @@ Comparison = Callable[[Any, Any], Sequence[float] | np.ndarray]
 
 @dataclass(frozen=True)
 class PairwiseCritic:
-    """A critic, by `ft2ray.critic.critic.Critic`, that compares every two clips in both orders."""
+    """A critic, by `ft2ray.critic.talking.critic.Critic`, that compares every two clips in both orders."""
 
     judge: Comparison
     dimensions: tuple[str, ...]
@@ -42,7 +43,9 @@ class PairwiseCritic:
         for i, j in permutations(range(count), 2):
             p_K = np.asarray(self.judge(views[i], views[j]), dtype=np.float64)
             if p_K.shape != (len(self.dimensions),) or not ((p_K >= 0) & (p_K <= 1)).all():
-                raise ValueError(f"the comparison of clips {i} and {j} gave {p_K.tolist()}, no probabilities")
+                raise CriticError(
+                    f"the comparison of clips {i} and {j} gave {p_K.tolist()}, no probabilities"
+                )
             p_K = np.clip(p_K, LOGIT_CLIP, 1 - LOGIT_CLIP)
             half = (np.log(p_K) - np.log1p(-p_K)) / 2  # the other half is the opposite order's
             logit_NNK[i, j] += half

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from ft2ray.critic.view import FACE_PIXELS, ClipView
+from ft2ray.critic.talking.view import FACE_PIXELS, ClipView
+from ft2ray.errors import CriticError
 
 LEAST_LAG, MOST_LAG = 5, 15  # frames; wrong alignments that the right one is compared with
 _FLOOR = 1e-3
@@ -153,5 +154,5 @@ class RuleCritic:
             measured = measurements(view)
             margin_NK[index] = [rule.margin(measured[name]) for name, rule in self.rules.items()]
         if not np.isfinite(margin_NK).all():
-            raise ValueError("a measurement is not finite; the clip's pictures or sound are broken")
+            raise CriticError("a measurement is not finite; the clip's pictures or sound are broken")
         return 1.0 / (1.0 + np.exp(-np.clip(margin_NK, -500, 500)))

@@ -20,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ft2ray.errors import DataError
 from ft2ray.evaluation.lipsync import Ridge, apply_ridges, fit_ridge, score_lips, windowed_correlation
 from ft2ray.evaluation.motion import MotionReference, MotionTrack, fit_reference, naturalness
 
@@ -81,7 +82,7 @@ class Judge:
 
             return fit_folder(path)
         if not path.is_file():
-            raise ValueError(
+            raise DataError(
                 f"No judge at {path}: give a folder of real talking clips or a judge.safetensors file."
             )
         return _read(path)
@@ -139,7 +140,9 @@ def _read(path: Path) -> Judge:
             meta = json.loads(file.metadata()["judge"])
             get = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a judge ({error}); make one with jobs/train_judge.py.") from error
+        raise DataError(
+            f"{path} is not a judge ({error}); make one with recipes/embedded/train_judge.py."
+        ) from error
     quantiles, spread = get["motion.quantiles_SQ"], get["motion.spread_S"]
     return Judge(
         ridges=tuple(
@@ -180,9 +183,7 @@ def fit_judge(
     """
     speakers = {clip.speaker for clip in clips}
     if len(speakers) < 2:
-        raise ValueError(
-            f"A judge needs real clips of at least two people, found {len(speakers)}; add clips."
-        )
+        raise DataError(f"A judge needs real clips of at least two people, found {len(speakers)}; add clips.")
     real: dict[str, dict[str, float]] = {}
     for speaker in sorted(speakers):
         ridges, motion = fit_parts([clip for clip in clips if clip.speaker != speaker])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ft2ray.errors import DataError, MediaError
 from ft2ray.evaluation.identity import SAME_PERSON, descriptor
 from ft2ray.evaluation.judge import Judge, RealClip, fit_judge
 from ft2ray.evaluation.lipsync import KINDS
 from ft2ray.evaluation.observation import RATE, crop_head, feature_curve, observe, phone_curve
 from ft2ray.evaluation.quality import measure_quality, portrait_figures
-from ft2ray.media.errors import MediaError
 from ft2ray.media.face import FaceMesher, mouth_gap
 from ft2ray.media.portrait import Portrait
 from ft2ray.media.video import read_video
@@ -102,6 +102,6 @@ def fit_folder(folder: Path) -> Judge:
         return fit_judge(
             clips, [(clip.features, clip.phones_F) for clip in clips], f"{len(clips)} clips in {folder.name}"
         )
-    except ValueError as error:
+    except DataError as error:
         reasons = "; ".join(refused.values()) or "no other files"
-        raise ValueError(f"{folder} can not serve as reference clips: {error} ({reasons})") from error
+        raise DataError(f"{folder} can not serve as reference clips: {error} ({reasons})") from error

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ft2ray.errors import WeightsError
 from ft2ray.generator.transformer import AudioWanTransformer
 
 CONFIG_FILE = "config.json"
@@ -54,7 +55,7 @@ def check_fit(wanted: Mapping[str, Any], given: Mapping[str, Any], source: str) 
     ]
     if problems:
         shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise ValueError(f"{source} does not fit the model: {shown}")
+        raise WeightsError(f"{source} does not fit the model: {shown}")
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
@@ -66,26 +67,26 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file; raises ValueError if it is missing, damaged or of another format."""
     if not path.is_file():
-        raise ValueError(f"weights: no file {path}")
+        raise WeightsError(f"weights: no file {path}")
     if path.suffix != ".safetensors":
-        raise ValueError(f"weights: {path.name} is not a .safetensors file; pickled weights are not read")
+        raise WeightsError(f"weights: {path.name} is not a .safetensors file; pickled weights are not read")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"weights: {path} is damaged or no safetensors file ({error})") from error
+        raise WeightsError(f"weights: {path} is damaged or no safetensors file ({error})") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a generator folder; what must be in it beside "codec" is the codec's business."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"generator: no {path}; give a folder with {CONFIG_FILE} and its weights")
+        raise WeightsError(f"generator: no {path}; give a folder with {CONFIG_FILE} and its weights")
     try:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"generator: {path} is not valid JSON: {error}") from error
+        raise WeightsError(f"generator: {path} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or "codec" not in config:
-        raise ValueError(f"generator: {path} lacks codec")
+        raise WeightsError(f"generator: {path} lacks codec")
     return config
 
 
@@ -94,7 +95,7 @@ def read_portrait_config(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     missing = {"transformer", "latent_scale"} - set(config)
     if missing:
-        raise ValueError(f"generator: {folder / CONFIG_FILE} lacks {', '.join(sorted(missing))}")
+        raise WeightsError(f"generator: {folder / CONFIG_FILE} lacks {', '.join(sorted(missing))}")
     return config
 
 
@@ -116,7 +117,7 @@ def load_transformer(folder: Path) -> AudioWanTransformer:
     try:
         transformer = AudioWanTransformer(**architecture)
     except TypeError as error:
-        raise ValueError(f"generator: {folder / CONFIG_FILE}: {error}") from error
+        raise WeightsError(f"generator: {folder / CONFIG_FILE}: {error}") from error
     load_strictly(transformer, read_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
     return transformer.eval()
 
@@ -132,14 +133,14 @@ def read_audio_weights(path: Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise WeightsError(
             f"weights: {path} is no pickle of plain tensors, nothing in it was run; give FantasyTalking's "
             f"own checkpoint or safetensors ({first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"weights: {path} is damaged ({first_line(error)})") from error
+        raise WeightsError(f"weights: {path} is damaged ({first_line(error)})") from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"weights: {path} holds a {type(loaded).__name__}, not a dict of tensors")
+        raise WeightsError(f"weights: {path} holds a {type(loaded).__name__}, not a dict of tensors")
     return loaded
 
 
@@ -157,7 +158,7 @@ def from_fantasytalking(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     renamed = {_renamed(key, _TO_OURS, "FantasyTalking's audio weights"): v for key, v in flat.items()}
     for key, value in renamed.items():
         if not isinstance(value, torch.Tensor):
-            raise ValueError(
+            raise WeightsError(
                 f"FantasyTalking's audio weights: {key} is a {type(value).__name__}, not a tensor"
             )
     return renamed
@@ -194,4 +195,4 @@ def _renamed(key: str, rules: tuple[tuple[re.Pattern[str], str], ...], what: str
     for pattern, replacement in rules:
         if pattern.match(key):
             return pattern.sub(replacement, key)
-    raise ValueError(f"{what}: unknown key {key}")
+    raise WeightsError(f"{what}: unknown key {key}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ft2ray.errors import ConfigurationError
 from ft2ray.generator.transformer import SpeechWanTransformer
 
 
@@ -56,11 +57,15 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.shift <= 0:
-            raise ValueError(f"sampler: needs steps >= 1 and shift > 0, got {self.steps} and {self.shift}")
+            raise ConfigurationError(
+                f"sampler: needs steps >= 1 and shift > 0, got {self.steps} and {self.shift}"
+            )
         if not self.noise_scale > 0:
-            raise ValueError(f"sampler: noise_scale {self.noise_scale} must be above 0")
+            raise ConfigurationError(f"sampler: noise_scale {self.noise_scale} must be above 0")
         if not 0 < self.overlap <= self.window // 2:
-            raise ValueError(f"sampler: overlap {self.overlap} must be 1 to half of the window {self.window}")
+            raise ConfigurationError(
+                f"sampler: overlap {self.overlap} must be 1 to half of the window {self.window}"
+            )
 
 
 def timesteps(steps: int, shift: float) -> list[float]:

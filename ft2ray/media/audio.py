@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ft2ray.media.errors import MediaError
+from ft2ray.errors import MediaError
 from ft2ray.media.source import local_media
 
 SAMPLE_RATE = 16_000

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ft2ray.media.errors import MediaError
+from ft2ray.errors import MediaError
 from ft2ray.media.face import FaceMesher, face_height, mouth_gap
 from ft2ray.media.source import local_media
 

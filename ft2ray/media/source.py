@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ft2ray.media.errors import MediaError
+from ft2ray.errors import MediaError
 from ft2ray.storage import local_copy
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
-from ft2ray.media.errors import MediaError
 from ft2ray.media.source import local_media
 
 FPS = 25

@@ -25,18 +25,22 @@ from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig, label
+from ft2ray.errors import UserError
 from ft2ray.evaluation.judge import Judge
-from ft2ray.parts import critic_identity, generator_fingerprint
+from ft2ray.loaders import critic_identity, generator_fingerprint
+from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.evaluation import evaluate, run_judge
-from ft2ray.pipeline.intake import CURATING, CurationFailed, intake_folder
-from ft2ray.pipeline.policies import is_published, policy_url
 from ft2ray.pipeline.preflight import check_resources
-from ft2ray.pipeline.prompts import Plan, plan_prompts
-from ft2ray.pipeline.reporting import write_run_report
-from ft2ray.pipeline.run_folder import (
+from ft2ray.pipeline.training import check_settings, train
+from ft2ray.rounds.intake import CURATING, CurationFailed, intake_folder
+from ft2ray.rounds.policies import is_published, policy_url
+from ft2ray.rounds.prompts import Plan, plan_prompts
+from ft2ray.rounds.schedule import Slot, oldest_policy, slots, training_key
+from ft2ray.rounds.scores import critics, pair_counts, scored_candidates
+from ft2ray.run import (
     add_seconds,
     exclusive,
     publish,
@@ -44,9 +48,6 @@ from ft2ray.pipeline.run_folder import (
     write_fingerprints,
     write_inputs,
 )
-from ft2ray.pipeline.schedule import Slot, oldest_policy, slots, training_key
-from ft2ray.pipeline.scores import critics, pair_counts, scored_candidates
-from ft2ray.pipeline.training import check_settings, train
 from ft2ray.storage import absolute, delete, join, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
@@ -243,10 +244,10 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
 def check_critic(config: AlignConfig, critic: str, dimensions: tuple[str, ...]) -> None:
     """Scores of two critics do not compare, nor do other dimensions than the critic's."""
     if dimensions != config.tlpo.dimensions:
-        raise ValueError(f"tlpo.dimensions {list(config.tlpo.dimensions)} are not the critic's {dimensions}")
+        raise UserError(f"tlpo.dimensions {list(config.tlpo.dimensions)} are not the critic's {dimensions}")
     others = critics(config.run_dir) - {critic}
     if others:
-        raise ValueError(
+        raise UserError(
             f"{config.run_dir} holds scores of critic {', '.join(map(str, others))}, now it is "
             f"{critic}; choose a new run_dir"
         )
@@ -262,9 +263,9 @@ def check_pairs(work: Work) -> None:
     unscored = candidates.filter(candidates[work.config.tlpo.dimensions[0]].is_null())
     errors = Counter(unscored["error"].to_pylist())
     if not errors:
-        raise ValueError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
+        raise UserError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
     ((error, _),) = errors.most_common(1)
-    raise ValueError(
+    raise UserError(
         f"{NO_PAIRS}: {errors.total()} of {len(candidates)} candidates have no score ({error}); "
         f"{HOW_TO_GET_PAIRS}"
     )

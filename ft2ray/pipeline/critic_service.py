@@ -20,15 +20,15 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.config import ClusterConfig, CriticConfig, label
-from ft2ray.critic.view import FPS, SHORTEST_FRAMES, WINDOW_FRAMES, view_from_meshes
+from ft2ray.critic.talking.view import FPS, SHORTEST_FRAMES, WINDOW_FRAMES, view_from_meshes
+from ft2ray.errors import CriticError
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
-from ft2ray.pipeline.endings import CriticFails
 
 if TYPE_CHECKING:
-    from ft2ray.critic.critic import Critic
-    from ft2ray.parts import Look
+    from ft2ray.critic.talking.critic import Critic
+    from ft2ray.loaders import Look
 
 APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
 BATCH_WAIT_SECONDS = 0.02
@@ -60,7 +60,7 @@ class CriticService:
     ):
         import torch
 
-        from ft2ray.parts import load_critic
+        from ft2ray.loaders import load_critic
 
         torch.set_num_threads(1)
         self.critic = load_critic(weights, fps, pixels)
@@ -85,7 +85,7 @@ class CriticService:
         self._score_batch: Any = score_batch
 
     async def score(self, view: View, critic: str | None = None) -> list[float]:
-        """P(Yes) in the critic's order of dimensions; CriticFails where `critic` is not its fingerprint."""
+        """P(Yes) in the critic's order of dimensions; CriticError where `critic` is not its fingerprint."""
         self._require(critic)
         answer = await self._score_batch(view)
         if isinstance(answer, Exception):
@@ -131,13 +131,13 @@ class CriticService:
         p_NK = np.asarray(self.critic.score(views), dtype=np.float64)
         shape = len(views), len(self.critic.dimensions)
         if p_NK.shape != shape or not ((p_NK >= 0) & (p_NK <= 1)).all():
-            raise ValueError(f"the critic gave {p_NK.tolist()}, not {shape[0]} x {shape[1]} probabilities")
+            raise CriticError(f"the critic gave {p_NK.tolist()}, not {shape[0]} x {shape[1]} probabilities")
         return p_NK.tolist()
 
     def _require(self, critic: str | None) -> None:
         """A replica that starts again reads its weights again, and they may be others by then."""
         if critic is not None and critic != self.critic.fingerprint:
-            raise CriticFails(
+            raise CriticError(
                 f"the critic's weights have changed: its fingerprint is {self.critic.fingerprint}, "
                 f"that of the run is {critic}; put the old weights back, or choose a new run_dir"
             )
@@ -209,7 +209,7 @@ def score_together(
         try:
             scores = handle.score_together.remote(views, critic).result(timeout_s=timeout_seconds)
             return [(p_K, None) for p_K in scores]
-        except CriticFails:
+        except CriticError:
             raise
         except Exception as error:  # as in `score_views`
             reason = reason_of(error)
@@ -230,7 +230,7 @@ def score_views(
 ) -> list[tuple[list[float] | None, str | None]]:
     """(scores, None) or (None, reason) per view; all views are in flight at once so that they batch.
 
-    CriticFails where a replica's fingerprint is not `critic`: no clip is to blame, and the next replica will
+    CriticError where a replica's fingerprint is not `critic`: no clip is to blame, and the next replica will
     say the same.
     """
     results: list[tuple[list[float] | None, str | None]] = [(None, None)] * len(views)
@@ -241,7 +241,7 @@ def score_views(
         for n, call in calls:
             try:
                 results[n] = (call.result(timeout_s=timeout_seconds), None)
-            except CriticFails:
+            except CriticError:
                 raise
             except Exception as error:  # whatever the replica died of becomes the reason, never a number
                 results[n] = (None, reason_of(error))

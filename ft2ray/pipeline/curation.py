@@ -21,16 +21,15 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig, label
-from ft2ray.media.errors import MediaError
+from ft2ray.errors import CriticError, MediaError
 from ft2ray.media.video import write_video
-from ft2ray.pipeline.endings import CriticFails
-from ft2ray.pipeline.metrics import metric
-from ft2ray.pipeline.policies import newest_policy, policy_url
-from ft2ray.pipeline.prompts import read_clip
-from ft2ray.pipeline.run_folder import read_fingerprints, training_url
-from ft2ray.pipeline.schedule import Slot, draws, oldest_policy
-from ft2ray.pipeline.timeline import Span, commit_spans
+from ft2ray.observe.metrics import metric
+from ft2ray.observe.timeline import Span, commit_spans
 from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup
+from ft2ray.rounds.policies import newest_policy, policy_url
+from ft2ray.rounds.prompts import read_clip
+from ft2ray.rounds.schedule import Slot, draws, oldest_policy
+from ft2ray.run import read_fingerprints, training_url
 from ft2ray.storage import RowStore, exists, join, new_file
 
 if TYPE_CHECKING:  # heavy: only the actors load them
@@ -70,8 +69,8 @@ class GenerateGroup:
     def __init__(self, config: AlignConfig, key: str):
         import torch
 
+        from ft2ray.loaders import critic_look, load_generator
         from ft2ray.media.face import FaceMesher
-        from ft2ray.parts import critic_look, load_generator
 
         torch.set_num_threads(1)
         self.config, self.key = config, key
@@ -146,7 +145,7 @@ class GenerateGroup:
             try:
                 view, unseen = self.look(frames_FHW3, wav_T, self.generator.fps, self.mesher), None
                 lip_mask = self.generator.lip_mask(x_CFHW)
-            except ValueError as problem:  # no face to look at: a candidate without scores, not a score of 0
+            except MediaError as problem:  # no face to look at: a candidate without scores, not a score of 0
                 view, unseen = None, str(problem)
             views.append(view)
             candidates.append(
@@ -220,7 +219,7 @@ class ScoreAndCommit:
         results = score(self.handle, views, call_seconds(critic), critic.retries, self.critic)
         failed = [error for _, error in results if error is not None]
         if len(failed) > MOST_FAILED * len(seen):
-            raise CriticFails(
+            raise CriticError(
                 f"the critic failed on {len(failed)} of {len(seen)} clips of a group: {failed[0]}"
             )
         for (candidate, _), (scores, error) in zip(seen, results, strict=True):

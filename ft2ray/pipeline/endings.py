@@ -11,17 +11,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ft2ray.errors import RunEnded
+
 GOES_ON = "what is committed stays, and the same command goes on from there"
 _DISK_FULL = re.compile(r"^.*(?:No space left on device|Disk quota exceeded).*$", re.M)
-_SENTENCE = re.compile(r"^\s*ft2ray\.[\w.]+\.(?:StoreUnavailable|StoreRefused|CriticFails): (.+)$", re.M)
-
-
-class RunEnded(RuntimeError):
-    """The run can not go on for now; its message is the sentence for the user."""
-
-
-class CriticFails(RuntimeError):
-    """The critic answered for too few candidates of a group."""
+_SENTENCE = re.compile(r"^\s*ft2ray\.[\w.]+\.(?:StoreUnavailable|StoreRefused|CriticError): (.+)$", re.M)
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from ft2ray.config import AlignConfig, label
 from ft2ray.evaluation.compare import REFERENCES
 from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import write_video
-from ft2ray.pipeline.prompts import read_clip
 from ft2ray.records import Prompt, content_id
+from ft2ray.rounds.prompts import read_clip
 from ft2ray.storage import RowStore, exists, join, local_copy, local_folder, new_file, read_bytes, versions
 
 MEASUREMENT = pa.schema(
@@ -73,8 +73,8 @@ class MeasurePrompt:
     def __init__(self, config: AlignConfig, policy_dir: str, with_video: frozenset[str]):
         import torch
 
+        from ft2ray.loaders import load_generator
         from ft2ray.media.face import FaceMesher
-        from ft2ray.parts import load_generator
         from ft2ray.tlpo.policy import AttachedPolicy, load_policy
 
         torch.set_num_threads(1)

@@ -16,13 +16,20 @@ from typing import Any
 import torch
 
 from ft2ray.config import AlignConfig
+from ft2ray.errors import DataError
 from ft2ray.generator.sampler import timesteps
-from ft2ray.parts import load_generator
+from ft2ray.loaders import load_generator
 from ft2ray.pipeline.curation import read_groups
-from ft2ray.pipeline.run_folder import policy_dir, publish, read_config
+from ft2ray.run import policy_dir, publish, read_config
 from ft2ray.storage import exists, is_s3, join, local_copy, upload_folder
-from ft2ray.tlpo.adapters import LAYOUTS, Adapter, read_adapter, write_adapter
-from ft2ray.tlpo.buckets import Bucket, BucketError, bucketing_errors, merged_adapter, timestep_buckets
+from ft2ray.tlpo.formats.adapters import LAYOUTS, Adapter, read_adapter, write_adapter
+from ft2ray.tlpo.formats.buckets import (
+    Bucket,
+    BucketError,
+    bucketing_errors,
+    merged_adapter,
+    timestep_buckets,
+)
 from ft2ray.tlpo.policy import SUM, AttachedPolicy, Policy, load_policy, save_policy, whole_directory
 from ft2ray.tlpo.run import TrainableGenerator, conditions_of
 
@@ -40,11 +47,11 @@ def export_run_adapters(
     the run. Raises ValueError where there is nothing to export or `out` holds files already.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"adapter: layout {layout!r} is unknown; take one of {', '.join(LAYOUTS)}")
+        raise DataError(f"adapter: layout {layout!r} is unknown; take one of {', '.join(LAYOUTS)}")
     config = read_config(run_dir)
     folder = policy_dir(run_dir)
     if exists(join(out, INDEX)) or (not is_s3(out) and Path(out).exists() and any(Path(out).iterdir())):
-        raise ValueError(f"{out} holds files already; give a new folder")
+        raise DataError(f"{out} holds files already; give a new folder")
     generator = load_generator(config.generator.weights)
     policy = load_policy(folder, generator.fingerprint)
     files: dict[str, tuple[dict[str, Any], Adapter]] = {
@@ -96,9 +103,9 @@ def import_run_adapter(file: str, run_dir: str, dimension: str) -> str:
     generator = load_generator(config.generator.weights)
     policy = load_policy(folder, generator.fingerprint)
     if dimension not in policy.dimensions:
-        raise ValueError(f"{run_dir} has no dimension {dimension!r}; it has {', '.join(policy.dimensions)}")
+        raise DataError(f"{run_dir} has no dimension {dimension!r}; it has {', '.join(policy.dimensions)}")
     if not exists(file):
-        raise ValueError(f"adapter: no file {file}; give one .safetensors file")
+        raise DataError(f"adapter: no file {file}; give one .safetensors file")
     adapter = read_adapter(local_copy(file), generator.transformer)
     policy = dataclasses.replace(policy, adapters={**policy.adapters, dimension: adapter})
     imported = join(run_dir, "policies", f"imported-{policy.fingerprint}")
@@ -126,7 +133,7 @@ def _bucketed(
 ) -> list[tuple[Bucket, BucketError]]:
     groups = read_groups(run_dir, SAMPLES)
     if not groups:
-        raise ValueError(f"{run_dir} holds no curated groups to measure the error of the bucketing on")
+        raise DataError(f"{run_dir} holds no curated groups to measure the error of the bucketing on")
     samples = []
     for group in groups:
         x_CFHW = torch.from_numpy(group.candidates[0].latents_CFHW)

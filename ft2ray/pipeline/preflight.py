@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ft2ray.config import AlignConfig, label
+from ft2ray.errors import ConfigurationError
 from ft2ray.pipeline.curation import SCORER_CPUS
 
 Resources = Mapping[str, float]  # CPU and GPU
@@ -113,7 +114,7 @@ def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
     for text in may_add:
         found = _GROUP.fullmatch(text)
         if found is None:
-            raise ValueError(
+            raise ConfigurationError(
                 f"configuration: cluster.may_add {text!r} is not of the form '4 x CPU=16 GPU=8 pool=a': the "
                 "most nodes of a group, what one of them offers, then its labels"
             )
@@ -134,7 +135,7 @@ def check_resources(config: AlignConfig) -> None:
     nodes += [node for count, node in node_groups(config.cluster.may_add) for _ in range(count)]
     for pools in stages(config):
         if found := refusals(pools, nodes):
-            raise ValueError(
+            raise ConfigurationError(
                 f"cluster: {'; '.join(found)}. Lower cluster.* or tlpo.workers, or let the cluster grow "
                 "and say so in cluster.may_add"
             )

@@ -24,19 +24,20 @@ import torch
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig, label
-from ft2ray.parts import load_generator
-from ft2ray.pipeline.intake import CurationFailed, Intake
-from ft2ray.pipeline.metrics import metric
-from ft2ray.pipeline.policies import is_published, policy_url, publish_version
-from ft2ray.pipeline.run_folder import progress_url, publish, read_fingerprints
-from ft2ray.pipeline.schedule import Slot, last_step
-from ft2ray.pipeline.scores import pair_rule
-from ft2ray.pipeline.tensorboard import Board, board
-from ft2ray.pipeline.timeline import TrainingClock
+from ft2ray.errors import ConfigurationError, StoreUnavailable
+from ft2ray.loaders import load_generator
+from ft2ray.observe.metrics import metric
+from ft2ray.observe.tensorboard import Board, board
+from ft2ray.observe.timeline import TrainingClock
 from ft2ray.preference.draws import DrawConfig
 from ft2ray.preference.rules import FULL, SUM, Pair, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
-from ft2ray.storage import StoreUnavailable, read_bytes, write_atomically
+from ft2ray.rounds.intake import CurationFailed, Intake
+from ft2ray.rounds.policies import is_published, policy_url, publish_version
+from ft2ray.rounds.schedule import Slot, last_step
+from ft2ray.rounds.scores import pair_rule
+from ft2ray.run import progress_url, publish, read_fingerprints
+from ft2ray.storage import read_bytes, write_atomically
 from ft2ray.tlpo.experts import ExpertConfig
 from ft2ray.tlpo.gate import GateConfig
 from ft2ray.tlpo.losses import LossConfig
@@ -118,7 +119,7 @@ def progress(config: AlignConfig, key: str, steps: int) -> Iterator[None]:
 def check_settings(config: AlignConfig) -> None:
     """ValueError where the `tlpo` section asks for what can not be combined."""
     if config.tlpo.batch % config.tlpo.workers:
-        raise ValueError(
+        raise ConfigurationError(
             f"tlpo.batch {config.tlpo.batch} must be a multiple of tlpo.workers {config.tlpo.workers}"
         )
     settings(config)

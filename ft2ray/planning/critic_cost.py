@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from transformers import DynamicCache, Qwen2_5OmniThinkerConfig
 
-from ft2ray.critic.model import Thinker, build_model
-from ft2ray.critic.omni import question_mask
+from ft2ray.critic.omni.card import CARD
+from ft2ray.critic.omni.critic import question_mask
+from ft2ray.critic.omni.whole_clip import FPS, PIXELS, check_fps
 from ft2ray.critic.processor import audio_token_count
 from ft2ray.critic.questions import QUESTIONS
-from ft2ray.critic.tuned_folder import CARD
-from ft2ray.critic.view import FACE_PIXELS, MOUTH_SIZE
-from ft2ray.critic.view import FPS as VIEW_FPS
-from ft2ray.critic.whole_clip import FPS, PIXELS, check_fps
+from ft2ray.critic.talking.model import Thinker, build_model
+from ft2ray.critic.talking.view import FACE_PIXELS, MOUTH_SIZE
+from ft2ray.critic.talking.view import FPS as VIEW_FPS
+from ft2ray.errors import UserError
 from ft2ray.planning.trace import Cost, extrapolated, trace
-from ft2ray.weight_files import read_json
+from ft2ray.weights import read_json
 
 _VISION = {"hidden_size": 1280}
 # thinker_config of the published config.json, where it differs from the defaults of transformers.
@@ -107,7 +108,7 @@ def critic_shape(
     merge, patch = vision.spatial_merge_size, vision.patch_size
     rows, columns = (n // (patch * merge) * merge for n in (height, width))
     if not rows:
-        raise ValueError(f"critic.pixels: {pixels} is less than one patch of {weights} ({patch * merge})")
+        raise UserError(f"critic.pixels: {pixels} is less than one patch of {weights} ({patch * merge})")
     frames = -(-round(seconds * fps) // vision.temporal_patch_size)
     return CriticShape(
         weights, config, dtype, (frames, rows, columns), round(seconds * MEL_PER_SECOND), questions, whole
@@ -210,7 +211,7 @@ def _read_config(weights: str) -> dict[str, Any]:
     folder = Path(str(files("ft2ray") / "assets" / "critic")) if weights == "embedded" else Path(weights)
     file = folder / "config.json"
     if not file.is_file():
-        raise ValueError(
+        raise UserError(
             f"plan: critic.weights {weights} is no folder with a config.json and not known by name "
             f"({', '.join(THINKERS)})"
         )
@@ -218,4 +219,4 @@ def _read_config(weights: str) -> dict[str, Any]:
         values = json.loads(file.read_text())
         return dict(values.get("thinker_config", values))
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"plan: {file} is no JSON object: {error}") from error
+        raise UserError(f"plan: {file} is no JSON object: {error}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from ft2ray.errors import UserError
+
 USABLE = 0.94
 """Share of the memory for tensors; the rest is for CUDA's context, kernels' workspaces and gaps (assumed)."""
 
@@ -40,7 +42,7 @@ GPUS = {
 def gpu_named(name: str) -> Gpu:
     if name not in GPUS:
         near = difflib.get_close_matches(name, GPUS, n=1)
-        raise ValueError(
+        raise UserError(
             f"plan.gpu: {name!r} is unknown{f'; did you mean {near[0]}?' if near else ''} "
             f"(known: {', '.join(GPUS)})"
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ft2ray.config import AlignConfig
+from ft2ray.errors import UserError
 from ft2ray.generator.sampler import SamplerConfig, guidance_weights
 from ft2ray.planning.critic_cost import CriticShape, critic_shape, scoring_cost
 from ft2ray.planning.generation import (
@@ -99,7 +100,7 @@ class Plan:
             f"{worker.name} needs {worker.sum_text()}" for worker in self.workers if not self.fits(worker)
         ]
         if refused:
-            raise ValueError(
+            raise UserError(
                 f"plan: {'; '.join(refused)}; of the {self.gpu.memory_gb:g} GB of one {self.gpu.name} "
                 f"{self.gpu.usable_gb:.1f} GB ({USABLE:.0%}) are for tensors. Take a larger plan.gpu, "
                 "tlpo.checkpointing=true, tlpo.zero_stage=3, tlpo.microbatch=1, or smaller clips"

@@ -24,13 +24,14 @@ from transformers import (
 )
 
 from ft2ray.config import AlignConfig
+from ft2ray.errors import UserError
 from ft2ray.generator.checkpoint import CONFIG_FILE, read_config, read_portrait_config
-from ft2ray.generator.generator import TOKENS_PER_FRAME
-from ft2ray.generator.generator_wan import BACKBONES, WanSettings
+from ft2ray.generator.portrait.generator import TOKENS_PER_FRAME
 from ft2ray.generator.sampler import SamplerConfig, window_starts
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer, cast_weights
-from ft2ray.generator.wan_encoders import TEXT_TOKENS
-from ft2ray.generator.wan_folder import read_architecture
+from ft2ray.generator.wan.encoders import TEXT_TOKENS
+from ft2ray.generator.wan.folder import read_architecture
+from ft2ray.generator.wan.generator import BACKBONES, WanSettings
 from ft2ray.media.video import FPS
 
 _WAN = {"patch_size": (1, 2, 2), "attention_head_dim": 128, "out_channels": 16, "text_dim": 4096}
@@ -139,7 +140,7 @@ def generator_shape(config: AlignConfig) -> GeneratorShape:
     if values["codec"] == "wan":
         return _wan_shape(folder, config.prompts.seconds)
     if values["codec"] != "portrait":
-        raise ValueError(
+        raise UserError(
             f"plan: {folder / CONFIG_FILE} names the codec {values['codec']!r}, not portrait or wan"
         )
     architecture = read_portrait_config(folder)["transformer"]
@@ -168,7 +169,7 @@ def _wan_shape(folder: Path, seconds: float) -> GeneratorShape:
     elif settings.pipeline in PIPELINES:
         architecture = PIPELINES[settings.pipeline]
     else:
-        raise ValueError(
+        raise UserError(
             f"plan: the pipeline {settings.pipeline} is neither below {folder} nor one that is known by name "
             f"({', '.join(PIPELINES)}); download its transformer/config.json"
         )

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft2ray.errors import DataError
 from ft2ray.preference.rules import PairRule, admissible_in, checked
 
 GROUP_ID, CRITIC = "group_id", "critic"
@@ -55,7 +56,7 @@ def pairs_of_rows(
             critics |= set(pc.unique(batch[CRITIC]).to_pylist())
             if len(critics) > 1:
                 names = ", ".join(sorted(map(str, critics)))
-                raise ValueError(
+                raise DataError(
                     f"the rows hold scores of the critics {names}: scores of two critics never meet in a "
                     "pair; give the rows of one"
                 )

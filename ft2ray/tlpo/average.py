@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ft2ray.errors import DataError
+
 
 class Average:
     """Averages of named lists of parameters, beginning with what these are now."""
@@ -38,7 +40,7 @@ class Average:
         """ValueError where `state` averages other weights."""
         shapes = {key: tensor.shape for key, tensor in self.state().items()}
         if shapes != {key: tensor.shape for key, tensor in state.items()}:
-            raise ValueError(
+            raise DataError(
                 "training state: it was saved without averages, or with those of other weights; set tlpo.ema "
                 "as it was then"
             )

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ft2ray.errors import UserError
+
 MODES = ("full", "timestep", "layer", "uniform", "segments")
 
 
@@ -81,14 +83,14 @@ class UserWeights:
     def __init__(self, gate: TimestepLayerGate, user: Mapping[str, float], names: Sequence[str], how: str):
         unknown = [name for name in user if name not in names]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"user weights: no expert named {', '.join(unknown)}; there are {', '.join(names)}"
             )
         if how not in ("multiply", "replace"):
-            raise ValueError(f"user weights: {how!r} is unknown; take multiply or replace")
+            raise UserError(f"user weights: {how!r} is unknown; take multiply or replace")
         if how == "replace" and len(user) < len(names):
             missing = [name for name in names if name not in user]
-            raise ValueError(
+            raise UserError(
                 f"user weights: replace needs a weight for every expert; missing {', '.join(missing)}"
             )
         self.gate, self.how = gate, how

@@ -32,6 +32,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ft2ray.errors import WeightsError
 from ft2ray.preference.rules import SUM as SUM  # the adapter is named after its pairs
 from ft2ray.storage import exists, is_s3, join, local_folder, read_bytes, upload_folder
 from ft2ray.tlpo.experts import Experts
@@ -102,10 +103,10 @@ class AttachedPolicy:
         """
         policy = self.policy
         if system not in policy.systems():
-            raise ValueError(f"policy: no system {system!r} in it; it has {', '.join(policy.systems())}")
+            raise WeightsError(f"policy: no system {system!r} in it; it has {', '.join(policy.systems())}")
         if system not in ("uniform", "tlpo"):
             if weights is not None:
-                raise ValueError(f"policy: user weights need a fused system (uniform, tlpo), not {system}")
+                raise WeightsError(f"policy: user weights need a fused system (uniform, tlpo), not {system}")
             adapters = {"base": (), "dpo_sum": (SUM,)}.get(system, (system.removeprefix("expert_"),))
             self.experts.use(adapters)
             return
@@ -142,7 +143,7 @@ def save_policy(directory: str | Path, policy: Policy) -> str:
     if exists(join(directory, "policy.json")):
         held = json.loads(read_bytes(join(directory, "policy.json")))["fingerprint"]
         if held != fingerprint:
-            raise ValueError(f"policy: {directory} already holds policy {held}; publish to a new folder")
+            raise WeightsError(f"policy: {directory} already holds policy {held}; publish to a new folder")
     elif is_s3(directory):
         with tempfile.TemporaryDirectory() as folder:
             _write_files(Path(folder), policy)
@@ -173,13 +174,15 @@ def _write_files(folder: Path, policy: Policy) -> None:
 def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
     """Read a policy for the base with `base_fingerprint`; ValueError if it was made for another one."""
     if not exists(join(directory, "policy.json")):
-        raise ValueError(f"policy: no policy.json in {directory}; give the folder of a finished training run")
+        raise WeightsError(
+            f"policy: no policy.json in {directory}; give the folder of a finished training run"
+        )
     directory = local_folder(directory)
     description = json.loads((directory / "policy.json").read_text())
     if description.get("format") != FORMAT:
-        raise ValueError(f"policy: {directory} has another format than {FORMAT}, which this version reads")
+        raise WeightsError(f"policy: {directory} has another format than {FORMAT}, which this version reads")
     if description["base"] != base_fingerprint:
-        raise ValueError(
+        raise WeightsError(
             f"policy: {directory} was trained on base {description['base']}, but the loaded base is "
             f"{base_fingerprint}; adapters only fit the weights they were trained on"
         )
@@ -193,7 +196,9 @@ def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
         gate.load_state_dict(_read(directory / "gate.safetensors")[1])
     policy = Policy(base_fingerprint, tuple(description["dimensions"]), adapters, gate)
     if policy.fingerprint != description["fingerprint"]:
-        raise ValueError(f"policy: the files in {directory} are not those that were published; copy it again")
+        raise WeightsError(
+            f"policy: the files in {directory} are not those that were published; copy it again"
+        )
     return policy
 
 
@@ -233,7 +238,7 @@ def _load_adapter(path: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
-        raise ValueError(f"policy: {path} is missing; the folder is incomplete, copy it again")
+        raise WeightsError(f"policy: {path} is missing; the folder is incomplete, copy it again")
     with safe_open(path, "pt") as file:
         return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ft2ray.errors import ConfigurationError
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.transformer import cast_weights
 from ft2ray.preference.draws import DrawConfig, PairDraw, PairPool, draws
@@ -95,18 +96,22 @@ class TlpoSettings:
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 2, 3):
-            raise ValueError(f"tlpo.zero_stage must be 0, 2 or 3, not {self.zero_stage}")
+            raise ConfigurationError(f"tlpo.zero_stage must be 0, 2 or 3, not {self.zero_stage}")
         if self.offload and self.zero_stage == 0:
-            raise ValueError("tlpo.offload needs tlpo.zero_stage 2 or 3: DeepSpeed keeps the moments then")
+            raise ConfigurationError(
+                "tlpo.offload needs tlpo.zero_stage 2 or 3: DeepSpeed keeps the moments then"
+            )
         if self.zero_stage and self.loss.safeguard_mu is not None:
-            raise ValueError(
+            raise ConfigurationError(
                 "tlpo.sdpo_mu compares raw gradients, which no worker holds with ZeRO; set tlpo.zero_stage=0 "
                 "or tlpo.sdpo_mu=null"
             )
         if self.draw.per_group is not None and self.loss.kind == "simpo":
-            raise ValueError("tlpo.reference_draws: simpo has no reference whose errors could be kept")
+            raise ConfigurationError(
+                "tlpo.reference_draws: simpo has no reference whose errors could be kept"
+            )
         if self.draw.per_group is not None and self.zero_stage == 3:
-            raise ValueError(
+            raise ConfigurationError(
                 "tlpo.reference_draws: with tlpo.zero_stage=3 all workers must run the transformer together, "
                 "but each meets a new draw at another step; take stage 0 or 2, or set it to null"
             )
@@ -183,7 +188,7 @@ class TlpoRun:
             if intake is not None:
                 intake(self)
             if set(settings.dimensions) <= set(self.untrained):
-                raise ValueError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
+                raise ConfigurationError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
             if self.step < settings.steps:
                 for name in settings.dimensions:
                     self._update_expert(name)

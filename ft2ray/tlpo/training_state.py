@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ft2ray.errors import DataError
 from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
@@ -42,7 +43,7 @@ def save_training_state(
     the number of steps.
     """
     if Path(directory).exists():
-        raise ValueError(f"training state: {directory} exists already; every save takes a new folder")
+        raise DataError(f"training state: {directory} exists already; every save takes a new folder")
     tensors: dict[str, Tensor] = {}
     for name in experts.names:
         tensors |= {f"expert/{name}/{key}": tensor for key, tensor in experts.state(name).items()}
@@ -72,14 +73,12 @@ def load_training_state(
     """Put a saved state back into experts, gate, optimisers and averages; returns the counters."""
     directory = Path(directory)
     if not (directory / "state.json").is_file():
-        raise ValueError(f"training state: no state.json in {directory}")
+        raise DataError(f"training state: no state.json in {directory}")
     description = json.loads((directory / "state.json").read_text())
     tensors = load_file(directory / "state.safetensors")
     saved, given = set(description["optimizers"]), set(optimizers)
     if saved != given:
-        raise ValueError(
-            f"training state: {directory} holds {sorted(saved)}, this run trains {sorted(given)}"
-        )
+        raise DataError(f"training state: {directory} holds {sorted(saved)}, this run trains {sorted(given)}")
     for name in experts.names:
         experts.load_state(name, _below(tensors, f"expert/{name}/"))
     if gate is not None:

@@ -25,6 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ft2ray.errors import ConfigurationError
+
 COMMON = {"train_micro_batch_size_per_gpu": 1, "steps_per_print": 10**9}
 BUCKET = 50_000_000  # elements of one message; DeepSpeed's default takes 2 GB for each adapter
 WHOLE_BELOW = 100_000  # elements; smaller weights (norms, biases) are not worth a gathering, all keep them
@@ -34,7 +36,7 @@ WHOLE_BELOW = 100_000  # elements; smaller weights (norms, biases) are not worth
 def _deepspeed() -> Any:
     """DeepSpeed, joined to the process group that is there; takes a second to import, so only when wanted."""
     if not (dist.is_available() and dist.is_initialized()):
-        raise ValueError("tlpo.zero_stage: there is no process group; train with Ray, or set it to 0")
+        raise ConfigurationError("tlpo.zero_stage: there is no process group; train with Ray, or set it to 0")
     import deepspeed
     import deepspeed.ops
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray.serve
 
-from ft2ray.pipeline.metrics import METRICS
+from ft2ray.observe.metrics import METRICS
 
 SERIES = {"Counter": [""], "Gauge": [""], "Histogram": ["_bucket", "_sum", "_count"]}
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ft2ray.critic.model import Thinker, toy_config
+from ft2ray.critic.omni.whole_clip import Sight, WholeClip
 from ft2ray.critic.processor import ProcessorConfig
 from ft2ray.critic.questions import build_tokenizer
-from ft2ray.critic.whole_clip import Sight, WholeClip
+from ft2ray.critic.talking.model import Thinker, toy_config
 
 # As the published chat_template.json: a system line of its own, then the clip, then the question.
 TEMPLATE = """{% for message in messages %}\

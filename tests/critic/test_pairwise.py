@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft2ray.critic.critic import Critic
 from ft2ray.critic.pairwise import PairwiseCritic, by_rules
 from ft2ray.critic.rule import RuleCritic
-from ft2ray.critic.view import ClipView
-from ft2ray.parts import critic_look, load_critic
+from ft2ray.critic.talking.critic import Critic
+from ft2ray.critic.talking.view import ClipView
+from ft2ray.loaders import critic_look, load_critic
 from ft2ray.pipeline.critic_service import CriticService, score_together
 from ft2ray.preference.rules import PairRule, pairs
 

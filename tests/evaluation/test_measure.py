@@ -10,7 +10,7 @@ import ft2ray
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.measure import measure_clip
 from ft2ray.evaluation.phones import predict_opening
-from ft2ray.generator.warp import render
+from ft2ray.generator.portrait.warp import render
 from ft2ray.media.audio import read_audio
 from ft2ray.media.face import LIPS_INNER_LOWER, LIPS_OUTER_LOWER, FaceMesher, face_height
 from ft2ray.media.portrait import load_portrait

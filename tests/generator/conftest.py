@@ -26,7 +26,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from ft2ray.generator.generator_wan import WanGenerator
+from ft2ray.generator.wan.generator import WanGenerator
 
 WIDTH, BLOCKS, AUDIO_DIM, SPEECH = 24, 6, 20, 24
 BACKBONE = dict(

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ft2ray.critic.tuned_folder import ADAPTER, CARD
-from ft2ray.parts import critic_card
+from ft2ray.critic.omni.card import ADAPTER, CARD
+from ft2ray.loaders import critic_card
 from ft2ray.storage import list_files, upload_folder
+from tests.critic.omni.test_tuning import table  # noqa: F401  # a fixture
 from tests.critic.omni_toys import write_thinker
-from tests.critic.test_tuning import table  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).parents[2]
 TOY = ["--cpu", "--fps=8", "--pixels=56", "--rank=4", "--alpha=8", "--learning-rate=2e-3", "--batch=4"]

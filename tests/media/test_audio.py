@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE, active_dbfs, check_speech, read_audio, slice_clips
-from ft2ray.media.errors import MediaError
 
 
 def tone(seconds: float, rate: int = SAMPLE_RATE, level: float = 0.3) -> np.ndarray:

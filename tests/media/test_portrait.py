@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ft2ray.errors import MediaError
 from ft2ray.media import portrait as portrait_module
-from ft2ray.media.errors import MediaError
 from ft2ray.media.face import face_height
 from ft2ray.media.portrait import load_portrait, read_image
 

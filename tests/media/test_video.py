@@ -2,8 +2,8 @@ import av
 import numpy as np
 import pytest
 
+from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE
-from ft2ray.media.errors import MediaError
 from ft2ray.media.video import read_video, write_video
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 
-from ft2ray.critic.view import SHORTEST_FRAMES, ClipView
+from ft2ray.critic.talking.view import SHORTEST_FRAMES, ClipView
 from ft2ray.generator.sampler import Conditions, SamplerConfig
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait

@@ -11,16 +11,17 @@ import sys
 from collections.abc import Sequence
 
 from ft2ray.config import load_config
-from ft2ray.parts import load_critic, load_generator
+from ft2ray.errors import RunEnded
+from ft2ray.loaders import load_critic, load_generator
 from ft2ray.pipeline.align import Work, critic_running, ray_cluster, run_together, take_turns
 from ft2ray.pipeline.curation import curate, missing_slots
-from ft2ray.pipeline.endings import RunEnded, in_one_sentence
-from ft2ray.pipeline.intake import Intake
+from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.preflight import check_resources
-from ft2ray.pipeline.prompts import plan_prompts
-from ft2ray.pipeline.run_folder import write_fingerprints, write_inputs
-from ft2ray.pipeline.schedule import slots, training_key
 from ft2ray.pipeline.training import pairs_of, settings, train
+from ft2ray.rounds.intake import Intake
+from ft2ray.rounds.prompts import plan_prompts
+from ft2ray.rounds.schedule import slots, training_key
+from ft2ray.run import write_fingerprints, write_inputs
 from ft2ray.tlpo.run import TlpoRun
 
 

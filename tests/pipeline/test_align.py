@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ft2ray.pipeline.curation import read_groups
-from ft2ray.pipeline.run_folder import policy_dir, read_plan
+from ft2ray.run import policy_dir, read_plan
 from tests.pipeline.whole_run import SYSTEMS, finish, kill_when, result
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

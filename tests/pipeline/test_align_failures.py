@@ -10,9 +10,9 @@ from ft2ray.cli import main
 from ft2ray.pipeline import align
 from ft2ray.pipeline.align import Work, check_pairs, critic_running, run_together, take_turns
 from ft2ray.pipeline.curation import group_store
-from ft2ray.pipeline.intake import CURATING, CurationFailed, intake_folder
-from ft2ray.pipeline.run_folder import training_url
-from tests.pipeline.test_status import Run
+from ft2ray.rounds.intake import CURATING, CurationFailed, intake_folder
+from ft2ray.run import training_url
+from tests.observe.test_status import Run
 
 YES, NO = [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]
 

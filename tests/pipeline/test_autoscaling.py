@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ft2ray.pipeline.curation import read_groups
-from ft2ray.pipeline.policies import policy_url
+from ft2ray.rounds.policies import policy_url
 from ft2ray.tlpo.policy import load_policy
 from tests.pipeline.faulty_parts import latent
 from tests.pipeline.stage_alone import begun, replayed

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ft2ray.config import ClusterConfig, CriticConfig
-from ft2ray.critic.critic import TalkingCritic
-from ft2ray.critic.view import ClipView
+from ft2ray.critic.talking.critic import TalkingCritic
+from ft2ray.critic.talking.view import ClipView
+from ft2ray.errors import CriticError
 from ft2ray.pipeline.critic_service import (
     CriticService,
     call_seconds,
@@ -20,7 +21,6 @@ from ft2ray.pipeline.critic_service import (
     probe_view,
     score_views,
 )
-from ft2ray.pipeline.endings import CriticFails
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Told:
 
 @pytest.fixture
 def service(monkeypatch):
-    monkeypatch.setattr("ft2ray.parts.load_critic", lambda *critic: Told())
+    monkeypatch.setattr("ft2ray.loaders.load_critic", lambda *critic: Told())
     return CriticService.func_or_class("told", batch_frames=100, timeout_seconds=5.0)
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_probability_is_no_score(service, p):
 def test_a_replica_that_started_again_on_other_weights_says_so(service):
     assert asyncio.run(service.score_together(["a"], "told")) == [[0.25] * 3]
     for call in (service.score("a", "the run's"), service.score_together(["a"], "the run's")):
-        with pytest.raises(CriticFails, match="fingerprint is told, that of the run is the run's"):
+        with pytest.raises(CriticError, match="fingerprint is told, that of the run is the run's"):
             asyncio.run(call)
 
 
@@ -126,11 +126,11 @@ def test_other_weights_are_nobodys_null():
 
     class Changed(FakeResponse):
         def result(self, timeout_s):
-            raise CriticFails("weights have changed")
+            raise CriticError("weights have changed")
 
     handle = FakeHandle({})
     handle.remote = lambda view, critic: Changed(view, handle)
-    with pytest.raises(CriticFails, match="weights have changed"):
+    with pytest.raises(CriticError, match="weights have changed"):
         score_views(handle, ["a", "b"], timeout_seconds=5.0, retries=1, critic="the run's")
 
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from ft2ray.config import load_config
+from ft2ray.errors import CriticError
+from ft2ray.observe.timeline import Span
 from ft2ray.pipeline import curation
 from ft2ray.pipeline.curation import GenerateGroup, ScoreAndCommit, group_store, refused_store
-from ft2ray.pipeline.endings import CriticFails
-from ft2ray.pipeline.policies import policy_url
-from ft2ray.pipeline.run_folder import training_url
-from ft2ray.pipeline.schedule import Slot
-from ft2ray.pipeline.timeline import Span
 from ft2ray.records import Prompt
+from ft2ray.rounds.policies import policy_url
+from ft2ray.rounds.schedule import Slot
+from ft2ray.run import training_url
 from ft2ray.storage import join, write_atomically
 from ft2ray.tlpo import policy
 from tests.pipeline.test_critic_service import FakeHandle
@@ -51,7 +51,7 @@ def test_a_clip_that_the_critic_fails_on_is_null_with_its_reason(tmp_path):
 
 
 def test_a_group_that_the_critic_fails_on_is_not_committed_and_scored_by_the_next_attempt(tmp_path):
-    with pytest.raises(CriticFails, match=r"2 of 3 clips of a group: TimeoutError: no answer"):
+    with pytest.raises(CriticError, match=r"2 of 3 clips of a group: TimeoutError: no answer"):
         scorer(str(tmp_path), {"a": 9, "b": 9})(row(["a", "b", "c", None]))
     assert group_store(str(tmp_path)).keys() == set()
     assert scorer(str(tmp_path), {})(row(["a", "b", "c", None]))["unscored"] == 1

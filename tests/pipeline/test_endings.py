@@ -6,13 +6,12 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from ft2ray import cli
-from ft2ray.pipeline.endings import CriticFails, RunEnded, in_one_sentence
-from ft2ray.s3 import StoreRefused
-from ft2ray.storage import StoreUnavailable
+from ft2ray.errors import CriticError, RunEnded, StoreRefused, StoreUnavailable
+from ft2ray.pipeline.endings import in_one_sentence
 
 REFUSED = StoreRefused("s3://b/run: the store at http://s3 refuses these credentials (403)")
 SILENT = StoreUnavailable("s3://b/run: no answer from http://s3")
-CRITIC = CriticFails("the critic failed on 8 of 8 clips of a group: TimeoutError")
+CRITIC = CriticError("the critic failed on 8 of 8 clips of a group: TimeoutError")
 FULL = OSError(errno.ENOSPC, "No space left on device", "/runs/one/store/a.parquet")
 
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 
 from ft2ray.cli import main
 from ft2ray.config import load_config, to_yaml
-from ft2ray.parts import load_generator
+from ft2ray.loaders import load_generator
 from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.exchange import export_run_adapters, import_run_adapter
-from ft2ray.pipeline.run_folder import policy_dir, publish
 from ft2ray.records import Candidate, PromptGroup
+from ft2ray.run import policy_dir, publish
 from ft2ray.storage import join, write_atomically
-from ft2ray.tlpo.adapters import read_adapter, write_adapter
 from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+from ft2ray.tlpo.formats.adapters import read_adapter, write_adapter
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
 from ft2ray.tlpo.policy import AttachedPolicy, load_policy, policy_of, save_policy
 

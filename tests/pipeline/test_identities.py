@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from ft2ray.config import load_config
-from ft2ray.parts import critic_identity, generator_fingerprint
+from ft2ray.loaders import critic_identity, generator_fingerprint
 from ft2ray.pipeline.align import identities
 
 pytestmark = pytest.mark.ray

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from ft2ray.observe.timeline import read_spans
 from ft2ray.pipeline.curation import read_groups
-from ft2ray.pipeline.run_folder import policy_dir
-from ft2ray.pipeline.timeline import read_spans
+from ft2ray.run import policy_dir
 from tests.pipeline.whole_run import SLOTS, TWO_ROUNDS, finish, kill_when, result
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import pytest
 
+from ft2ray.observe.status import read_status
 from ft2ray.pipeline.curation import read_groups
-from ft2ray.pipeline.run_folder import policy_dir, read_plan
-from ft2ray.pipeline.status import read_status
+from ft2ray.run import policy_dir, read_plan
 from ft2ray.storage import join, list_files, read_bytes, upload_folder, versions
 from tests.conftest import ASSETS
-from tests.pipeline.test_tensorboard import read as read_events
+from tests.observe.test_tensorboard import read as read_events
 from tests.pipeline.whole_run import SETTINGS, SLOTS, SYSTEMS, TWO_ROUNDS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]

@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from ft2ray.config import AlignConfig, load_config
-from ft2ray.parts import load_critic, load_generator
+from ft2ray.loaders import load_critic, load_generator
 from ft2ray.pipeline.curation import group_store
-from ft2ray.pipeline.policies import policy_url
-from ft2ray.pipeline.prompts import plan_prompts
-from ft2ray.pipeline.schedule import Slot, slots, training_key
 from ft2ray.pipeline.training import pairs_of, settings
 from ft2ray.records import Candidate, PromptGroup
+from ft2ray.rounds.policies import policy_url
+from ft2ray.rounds.prompts import plan_prompts
+from ft2ray.rounds.schedule import Slot, slots, training_key
 from ft2ray.tlpo.policy import Policy, load_policy
 from ft2ray.tlpo.run import TlpoRun
 from tests.ray_head import RayHead

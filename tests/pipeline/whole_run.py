@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.evaluation import measurement_store
-from ft2ray.pipeline.run_folder import policy_dir
+from ft2ray.run import policy_dir
 
 SYSTEMS = {"base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo"}
 SETTINGS = [

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from ft2ray.cli import main
 from ft2ray.config import load_config
-from ft2ray.critic.model import ClipBatch, audio_tokens, build_model, video_tokens
+from ft2ray.critic.talking.model import ClipBatch, audio_tokens, build_model, video_tokens
 from ft2ray.planning import critic_cost
 from ft2ray.planning.critic_cost import CriticShape, audio_cost, critic_shape, scoring_cost, vision_cost
 from ft2ray.planning.generation import expert_parameters

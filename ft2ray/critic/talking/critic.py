@@ -1,0 +1,268 @@
+"""Critics behind one small interface, and the trained Talking-Critic.
+
+Shapes: N clips, W windows, K dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig
+
+from ft2ray.critic.processor import ProcessorConfig, patches
+from ft2ray.critic.questions import answer_token_ids
+from ft2ray.critic.talking.model import (
+    ClipBatch,
+    Layout,
+    Thinker,
+    answer_logits,
+    audio_tokens,
+    build_model,
+    prefix_layout,
+    question_token_ids,
+    read_prefix,
+    still_tokens,
+    video_tokens,
+)
+from ft2ray.critic.talking.view import ClipView
+from ft2ray.errors import WeightsError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Critic(Protocol):
+    """Anything that scores clips in named dimensions.
+
+    Two more attributes are optional. `look`, on its class: makes of a clip what `score` takes (see
+    `ft2ray.loaders.Look`), else that is a `ClipView`. `relative`: true where scores only compare the clips of
+    one call, which then are all candidates of a prompt.
+    """
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the K dimensions, in the order of the scores."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of everything that decides a score; scores of two critics never meet in a pair."""
+        ...
+
+    def score(self, views: Sequence[Any]) -> np.ndarray:
+        """p_NK float64: probability that the answer is Yes. Raises rather than return NaN."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TalkingCritic:
+    """The Qwen2.5-Omni thinker as a critic: P(Yes) = softmax over the logits of Yes and No.
+
+    Clips longer than three seconds are judged window by window and their logits averaged. Both logits
+    are scaled, and Yes is shifted, by one `scaling` (a, b) for each question, fitted on held-out clips:
+    a small network is too sure of itself, and then no two candidates would seem to differ.
+    `calibration` says how often its answers were right on held-out clips:
+    {"accuracy": {dimension: share}, "n": {dimension: clips}, ...}.
+    """
+
+    model: Thinker
+    tokenizer: PreTrainedTokenizerFast
+    processor: ProcessorConfig
+    questions: dict[str, str]
+    scaling: dict[str, tuple[float, float]]
+    calibration: dict[str, Any]
+    fingerprint: str
+    windows_per_pass: int = 8
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return tuple(self.questions)
+
+    @classmethod
+    def load(cls, path: str | Path = "embedded") -> TalkingCritic:
+        """Read a folder written by `save_critic`; "embedded" is the one in the package.
+
+        Raises:
+            ValueError: if files are missing or do not belong together.
+        """
+        folder, config, own = _described(path)
+        model = build_model(Qwen2_5OmniThinkerConfig.from_dict(config))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return cls(
+            model=model.eval().requires_grad_(False),
+            tokenizer=PreTrainedTokenizerFast.from_pretrained(folder),
+            processor=ProcessorConfig(**own["processor"]),
+            questions=own["questions"],
+            scaling={name: (pair[0], pair[1]) for name, pair in own["scaling"].items()},
+            calibration=own["calibration"],
+            fingerprint=own["fingerprint"],
+        )
+
+    @staticmethod
+    def identity_of(path: str | Path) -> tuple[str, tuple[str, ...]]:
+        """Fingerprint and dimensions of `load(path)`, without the network; the same errors."""
+        _, _, own = _described(path)
+        return own["fingerprint"], tuple(own["questions"])
+
+    def score(self, views: Sequence[ClipView]) -> np.ndarray:
+        """P(Yes) of each clip on each question: p_NK float64, every row independent of the others.
+
+        Raises:
+            ValueError: if a logit is not finite (broken weights or input).
+        """
+        margin_NK = self.margins(views)
+        bad = np.flatnonzero(~np.isfinite(margin_NK).all(axis=1))
+        if len(bad):
+            raise WeightsError(
+                f"the critic's logits of clip {bad[0]} are not finite; its weights or its input are broken"
+            )
+        return 1.0 / (1.0 + np.exp(-margin_NK))
+
+    def margins(self, views: Sequence[ClipView]) -> np.ndarray:
+        """Logit of Yes minus logit of No, averaged over a clip's windows: float64 [N, K]."""
+        scale_K, shift_K = np.array([self.scaling[name] for name in self.questions]).T
+        assert all(len(view.video_WFHW3) for view in views), "a view has at least one window"
+        margin_NK = np.zeros((len(views), len(self.questions)))
+        for some in passes(views, self.windows_per_pass):
+            margin_WK = self._window_margins(joined([(views[clip], window) for clip, window in some]))
+            for (clip, _), margin_K in zip(some, margin_WK, strict=True):
+                margin_NK[clip] += margin_K / len(views[clip].video_WFHW3)
+        return scale_K * margin_NK + shift_K
+
+    @torch.inference_mode()
+    def _window_margins(self, view: ClipView) -> np.ndarray:
+        """Yes minus No for every window of a view, in one pass: float64 [W, K]."""
+        batch = view_batch(view, self.processor)
+        layout = self._layout(batch)
+        tokens = (
+            video_tokens(self.model, batch),
+            still_tokens(self.model, batch),
+            audio_tokens(self.model, batch.mel_BMJ),
+        )
+        _, cache = read_prefix(self.model, layout, *tokens)
+        logits = answer_logits(
+            self.model,
+            layout,
+            cache,
+            question_token_ids(self.tokenizer, self.questions),
+            answer_token_ids(self.tokenizer),
+        ).double()
+        return (logits[..., 0] - logits[..., 1]).numpy()
+
+    def _layout(self, batch: ClipBatch) -> Layout:
+        return prefix_layout(self.model, self.tokenizer, self.processor, batch)
+
+
+def _described(path: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The folder, its network's configuration and what belongs to the critic; ValueError as in `load`."""
+    folder = Path(str(files("ft2ray") / "assets" / "critic")) if path == "embedded" else Path(path)
+    for name in (WEIGHTS, CONFIG, "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise WeightsError(
+                f"{folder} holds no critic: {name} is missing; train one with recipes.embedded.train_critic"
+            )
+    config = json.loads((folder / CONFIG).read_text())
+    own = config.pop("talking_critic")
+    fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    if own["fingerprint"] != fingerprint:
+        raise WeightsError(
+            f"the weights in {folder} are not those that {CONFIG} describes (fingerprint {fingerprint}, "
+            f"not {own['fingerprint']}); copy the folder as a whole"
+        )
+    return folder, config, own
+
+
+def passes(views: Sequence[ClipView], most: int) -> Iterator[list[tuple[int, int]]]:
+    """The windows of all clips, as (clip, window), in batches of one layout and at most `most` windows."""
+    by_layout: dict[Any, list[tuple[int, int]]] = {}
+    for clip, view in enumerate(views):
+        pieces = (view.video_WFHW3, view.stills_WKHW3, view.mel_WMJ)
+        windows = [(clip, window) for window in range(len(view.video_WFHW3))]
+        by_layout.setdefault(tuple(piece.shape[1:] for piece in pieces), []).extend(windows)
+    for windows in by_layout.values():
+        yield from (windows[start : start + most] for start in range(0, len(windows), most))
+
+
+def joined(windows: Sequence[tuple[ClipView, int]]) -> ClipView:
+    """Windows of any clips, all of one layout, as the windows of one view."""
+    return ClipView(
+        np.stack([view.video_WFHW3[window] for view, window in windows]),
+        np.stack([view.stills_WKHW3[window] for view, window in windows]),
+        np.stack([view.mel_WMJ[window] for view, window in windows]),
+    )
+
+
+def view_batch(view: ClipView, processor: ProcessorConfig) -> ClipBatch:
+    """The windows of a view as the model takes them."""
+    cut = [patches(video, processor, still=False) for video in view.video_WFHW3]
+    stills = [[patches(crop[None], processor, still=True) for crop in crops] for crops in view.stills_WKHW3]
+    return ClipBatch(
+        video_BSE=torch.stack([piece for piece, _ in cut]),
+        video_grid=cut[0][1],
+        stills_BSE=torch.stack([torch.cat([piece for piece, _ in crops]) for crops in stills]),
+        still_grids=tuple(grid for _, grid in stills[0]),
+        mel_BMJ=torch.from_numpy(view.mel_WMJ),
+    )
+
+
+def critic_fingerprint(weights: bytes, config: dict[str, Any], own: dict[str, Any]) -> str:
+    """First 16 hex digits of the sha256 over weights, network, processor, questions and scaling."""
+    digest = hashlib.sha256(weights)
+    described = {"network": config} | {name: own[name] for name in ("processor", "questions", "scaling")}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def fit_scaling(margin_N: np.ndarray, label_N: np.ndarray, steps: int = 100) -> tuple[float, float]:
+    """Platt's scaling: (a, b) for which sigmoid(a * margin + b) fits the labels (1, 0; NaN is skipped).
+
+    Both answers weigh the same, so that 0.5 is the fair threshold.
+    """
+    known = ~np.isnan(label_N)
+    x, y = np.stack([margin_N[known], np.ones(known.sum())], axis=1), label_N[known]
+    weight = np.where(y == 1, 0.5 / max((y == 1).mean(), 1e-6), 0.5 / max((y == 0).mean(), 1e-6))
+    ab = np.array([0.1, 0.0])
+    for _ in range(steps):
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ ab, -30, 30)))
+        gradient = x.T @ (weight * (p - y)) / len(y) + 1e-3 * ab
+        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x / len(y) + 1e-3 * np.eye(2)
+        ab = ab - np.linalg.solve(curvature, gradient)
+    return float(max(ab[0], 1e-3)), float(ab[1])
+
+
+def save_critic(
+    folder: Path,
+    model: Thinker,
+    tokenizer: PreTrainedTokenizerFast,
+    processor: ProcessorConfig,
+    questions: dict[str, str],
+    calibration: dict[str, Any],
+    scaling: dict[str, tuple[float, float]] | None = None,
+) -> str:
+    """Write everything that `TalkingCritic.load` reads; returns the fingerprint.
+
+    scaling: (a, b) of each question, see `TalkingCritic`; None leaves the logits as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    own: dict[str, Any] = {
+        "questions": questions,
+        "processor": asdict(processor),
+        "scaling": scaling or {name: (1.0, 0.0) for name in questions},
+        "calibration": calibration,
+    }
+    fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    own["fingerprint"] = fingerprint
+    (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")
+    return fingerprint

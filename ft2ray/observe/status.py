@@ -1,0 +1,131 @@
+"""One view of a run, while it goes on and afterwards, read from its folder alone: from any machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from ft2ray.observe.timeline import Span, busy_seconds, overlap_seconds, read_spans
+from ft2ray.pipeline.curation import BASE_POLICY, refused_store
+from ft2ray.rounds.policies import newest_policy, policy_url
+from ft2ray.rounds.schedule import last_step, slots, training_key
+from ft2ray.rounds.scores import pair_counts, scored_candidates
+from ft2ray.run import progress_url, read_config, read_fingerprints, read_plan
+from ft2ray.storage import exists, join, read_bytes
+
+RECENT_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Figures of a run; `staleness` counts groups by rounds between them and the policy that made them."""
+
+    run_dir: str
+    rounds: list[tuple[int, int]]  # (groups committed, slots) of each round
+    refused: list[str]
+    unscored: int
+    candidates: int
+    pairs: dict[str, int]
+    staleness: dict[int, int]
+    groups_per_minute: float | None  # in the last five minutes of generation
+    generators_busy: float | None  # share of the generators' time, from the first group to the last
+    overlap_seconds: float
+    step: int
+    last_step: int
+    policies: int
+    quarantined: list[str]
+    finished: bool
+
+    def __str__(self) -> str:
+        lines = [f"run         {self.run_dir}" + (" (finished)" if self.finished else "")]
+        for round, (done, total) in enumerate(self.rounds):
+            lines.append(f"round {round + 1:<5} {done} of {total} groups")
+        lines += [
+            f"candidates  {self.candidates}, {self.unscored} without a score",
+            "pairs       " + ", ".join(f"{name} {count}" for name, count in self.pairs.items()),
+            "staleness   "
+            + (", ".join(f"{n} rounds: {count} groups" for n, count in self.staleness.items()) or "no group"),
+            "generation  " + self._generation(),
+            f"training    step {self.step} of {self.last_step}, {self.policies} policies published",
+            f"overlap     {self.overlap_seconds:.0f} s with generation and training both at work",
+        ]
+        lines += [f"quarantined {text}" for text in [*self.quarantined, *self.refused]]
+        return "\n".join(lines)
+
+    def _generation(self) -> str:
+        if self.groups_per_minute is None or self.generators_busy is None:
+            return "nothing yet"
+        return f"{self.groups_per_minute:.1f} groups a minute, generators busy {self.generators_busy:.0%}"
+
+
+def read_status(run_dir: str) -> Status:
+    """Raises ValueError where there is no run."""
+    config, plan = read_config(run_dir), read_plan(run_dir)
+    generator, critic = read_fingerprints(run_dir)
+    wanted = slots(config, generator, critic, plan.curation)
+    key = training_key(config, generator, critic, plan.curation)
+    candidates = scored_candidates(config, wanted)
+    groups = candidates.filter(pc.equal(candidates["place"], 0)).select(["round", "policy"]).to_pylist()
+    committed = Counter(group["round"] for group in groups)
+    total = Counter(slot.round for slot in wanted)
+    policies = newest_policy(run_dir, key, config.schedule.rounds)
+    version = {BASE_POLICY: 0} | {
+        _fingerprint(policy_url(run_dir, key, number)): number for number in range(1, policies + 1)
+    }
+    stale = Counter(group["round"] - version[group["policy"]] for group in groups)
+    spans = read_spans(run_dir)
+    made = [span for span in spans if span.kind == "generate"]
+    progress = progress_url(run_dir, key)
+    return Status(
+        run_dir=run_dir,
+        rounds=[(committed[round], total[round]) for round in sorted(total)],
+        refused=[f"{row['path']} [{row['reason']}]" for row in refused_store(run_dir).rows()],
+        unscored=candidates[config.tlpo.dimensions[0]].null_count,
+        candidates=len(candidates),
+        pairs=pair_counts(config, candidates),
+        staleness=dict(sorted(stale.items())),
+        groups_per_minute=_recent_rate(made),
+        generators_busy=_busy_share(made),
+        overlap_seconds=overlap_seconds(spans),
+        step=json.loads(read_bytes(progress))["step"] if exists(progress) else 0,
+        last_step=last_step(config, config.schedule.rounds - 1),
+        policies=policies,
+        quarantined=[f"{q.path} [{q.reason}]" for q in plan.quarantined],
+        # A report alone may be that of an earlier training in this folder.
+        finished=policies == config.schedule.rounds and exists(join(run_dir, "report.json")),
+    )
+
+
+def watch(run_dir: str, every_seconds: float = 5.0) -> None:
+    """Print the status again and again until the run is finished."""
+    while True:
+        status = read_status(run_dir)
+        print(f"\n{time.strftime('%H:%M:%S')}\n{status}", flush=True)
+        if status.finished:
+            return
+        time.sleep(every_seconds)
+
+
+def _fingerprint(policy: str) -> str:
+    description: dict[str, Any] = json.loads(read_bytes(join(policy, "policy.json")))
+    return description["fingerprint"]
+
+
+def _recent_rate(made: list[Span]) -> float | None:
+    if not made:
+        return None
+    end = max(span.ended for span in made)
+    recent = [span for span in made if span.ended > end - RECENT_SECONDS]
+    return 60.0 * len(recent) / max(end - min(span.began for span in recent), 1e-9)
+
+
+def _busy_share(made: list[Span]) -> float | None:
+    """Of each actor's time from its first group to its last one."""
+    lanes = {span.lane: [s for s in made if s.lane == span.lane] for span in made}
+    there = sum(max(s.ended for s in lane) - min(s.began for s in lane) for lane in lanes.values())
+    return sum(map(busy_seconds, lanes.values())) / there if there > 0 else None

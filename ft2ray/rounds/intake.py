@@ -1,0 +1,135 @@
+"""Which committed groups the training sees from which step on.
+
+Rank 0 looks at the store, decides, and writes the decision down before anybody acts on it:
+intake/<key>/<step>.json lists the groups that join before that step. A training that starts again reads the
+same list, so that its data order is the one of the first attempt whatever has been committed since.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+
+import torch.distributed as dist
+
+from ft2ray.config import AlignConfig
+from ft2ray.pipeline.curation import group_store, refused_store
+from ft2ray.preference.rules import Pair
+from ft2ray.records import PromptGroup
+from ft2ray.rounds.schedule import Slot, last_step, oldest_policy, slots_needed
+from ft2ray.storage import exists, join, list_files, read_bytes, write_atomically
+from ft2ray.tlpo.run import TlpoRun
+
+POLL_SECONDS = 0.5
+# Groups that join now, how many slots are given up, and whether the step may begin.
+Decision = tuple[list[str], int, bool]
+CURATING = "curating"  # a file that is there while groups may still come, where both go on at the same time
+
+
+class CurationFailed(RuntimeError):
+    """No more groups will come, or none of all has a pair; the curation's own error says why."""
+
+
+def intake_folder(run_dir: str, key: str) -> str:
+    return join(run_dir, "intake", key)
+
+
+class Intake:
+    """Called with the run before every step; adds groups, and waits until there are enough.
+
+    Args:
+        pairs_of: the pairs of a group by pool.
+        slots: all slots of the run. Those that were refused count as filled.
+    """
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        key: str,
+        slots: Sequence[Slot],
+        pairs_of: Callable[[PromptGroup], dict[str, list[Pair]]],
+        rank: int,
+    ):
+        self.config, self.pairs_of, self.rank = config, pairs_of, rank
+        self.folder = intake_folder(config.run_dir, key)
+        self.slots = slots
+        self.wanted = {slot.group_id for slot in slots}
+        self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
+        self.seen: set[str] = set()
+        self.given_up = 0
+        names = list_files(self.folder, ".json")
+        self.log = {int(name.removesuffix(".json")): name for name in names} if rank == 0 else {}
+
+    def __call__(self, run: TlpoRun) -> None:
+        while not self.complete:
+            joining, enough = self._agree(self._decide(run) if self.rank == 0 else None)
+            for group_id in joining:
+                group = PromptGroup.from_row(self.groups.get(group_id))
+                run.add(group, self.pairs_of(group))
+            self.seen |= set(joining)
+            if self.complete and set(run.settings.dimensions) <= set(run.untrained):
+                raise CurationFailed
+            if enough:
+                return
+            time.sleep(POLL_SECONDS)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every slot has been taken in or given up."""
+        return len(self.seen) + self.given_up >= len(self.wanted)
+
+    def _decide(self, run: TlpoRun) -> Decision | None:
+        """None: there is no way to go on."""
+        written = {group_id for step in self.log if step <= run.step for group_id in self._read(step)}
+        if self.log and (run.step <= max(self.log) or not written <= self.seen):
+            return sorted(written - self.seen), self.given_up, run.step <= max(self.log)
+        more = self.config.schedule.max_staleness == 0 or exists(join(self.folder, CURATING))
+        there = self.groups.committed(self.wanted)
+        refused = len(self.refused.committed(self.wanted))
+        filled = len(there) + refused
+        if filled < len(self.wanted) and not more:
+            return None
+        enough = filled >= slots_needed(self.config, run.step, len(self.wanted))
+        # A step without pairs in some dimension would be lost to its expert: wait while more may come.
+        if enough and self._more_may_come(run.step, filled):
+            enough = not self._lacks_pairs(run, there)
+        joining = sorted(there - self.seen) if enough else []
+        if joining:
+            self._write(run.step, joining)
+        return joining, refused, enough
+
+    def _more_may_come(self, step: int, filled: int) -> bool:
+        """Whether slots are filled while the training waits at `step`, for some wait for its next policy."""
+        if self.config.schedule.max_staleness == 0:
+            return False
+        rounds = range(self.config.schedule.rounds)
+        published = sum(last_step(self.config, round) <= step for round in rounds)
+        return filled < sum(oldest_policy(self.config, slot.round) <= published for slot in self.slots)
+
+    def _lacks_pairs(self, run: TlpoRun, there: set[str]) -> bool:
+        lacking = set(run.settings.dimensions) & set(run.untrained)
+        for group_id in there - self.seen:
+            if not lacking:
+                break
+            pairs = self.pairs_of(PromptGroup.from_row(self.groups.get(group_id)))
+            lacking -= {name for name, found in pairs.items() if found}
+        return bool(lacking)
+
+    def _read(self, step: int) -> list[str]:
+        return json.loads(read_bytes(join(self.folder, self.log[step])))
+
+    def _write(self, step: int, joining: list[str]) -> None:
+        self.log[step] = f"{step:08d}.json"
+        write_atomically(join(self.folder, self.log[step]), json.dumps(joining).encode())
+
+    def _agree(self, decision: Decision | None) -> tuple[list[str], bool]:
+        """Every worker takes rank 0's decision; CurationFailed where that is to give up."""
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            box = [decision]
+            dist.broadcast_object_list(box, src=0)
+            decision = box[0]
+        if decision is None:
+            raise CurationFailed
+        joining, self.given_up, enough = decision
+        return joining, enough

@@ -1,0 +1,194 @@
+"""Which prompts a run works on: portraits x clips of speech, checked once, split for good.
+
+The two folders are local or on S3; prompts keep the paths or URLs, so that any worker can read the files.
+Everything unusable is quarantined with its reason and the rest goes on. Recordings (and, from four of them
+on, portraits) of the evaluation never occur in the curation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ft2ray.config import PromptsConfig
+from ft2ray.errors import MediaError, UserError
+from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.portrait import load_portrait
+from ft2ray.records import Prompt, content_id
+from ft2ray.storage import absolute, base_name, is_s3, join, list_files
+
+MIN_SHARE = 0.9  # a last clip that is this much of `seconds` long is kept and filled up with silence
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    path: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Prompts of the two splits, and what was refused."""
+
+    curation: list[Prompt]
+    evaluation: list[Prompt]
+    quarantined: list[Quarantined]
+
+
+@dataclass(frozen=True)
+class _Recording:
+    path: str
+    audio_id: str
+    audible_starts: tuple[float, ...]  # on the grid of hop_seconds
+
+
+def plan_prompts(config: PromptsConfig) -> Plan:
+    """Read and check every file of the two folders; raises ValueError if nothing usable is left."""
+    quarantined: list[Quarantined] = []
+    portraits: dict[str, str] = {}  # portrait_id -> path: the same photo twice counts once
+    recordings: dict[str, _Recording] = {}
+    mesher = FaceMesher()
+    for path in _files(config.portraits, "portraits"):
+        try:
+            portrait = load_portrait(path, size=config.size, mesher=mesher)
+            portraits.setdefault(portrait.portrait_id, path)
+        except MediaError as error:
+            quarantined.append(Quarantined(path, error.reason, str(error)))
+    for path in _files(config.speech, "speech"):
+        try:
+            recording = _inspect_recording(path, config)
+            recordings.setdefault(recording.audio_id, recording)
+        except MediaError as error:
+            quarantined.append(Quarantined(path, error.reason, str(error)))
+    _require_usable(portraits, config.portraits, "portrait", quarantined)
+    _require_usable(recordings, config.speech, "recording", quarantined)
+
+    curation_portraits, evaluation_portraits = _split_portraits(portraits)
+    curation_clips, evaluation_clips = _split_recordings(list(recordings.values()), config)
+    return Plan(
+        curation=_cross(curation_portraits, curation_clips, config)[: config.curation],
+        evaluation=_cross(evaluation_portraits, evaluation_clips, config)[: config.evaluation],
+        quarantined=quarantined,
+    )
+
+
+def read_clip(prompt: Prompt) -> np.ndarray:
+    """wav_T of exactly `prompt.seconds`, filled up with silence where the recording ends."""
+    samples = round(prompt.seconds * SAMPLE_RATE)
+    start = round(prompt.start_seconds * SAMPLE_RATE)
+    wav_T = read_audio(prompt.speech)[start : start + samples]
+    return np.pad(wav_T, (0, samples - len(wav_T)))
+
+
+def _files(folder: str, embedded: str) -> list[str]:
+    root = (
+        str(Path(str(resources.files("ft2ray"))) / "assets" / embedded)
+        if folder == "embedded"
+        else absolute(folder)
+    )
+    files = [join(root, file) for file in list_files(root, recursive=True)]
+    if not files and not is_s3(root) and not Path(root).is_dir():
+        raise UserError(f"prompts: no folder {root}; give a folder of {embedded} or 'embedded'")
+    if not files:
+        raise UserError(f"prompts: {root} holds no files; put your {embedded} there")
+    return files
+
+
+def _require_usable(found: dict[str, Any], folder: str, kind: str, quarantined: list[Quarantined]) -> None:
+    if not found:
+        why = "; ".join(f"{base_name(q.path)}: {q.message}" for q in quarantined)
+        raise UserError(f"prompts: no usable {kind} in {folder} ({why})")
+
+
+def _inspect_recording(path: str, config: PromptsConfig) -> _Recording:
+    wav_T = read_audio(path)
+    check_speech(wav_T, max_seconds=config.max_recording_seconds)
+    total = len(wav_T) / SAMPLE_RATE
+    starts = np.arange(0.0, max(total - MIN_SHARE * config.seconds, 0.0) + 1e-6, config.hop_seconds)
+    audible = []
+    for start in starts:
+        clip = wav_T[round(start * SAMPLE_RATE) : round((start + config.seconds) * SAMPLE_RATE)]
+        try:
+            check_speech(clip)
+            audible.append(float(start))
+        except MediaError:
+            continue  # a pause inside a good recording; the recording itself is judged above and below
+    if not audible or total < MIN_SHARE * config.seconds:
+        needed = MIN_SHARE * config.seconds
+        raise MediaError(
+            "too_short", f"{base_name(path)}: no {needed:.1f} s of speech in one piece; record longer"
+        )
+    return _Recording(path, content_id(wav_T.tobytes()), tuple(audible))
+
+
+def _split_portraits(portraits: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """With four portraits or more a quarter is kept for the evaluation, else both splits use all."""
+    ids = sorted(portraits)
+    held_out = len(ids) // 4
+    if held_out == 0:
+        return portraits, portraits
+    return {i: portraits[i] for i in ids[held_out:]}, {i: portraits[i] for i in ids[:held_out]}
+
+
+_Clip = tuple[_Recording, float]
+
+
+def _split_recordings(recordings: list[_Recording], config: PromptsConfig) -> tuple[list[_Clip], list[_Clip]]:
+    """A third of the recordings is kept for the evaluation; a single one is cut in two, nothing shared."""
+    recordings = sorted(recordings, key=lambda r: r.audio_id)
+    if len(recordings) > 1:
+        held_out = max(1, len(recordings) // 3)
+        overlapping = [[(r, s) for s in r.audible_starts] for r in recordings[held_out:]]
+        apart = [[(r, s) for s in _apart(r.audible_starts, config.seconds)] for r in recordings[:held_out]]
+        return _in_turn(overlapping), _in_turn(apart)
+    (only,) = recordings
+    starts = only.audible_starts
+    evaluation = [(only, s) for s in _apart(starts, config.seconds)]
+    evaluation = evaluation[-max(1, len(evaluation) // 3) :]
+    first = evaluation[0][1]
+    curation = [(only, s) for s in starts if s + config.seconds <= first + 1e-6]
+    if not curation:
+        raise UserError(
+            f"prompts: {only.path} is the only recording and too short to keep a part for the evaluation; "
+            f"give at least {2 * config.seconds:.0f} s of speech or a second recording"
+        )
+    return curation, evaluation
+
+
+def _in_turn(clips: list[list[_Clip]]) -> list[_Clip]:
+    """The first clip of every recording, then the second ones: a prefix hears as many voices as it can."""
+    return [clip for turn in zip_longest(*clips) for clip in turn if clip is not None]
+
+
+def _apart(starts: tuple[float, ...], seconds: float) -> list[float]:
+    """The starts whose clips of `seconds` do not overlap, from the left."""
+    chosen: list[float] = []
+    for start in starts:
+        if not chosen or start >= chosen[-1] + seconds - 1e-6:
+            chosen.append(start)
+    return chosen
+
+
+def _cross(portraits: dict[str, str], clips: list[_Clip], config: PromptsConfig) -> list[Prompt]:
+    """Portraits x clips in diagonals, so that a prefix of the list spreads over both."""
+    prompts, faces = [], sorted(portraits)
+    for diagonal in range(len(faces)):
+        for n, (recording, start) in enumerate(clips):
+            portrait_id = faces[(n + diagonal) % len(faces)]
+            prompts.append(
+                Prompt(
+                    prompt_id=content_id(portrait_id, recording.audio_id, start, config.seconds, config.size),
+                    portrait=portraits[portrait_id],
+                    speech=recording.path,
+                    start_seconds=start,
+                    seconds=config.seconds,
+                )
+            )
+    return prompts

@@ -1,0 +1,162 @@
+"""What a run folder holds, by name, and the first things written there.
+
+config.yaml versions.json prompts.json     what was asked, with what, on what (and what was quarantined)
+fingerprints.json                          the base and the critic
+store/groups store/refused                 Parquet shards: prompt groups, slots given up
+store/measurements timeline                measurements; who did what when
+intake                                     which groups the training saw from which step on
+train/                                     checkpoints of the Ray Train run
+policies/                                  adapters (peft/diffusers layout), gate, curves
+tensorboard/                               curves, heat maps of the gate, clips
+videos/                                    evaluation clips with sound
+report.html report.json
+.lock                                      whose run it is (a file lock, or a lease where the folder is on S3)
+
+The folder is a local path or an s3:// URL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+import ft2ray
+from ft2ray.config import AlignConfig, load_config, to_yaml
+from ft2ray.errors import DataError
+from ft2ray.lease import lease
+from ft2ray.records import Prompt
+from ft2ray.rounds.prompts import Plan, Quarantined
+from ft2ray.storage import base_name, exists, is_s3, join, local_copy, read_bytes, write_atomically
+
+PACKAGES = (
+    "torch",
+    "ray",
+    "diffusers",
+    "transformers",
+    "peft",
+    "numpy",
+    "pyarrow",
+    "mediapipe",
+    "ctranslate2",
+    "av",
+)
+
+
+def publish(run_dir: str | Path, policy: str | Path) -> None:
+    """Make `policy` (a folder below policies/) the one that the run stands for."""
+    current, name = join(run_dir, "policies", "current"), base_name(policy).encode()
+    if not exists(current) or read_bytes(current) != name:
+        write_atomically(current, name)
+
+
+def policy_dir(run_dir: str | Path) -> str:
+    """The current policy; raises ValueError where the run has none (yet)."""
+    current = join(run_dir, "policies", "current")
+    if not exists(current):
+        raise DataError(
+            f"{run_dir} holds no trained policy; run `ft2ray align run_dir={run_dir}` to its end first"
+        )
+    return join(run_dir, "policies", read_bytes(current).decode())
+
+
+@contextlib.contextmanager
+def exclusive(run_dir: str | Path) -> Iterator[None]:
+    """Only one `align` works in a run folder; the lock goes with the process, however that ends.
+
+    On S3 it goes a minute after the process, and whoever starts again at once waits for that.
+    """
+    if is_s3(run_dir):
+        with lease(join(run_dir, ".lock"), "ft2ray align"):
+            yield
+        return
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(run_dir) / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise DataError(
+            f"another ft2ray align is working in {run_dir}; wait for it or choose another run_dir"
+        ) from error
+
+
+def write_inputs(config: AlignConfig, plan: Plan) -> None:
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    versions |= {
+        "ft2ray": ft2ray.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    write_atomically(join(config.run_dir, "config.yaml"), to_yaml(config).encode())
+    _write_json(config.run_dir, "versions.json", versions)
+    _write_json(config.run_dir, "prompts.json", dataclasses.asdict(plan))
+
+
+def read_config(run_dir: str | Path) -> AlignConfig:
+    file = join(run_dir, "config.yaml")
+    if not exists(file):
+        raise DataError(f"{run_dir} is not a run folder: it has no config.yaml")
+    return load_config(local_copy(file))
+
+
+def read_plan(run_dir: str | Path) -> Plan:
+    tree = json.loads(read_bytes(join(run_dir, "prompts.json")))
+    return Plan(
+        curation=[Prompt(**p) for p in tree["curation"]],
+        evaluation=[Prompt(**p) for p in tree["evaluation"]],
+        quarantined=[Quarantined(**q) for q in tree["quarantined"]],
+    )
+
+
+def read_versions(run_dir: str | Path) -> dict[str, str]:
+    return json.loads(read_bytes(join(run_dir, "versions.json")))
+
+
+def write_fingerprints(run_dir: str | Path, generator: str, critic: str) -> None:
+    """Which base and which critic the run works with: nobody has to load them to find its groups."""
+    _write_json(run_dir, "fingerprints.json", {"generator": generator, "critic": critic})
+
+
+def read_fingerprints(run_dir: str | Path) -> tuple[str, str]:
+    """Generator and critic of the run; ValueError where none has begun."""
+    file = join(run_dir, "fingerprints.json")
+    if not exists(file):
+        raise DataError(
+            f"{run_dir} holds no run that has begun; start it with `ft2ray align run_dir={run_dir}`"
+        )
+    found = json.loads(read_bytes(file))
+    return found["generator"], found["critic"]
+
+
+def progress_url(run_dir: str, key: str) -> str:
+    """Where rank 0 of the training `key` says how far it is: {"step"}."""
+    return join(run_dir, "train", f"{key}.progress.json")
+
+
+def training_url(run_dir: str, key: str) -> str:
+    """A file that is there while the training `key` may publish policies, where generators wait for them."""
+    return join(run_dir, "train", f"{key}.training")
+
+
+def add_seconds(run_dir: str | Path, stage: str, seconds: float) -> None:
+    """Wall time per stage, summed over all attempts."""
+    times = read_seconds(run_dir)
+    times[stage] = times.get(stage, 0.0) + seconds
+    _write_json(run_dir, "seconds.json", times)
+
+
+def read_seconds(run_dir: str | Path) -> dict[str, float]:
+    file = join(run_dir, "seconds.json")
+    return json.loads(read_bytes(file)) if exists(file) else {}
+
+
+def _write_json(run_dir: str | Path, file: str, value: Any) -> None:
+    write_atomically(join(run_dir, file), json.dumps(value, indent=1).encode())

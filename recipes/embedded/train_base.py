@@ -1,0 +1,64 @@
+"""Train the base generator's weights: python -m recipes.embedded.train_base MEDIA [--out FOLDER].
+
+MEDIA is a folder with manifest.csv (columns file, use) that lists six GRID clips and LibriSpeech recordings
+with use=train. One CPU thread, about ten minutes; the same media and seed give the same weights, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; a second thread changes sums
+
+import torch
+from tqdm import tqdm
+
+from ft2ray.generator.checkpoint import save_generator
+from ft2ray.generator.portrait.motion import MotionBasis
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.speech import SpeechEncoder
+from recipes.embedded.base_training import BaseTrainingConfig, build_dataset, latent_scale, loss_weight, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("media", type=Path, help="folder with manifest.csv")
+    parser.add_argument("--out", type=Path, default=Path("ft2ray/assets/base"))
+    parser.add_argument("--steps", type=int, default=BaseTrainingConfig.steps)
+    parser.add_argument("--seed", type=int, default=BaseTrainingConfig.seed)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = replace(BaseTrainingConfig(), steps=arguments.steps, seed=arguments.seed)
+    started = time.monotonic()
+    print("Settings:", asdict(config))
+    basis = MotionBasis.load()
+    clips, _ = build_dataset(arguments.media, SpeechEncoder(), FaceMesher(), basis, config)
+    filmed = sum(clip.filmed for clip in clips)
+    print(f"{filmed} filmed and {len(clips) - filmed} labelled clips, {time.monotonic() - started:.0f} s")
+    scale_C = latent_scale(clips)
+    losses: list[float] = []
+    with tqdm(total=config.steps, desc="training", unit="step", file=sys.stdout) as bar:
+
+        def report(step: int, loss: float) -> None:
+            losses.append(loss)
+            bar.update()
+            if step % 20 == 19:
+                bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.3f}")
+
+        transformer = train(clips, scale_C, loss_weight(basis), config, report)
+    save_generator(arguments.out, transformer, "portrait", [float(scale) for scale in scale_C])
+    elapsed, used = time.monotonic() - started, time.process_time()
+    print(f"Wrote {arguments.out} after {elapsed:.0f} s, {used:.0f} s of them on the processor.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(str(error))

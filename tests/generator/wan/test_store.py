@@ -1,0 +1,64 @@
+"""A Wan group through the store and into a whole TLPO run, none of which knows that it is Wan."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from ft2ray.generator.sampler import SamplerConfig
+from ft2ray.loaders import load_generator
+from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.preference.draws import DrawConfig
+from ft2ray.preference.rules import Pair
+from ft2ray.records import GROUP, Candidate, PromptGroup
+from ft2ray.tlpo.experts import ExpertConfig, detach_experts
+from ft2ray.tlpo.gate import GateConfig
+from ft2ray.tlpo.losses import LossConfig
+from ft2ray.tlpo.policy import SUM, apply_system, load_policy, save_policy
+from ft2ray.tlpo.run import FULL, GATE, TlpoRun, TlpoSettings
+from tests.conftest import ASSETS
+
+DIMS = ("mn", "ls", "vq")
+FAST = SamplerConfig(steps=2, shift=5.0, text_scale=5.0, audio_scale=4.5)
+SETTINGS = TlpoSettings(
+    dimensions=DIMS, expert=ExpertConfig(rank=2), loss=LossConfig(), gate=GateConfig(),
+    draw=DrawConfig(shift=5.0), batch=1, steps=1, learning_rate=1e-2, gate_steps=1, gate_learning_rate=1e-2,
+    checkpoint_every=1,
+)  # fmt: skip
+
+
+def test_from_a_stored_group_to_a_policy_that_samples(wan_folder, hopper, tmp_path):
+    generator = load_generator(str(wan_folder("stored")))
+    speech = sorted((ASSETS / "speech").glob("*.flac"))[0]
+    cond = generator.encode_prompt(hopper, read_audio(speech)[: round(SAMPLE_RATE * 9.5 / 23)])
+    mask = np.zeros((1, 3, 16, 16), np.float32)
+    mask[..., 9:12, 6:10] = 1.0
+    clips = [generator.sample(cond, seed, FAST) for seed in (0, 1)]
+    group = PromptGroup(
+        group_id="g", round=0, prompt_id="p", portrait="a.jpg", portrait_id="a", speech="b.wav",
+        start_seconds=0.0, seconds=0.4, generator=generator.fingerprint, critic=None, dimensions=DIMS,
+        text_LD=cond.text_LD.numpy(), audio_LD=cond.audio_LD.numpy(), frames=cond.frames,
+        candidates=[Candidate(f"c{n}", "base", n, {}, clip.numpy(), mask) for n, clip in enumerate(clips)],
+        image_LD=cond.image_LD.numpy(), stacked_CFHW=cond.latent_CFHW.numpy(),
+    )  # fmt: skip
+    (row,) = pa.Table.from_pylist([group.to_row()], schema=GROUP).to_pylist()
+
+    run = TlpoRun(generator, SETTINGS)
+    run.add(PromptGroup.from_row(row), {name: [Pair(0, 1, 0.5)] for name in (*DIMS, SUM, FULL)})
+    stored = run._conditions("g")
+    for field in dataclasses.fields(cond):
+        if field.name not in ("frames", "null_text_LD"):  # the latter is for sampling alone
+            assert torch.equal(getattr(stored, field.name), getattr(cond, field.name)), field.name
+    run.train(run.last_step, lambda run: None)
+    first = {point["name"]: point["loss"] for point in reversed(run.curves)}
+    assert [first[name] for name in (*DIMS, SUM)] == pytest.approx([math.log(2)] * 4, abs=1e-5)
+    assert first[GATE] != pytest.approx(math.log(2), abs=1e-7)
+
+    save_policy(tmp_path / "policy", run.policy())
+    detach_experts(generator.transformer)
+    assert torch.equal(generator.sample(cond, 0, FAST), clips[0])
+    apply_system(generator.transformer, load_policy(tmp_path / "policy", generator.fingerprint), "tlpo")
+    assert not torch.equal(generator.sample(cond, 0, FAST), clips[0])

@@ -1,0 +1,249 @@
+"""Which groups a training sees from which step on: written down first, waited for, never guessed."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ft2ray.config import load_config
+from ft2ray.pipeline.curation import group_store, refused_store
+from ft2ray.preference.rules import Pair
+from ft2ray.records import Candidate, Prompt, PromptGroup
+from ft2ray.rounds import intake as module
+from ft2ray.rounds.intake import CURATING, CurationFailed, Intake, intake_folder
+from ft2ray.rounds.schedule import Slot
+
+KEY, DIMENSIONS = "key", ("mn", "ls", "vq")
+STEPS, PROMPTS = 8, 4
+
+
+class FakeRun:
+    """What an intake sees of a TlpoRun."""
+
+    def __init__(self):
+        self.step, self.joined = 0, {}
+        self.settings = SimpleNamespace(dimensions=DIMENSIONS)
+        self.lacking = set(DIMENSIONS)
+
+    @property
+    def untrained(self):
+        return [name for name in DIMENSIONS if name in self.lacking]
+
+    def add(self, group, pairs):
+        assert group.group_id not in self.joined, "joined twice"
+        self.joined[group.group_id] = self.step
+        self.lacking -= {name for name, found in pairs.items() if found}
+
+
+class Waited(Exception):
+    """Raised instead of the first pause, so that a test sees that there would have been one."""
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    def pause(seconds):
+        raise Waited
+
+    monkeypatch.setattr(module.time, "sleep", pause)
+
+
+@pytest.fixture
+def curating(tmp_path) -> Path:
+    file = Path(intake_folder(tmp_path, KEY), CURATING)
+    file.parent.mkdir(parents=True)
+    file.touch()
+    return file
+
+
+@pytest.fixture
+def config(tmp_path, curating):
+    def made(*more: str):
+        return load_config(None, [f"run_dir={tmp_path}", f"tlpo.steps={STEPS}", "tlpo.gate_steps=4", *more])
+
+    return made
+
+
+def slots(rounds=1) -> list[Slot]:
+    prompts = [Prompt(f"p{n}", "a.jpg", "b.wav", 0.0, 3.0) for n in range(PROMPTS)]
+    return [Slot(f"g{r}{p.prompt_id}", r, p) for r in range(rounds) for p in prompts]
+
+
+def commit(config, *chosen: Slot) -> None:
+    for slot in chosen:
+        latents = np.zeros((1, 1, 1, 1), np.float32)
+        group = PromptGroup(
+            slot.group_id, slot.round, slot.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "gen", "crit",
+            DIMENSIONS, None, np.zeros((2, 2), np.float32), 1,
+            [Candidate("c", "base", 0, {}, latents, latents, None, [0.5, 0.5, 0.5])],
+        )  # fmt: skip
+        assert group_store(config.run_dir).commit_once([group.to_row()])
+
+
+def refuse(config, slot: Slot) -> None:
+    row = {"group_id": slot.group_id, "path": "a.jpg", "reason": "no_face", "message": "There is none."}
+    refused_store(config.run_dir).commit_once([row])
+
+
+def every_dimension(group):
+    return {name: [Pair(0, 1, 1.0)] for name in DIMENSIONS}
+
+
+def taking_in(config, wanted, pairs_of=every_dimension):
+    return Intake(config, KEY, wanted, pairs_of, rank=0)
+
+
+def written(config) -> dict[int, list[str]]:
+    files = sorted(Path(intake_folder(config.run_dir, KEY)).glob("*.json"))
+    return {int(file.stem): json.loads(file.read_text()) for file in files}
+
+
+def ids(chosen) -> list[str]:
+    return sorted(slot.group_id for slot in chosen)
+
+
+def test_in_turns_the_first_step_waits_for_the_whole_round(config):
+    config, wanted, run = config(), slots(), FakeRun()
+    intake = taking_in(config, wanted)
+    commit(config, *wanted[:3])
+    with pytest.raises(Waited):
+        intake(run)
+    assert not run.joined and not written(config), "nothing may join before the step can begin"
+    commit(config, wanted[3])
+    intake(run)
+    assert sorted(run.joined) == ids(wanted) and intake.complete
+
+
+def test_together_a_step_waits_for_its_share_of_the_groups(config):
+    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    intake = taking_in(config, wanted)
+    with pytest.raises(Waited):
+        intake(run)  # no pair at all yet
+    commit(config, wanted[0])
+    intake(run)
+    run.step = STEPS // 2  # half of the steps need half of the groups
+    with pytest.raises(Waited):
+        intake(run)
+    commit(config, wanted[1])
+    intake(run)
+    run.step = STEPS  # the gate sees everything
+    commit(config, wanted[2])
+    with pytest.raises(Waited):
+        intake(run)
+    commit(config, wanted[3])
+    intake(run)
+    assert run.joined == {"g0p0": 0, "g0p1": STEPS // 2, "g0p2": STEPS, "g0p3": STEPS}
+    assert written(config) == {0: ["g0p0"], STEPS // 2: ["g0p1"], STEPS: ["g0p2", "g0p3"]}
+
+
+def test_groups_are_written_down_before_they_join(config):
+    config, wanted, run = config(), slots(), FakeRun()
+    commit(config, *wanted)
+
+    def killed(group):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        taking_in(config, wanted, killed)(run)
+    assert written(config) == {0: ids(wanted)} and not run.joined
+
+
+def test_started_again_it_sees_the_same_groups_at_the_same_steps_whatever_came_since(config):
+    config, wanted, first = config("schedule.max_staleness=1"), slots(), FakeRun()
+    intake = taking_in(config, wanted)
+    for first.step in range(6):
+        if first.step in (0, 2, 4):
+            commit(config, wanted[first.step // 2])
+        intake(first)
+    commit(config, wanted[3])  # nobody has acted on it yet
+
+    again, intake = FakeRun(), taking_in(config, wanted)
+    for again.step in range(5):
+        intake(again)
+    assert again.joined == {group: step for group, step in first.joined.items() if step < 5}
+
+    resumed, intake = FakeRun(), taking_in(config, wanted)
+    resumed.step = 3  # from a checkpoint
+    intake(resumed)
+    assert sorted(resumed.joined) == sorted(g for g, step in first.joined.items() if step <= 3)
+    for resumed.step in range(4, 7):
+        intake(resumed)
+    assert resumed.joined["g0p2"] == 4 and resumed.joined["g0p3"] == 5
+    assert intake.complete
+
+
+def test_a_refused_slot_counts_as_filled(config):
+    config, wanted, run = config(), slots(), FakeRun()
+    intake = taking_in(config, wanted)
+    commit(config, *wanted[:3])
+    refuse(config, wanted[3])
+    intake(run)
+    assert sorted(run.joined) == ids(wanted[:3]) and intake.complete
+
+
+def test_a_step_waits_for_a_pair_in_every_dimension_while_more_groups_may_come(config):
+    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    found = {"g0p0": ("mn", "ls"), "g0p1": ("mn",), "g0p2": ("vq",), "g0p3": ()}
+
+    def some(group):
+        return {name: [Pair(0, 1, 1.0)] for name in found[group.group_id]}
+
+    intake = taking_in(config, wanted, some)
+    for slot in wanted[:2]:
+        commit(config, slot)
+        with pytest.raises(Waited):
+            intake(run)
+    commit(config, wanted[2])
+    intake(run)
+    assert sorted(run.joined) == ids(wanted[:3]) and not run.lacking
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_it_does_not_wait_for_pairs_where_generation_waits_for_its_policy(config, rounds):
+    """The last of three rounds is generated by the policy that this very step leads to."""
+    config, run = config("schedule.max_staleness=1", f"schedule.rounds={rounds}"), FakeRun()
+    wanted = slots(rounds)
+    possible = [slot for slot in wanted if slot.round <= 1]
+
+    def without_vq(group):
+        return {name: [Pair(0, 1, 1.0)] for name in ("mn", "ls")}
+
+    intake = taking_in(config, wanted, without_vq)
+    commit(config, *possible[:-1])
+    with pytest.raises(Waited):
+        intake(run)
+    commit(config, possible[-1])
+    intake(run)
+    assert sorted(run.joined) == ids(possible) and run.untrained == ["vq"]
+
+
+def test_a_failed_curation_ends_the_waiting(config, curating):
+    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    commit(config, *wanted[:2])
+    intake = taking_in(config, wanted)
+    intake(run)
+    curating.unlink()
+    run.step = STEPS
+    with pytest.raises(CurationFailed):
+        intake(run)
+    again = FakeRun()
+    taking_in(config, wanted)(again)
+    assert again.joined == run.joined, "what was decided before still holds"
+
+
+def test_without_any_pair_there_is_nothing_to_begin_with(config):
+    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    commit(config, *wanted)
+    with pytest.raises(CurationFailed):
+        taking_in(config, wanted, lambda group: {})(run)
+
+
+def test_a_complete_intake_looks_at_nothing_any_more(config, monkeypatch):
+    config, wanted, run = config(), slots(), FakeRun()
+    commit(config, *wanted)
+    intake = taking_in(config, wanted)
+    intake(run)
+    monkeypatch.setattr(intake, "_decide", lambda run: pytest.fail("asked the store again"))
+    for run.step in range(1, STEPS):
+        intake(run)

@@ -1,0 +1,73 @@
+"""Pairs are built of one critic's scores only, wherever they are built."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ft2ray.config import AlignConfig
+from ft2ray.pipeline.align import check_critic
+from ft2ray.pipeline.curation import group_store
+from ft2ray.pipeline.training import pairs_of
+from ft2ray.records import Candidate, Prompt, PromptGroup
+from ft2ray.rounds.schedule import Slot
+from ft2ray.rounds.scores import pair_counts, scored_candidates
+
+CONFIG = AlignConfig()
+
+
+def group(name: str, critic: str | None) -> PromptGroup:
+    """Two candidates of which the first is better in everything."""
+    latents = np.zeros((1, 1, 1, 1), np.float32)
+    candidates = [Candidate(f"{name}{n}", "base", n, {}, latents, latents, scores=[p] * 3)
+                  for n, p in enumerate((0.9, 0.1))]  # fmt: skip
+    return PromptGroup(
+        group_id=name,
+        round=0,
+        prompt_id="prompt",
+        portrait="a.jpg",
+        portrait_id="pid",
+        speech="b.wav",
+        start_seconds=0.0,
+        seconds=3.0,
+        generator="gen",
+        critic=critic,
+        dimensions=CONFIG.tlpo.dimensions,
+        text_LD=None,
+        audio_LD=np.zeros((1, 1), np.float32),
+        frames=75,
+        candidates=candidates,
+    )
+
+
+def stored(tmp_path, *groups: PromptGroup) -> tuple[AlignConfig, list[Slot]]:
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    group_store(config.run_dir).commit_once([one.to_row() for one in groups])
+    prompt = Prompt("prompt", "a.jpg", "b.wav", 0.0, 3.0)
+    return config, [Slot(one.group_id, 0, prompt) for one in groups]
+
+
+def test_scores_of_one_critic_make_pairs(tmp_path):
+    assert len(pairs_of(CONFIG, group("a", "mine"), "mine")["ls"]) == 1
+    config, slots = stored(tmp_path, group("a", "mine"), group("b", "mine"))
+    assert pair_counts(config, scored_candidates(config, slots))["mn"] == 2
+
+
+@pytest.mark.parametrize("critic", ["another", None])
+def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
+    message = f"b was scored by critic {critic}, now it is mine: scores of two critics never meet in a pair"
+    with pytest.raises(ValueError, match=message):
+        pairs_of(CONFIG, group("b", critic), "mine")
+    config, slots = stored(tmp_path, group("a", "mine"), group("b", critic))
+    with pytest.raises(ValueError, match="scores of the critics .*: scores of two critics never meet"):
+        pair_counts(config, scored_candidates(config, slots))
+
+
+def test_a_run_folder_with_another_critics_scores_is_refused(tmp_path):
+    """The first round's slots are the same whatever the critic, so a run looks at the scores themselves."""
+    config, _ = stored(tmp_path, group("a", "mine"))
+    check_critic(config, "mine", config.tlpo.dimensions)
+    with pytest.raises(ValueError, match="holds scores of critic mine, now it is tuned again; choose a new"):
+        check_critic(config, "tuned again", config.tlpo.dimensions)
+    with pytest.raises(ValueError, match="are not the critic's"):
+        check_critic(config, "mine", ("mn", "vq"))

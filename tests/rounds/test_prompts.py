@@ -1,0 +1,136 @@
+"""Prompts are planned from what is usable; the rest is named, and the two splits share no sound."""
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from ft2ray import storage
+from ft2ray.config import PromptsConfig
+from ft2ray.errors import MediaError
+from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.rounds.prompts import plan_prompts, read_clip
+
+ASSETS = Path(str(resources.files("ft2ray"))) / "assets"
+
+
+@pytest.fixture
+def media(tmp_path):
+    """A folder of portraits and one of speech with a good file each."""
+    portraits, speech = tmp_path / "portraits", tmp_path / "speech"
+    portraits.mkdir()
+    speech.mkdir()
+    shutil.copy(ASSETS / "portraits" / "grace_hopper.jpg", portraits)
+    shutil.copy(ASSETS / "speech" / "sense_and_sensibility_0870.flac", speech)
+    return portraits, speech
+
+
+def plan(media, **settings):
+    return plan_prompts(PromptsConfig(portraits=str(media[0]), speech=str(media[1]), **settings))
+
+
+def spans(prompts):
+    return {(p.speech, p.start_seconds, p.start_seconds + p.seconds) for p in prompts}
+
+
+def test_the_embedded_media_give_both_splits_without_shared_sound():
+    planned = plan_prompts(PromptsConfig())
+    assert planned.curation and planned.evaluation and not planned.quarantined
+    assert not {p.speech for p in planned.curation} & {p.speech for p in planned.evaluation}
+    everything = planned.curation + planned.evaluation
+    assert len({p.prompt_id for p in everything}) == len(everything)
+    assert plan_prompts(PromptsConfig()) == planned
+
+
+def test_a_single_recording_is_cut_in_two(media):
+    planned = plan(media)
+    for _, start, end in spans(planned.curation):
+        assert all(end <= s + 1e-6 or e <= start + 1e-6 for _, s, e in spans(planned.evaluation))
+
+
+def test_few_prompts_hear_as_many_recordings_as_there_are(media):
+    speech = media[1] / "sense_and_sensibility_0870.flac"
+    for n, volume in enumerate((0.3, 0.5, 0.6, 0.7, 0.8)):
+        wavfile.write(media[1] / f"{n}.wav", SAMPLE_RATE, volume * read_audio(speech))
+    planned = plan(media, curation=4, evaluation=2)  # 6 recordings, a third of them held out
+    assert len({p.speech for p in planned.curation}) == 4
+    assert len({p.speech for p in planned.evaluation}) == 2
+
+
+def test_every_bad_file_is_named_and_the_rest_goes_on(media):
+    portraits, speech = media
+    (portraits / "text.jpg").write_text("this is not a picture")
+    good = (portraits / "grace_hopper.jpg").read_bytes()
+    (portraits / "cut.jpg").write_bytes(good[: len(good) // 3])
+    (portraits / "empty.png").write_bytes(b"")
+    wavfile.write(speech / "silence.wav", SAMPLE_RATE, np.zeros(5 * SAMPLE_RATE, np.int16))
+    wavfile.write(speech / "short.wav", SAMPLE_RATE, np.full(SAMPLE_RATE // 10, 3000, np.int16))
+    (speech / "text.wav").write_text("not a sound")
+    noise = np.random.default_rng(0).integers(-9000, 9000, 40 * SAMPLE_RATE).astype(np.int16)
+    wavfile.write(speech / "long.wav", SAMPLE_RATE, noise)
+    planned = plan(media, max_recording_seconds=30.0)
+    reasons = {Path(q.path).name: q.reason for q in planned.quarantined}
+    assert reasons == {
+        "text.jpg": "unreadable",
+        "cut.jpg": "unreadable",
+        "empty.png": "unreadable",
+        "silence.wav": "silence",
+        "short.wav": "too_short",
+        "text.wav": "unreadable",
+        "long.wav": "too_long",
+    }
+    assert all(q.message.endswith(".") for q in planned.quarantined)
+    assert planned.curation and planned.evaluation
+
+
+def test_nothing_usable_is_one_clear_error(media):
+    portraits, _ = media
+    (portraits / "grace_hopper.jpg").write_text("gone")
+    with pytest.raises(ValueError, match="no usable portrait.*grace_hopper.jpg"):
+        plan(media)
+    (portraits / "grace_hopper.jpg").unlink()
+    with pytest.raises(ValueError, match="holds no files"):
+        plan(media)
+    shutil.rmtree(portraits)
+    with pytest.raises(ValueError, match="no folder"):
+        plan(media)
+
+
+def test_the_same_photo_twice_counts_once(media):
+    before = plan(media)
+    shutil.copy(media[0] / "grace_hopper.jpg", media[0] / "again.jpg")
+    after = plan(media)
+    assert [p.prompt_id for p in after.curation] == [p.prompt_id for p in before.curation]
+
+
+def test_a_clip_is_always_exactly_as_long_as_asked(media):
+    speech = media[1] / "sense_and_sensibility_0870.flac"
+    wav_T = read_audio(speech)[: int(2.8 * SAMPLE_RATE)]
+    speech.unlink()
+    for name in ("a.wav", "b.wav"):
+        wavfile.write(media[1] / name, SAMPLE_RATE, wav_T * (0.5 if name == "a.wav" else 0.9))
+    planned = plan(media)
+    (prompt,) = planned.curation
+    clip_T = read_clip(prompt)
+    assert clip_T.shape == (3 * SAMPLE_RATE,)
+    assert np.abs(clip_T[: len(wav_T)]).max() > 0 and not clip_T[len(wav_T) :].any()
+
+
+def test_folders_on_s3_give_the_same_prompts_under_their_urls(media, s3):
+    (media[0] / "text.jpg").write_text("this is not a picture")
+    storage.upload_folder(media[0].parent, s3, last="")
+    here, there = plan(media), plan((f"{s3}/portraits", f"{s3}/speech"))
+    for one, other in ((here.curation, there.curation), (here.evaluation, there.evaluation)):
+        assert [p.prompt_id for p in one] == [p.prompt_id for p in other]
+    prompt = there.curation[0]
+    assert prompt.portrait == f"{s3}/portraits/grace_hopper.jpg" and prompt.speech.startswith(f"{s3}/speech/")
+    assert np.array_equal(read_clip(prompt), read_clip(here.curation[0]))
+    assert [q.path for q in there.quarantined] == [f"{s3}/portraits/text.jpg"]
+    storage.delete(prompt.speech)
+    with pytest.raises(MediaError, match="there is no such file"):
+        read_clip(prompt)
+    with pytest.raises(ValueError, match="holds no files"):
+        plan((f"{s3}/portraits", f"{s3}/nothing"))
