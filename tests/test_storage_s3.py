@@ -14,7 +14,7 @@ import pytest
 
 from ft2ray import s3 as store
 from ft2ray import storage
-from ft2ray.errors import StoreUnavailable
+from ft2ray.errors import StoreRefused, StoreUnavailable
 from ft2ray.storage import RowStore, write_atomically
 from tests.s3_server import Line, free_ports
 
@@ -197,7 +197,7 @@ def calls(root, tmp_path):
 
 def test_a_missing_bucket_is_named(s3, tmp_path):
     for call in calls("s3://no-such-bucket/run", tmp_path):
-        with pytest.raises(ValueError, match="s3://no-such-bucket/run.*there is no bucket no-such-bucket"):
+        with pytest.raises(StoreRefused, match="s3://no-such-bucket/run.*there is no bucket no-such-bucket"):
             call()
 
 
@@ -205,10 +205,10 @@ def test_a_missing_bucket_is_named(s3, tmp_path):
 def test_wrong_credentials_are_named(s3, tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, "wrong")
     for call in calls(s3, tmp_path):
-        with pytest.raises(ValueError, match=f"{s3}.*refuses these credentials.*AWS_SECRET_ACCESS_KEY"):
+        with pytest.raises(StoreRefused, match=f"{s3}.*refuses these credentials.*AWS_SECRET_ACCESS_KEY"):
             call()
     files, path = storage.filesystem(f"{s3}/table.parquet")
-    with pytest.raises(ValueError, match="ACCESS_DENIED|SIGNATURE|INVALID"), store.explained(s3):
+    with pytest.raises(StoreRefused, match="ACCESS_DENIED|SIGNATURE|INVALID"), store.explained(s3):
         pq.read_table(path, filesystem=files)
 
 
@@ -217,7 +217,7 @@ def test_no_credentials_at_all_are_named(s3, tmp_path, monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "absent"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match=f"{s3}.*set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(StoreRefused, match=f"{s3}.*set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         storage.exists(f"{s3}/a")
 
 

@@ -12,6 +12,7 @@ from ft2ray.critic.pairwise import PairwiseCritic, by_rules
 from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.talking.critic import Critic
 from ft2ray.critic.talking.view import ClipView
+from ft2ray.errors import CriticError
 from ft2ray.loaders import critic_look, load_critic
 from ft2ray.pipeline.critic_service import CriticService, score_together
 from ft2ray.preference.rules import PairRule, pairs
@@ -47,7 +48,7 @@ def test_certain_answers_stay_finite_and_wrong_ones_are_refused():
     certain = PairwiseCritic(lambda a, b: [float(a > b)], ("mn",), "certain")
     assert np.isfinite(certain.score([1, 2])).all()
     for answer in ([float("nan")], [1.2], [0.5, 0.5]):
-        with pytest.raises(ValueError, match="clips 0 and 1 gave"):
+        with pytest.raises(CriticError, match="clips 0 and 1 gave"):
             PairwiseCritic(lambda a, b, answer=answer: answer, ("mn",), "wrong").score([1, 2])
 
 

@@ -109,8 +109,8 @@ def test_a_bad_clip_fails_nobody_else(service):
 def test_what_is_no_probability_is_no_score(service, p):
     service.critic.p = p
     (answer,) = service._score_all(["a"])
-    assert isinstance(answer, ValueError) and "not 1 x 3 probabilities" in str(answer)
-    with pytest.raises(ValueError, match="not 2 x 3 probabilities"):
+    assert isinstance(answer, CriticError) and "not 1 x 3 probabilities" in str(answer)
+    with pytest.raises(CriticError, match="not 2 x 3 probabilities"):
         asyncio.run(service.score_together(["a", "b"]))
 
 

@@ -39,13 +39,13 @@ def of_an_actor(error: Exception) -> Exception:
     ],
     ids=["refused", "silent", "critic", "full disk"],
 )
-def test_one_sentence_and_exit_code_1(error, says, come_by, monkeypatch, capsys):
+def test_one_sentence_and_the_exit_code_of_a_run_to_be_continued(error, says, come_by, monkeypatch, capsys):
     def align(config):
         with in_one_sentence("/runs/one"):
             raise come_by(error)
 
     monkeypatch.setattr("ft2ray.pipeline.align.align", align)
-    assert cli.main(["align"]) == 1
+    assert cli.main(["align"]) == RunEnded.exit_code
     said = capsys.readouterr().err
     assert said.startswith("ft2ray: ") and said.count("\n") == 1 and says in said
     assert said.strip().endswith("the same command goes on from there")

@@ -106,7 +106,7 @@ def platform(tmp_path_factory, media) -> Iterator[Platform]:
     from ft2ray.serving.critic import CriticFront
     from ft2ray.serving.generator import build
     from ft2ray.serving.settings import CriticServeConfig, GeneratorServeConfig
-    from tests.serve import stubs
+    from tests.serving import stubs
 
     here = Platform(free_port(), *(tmp_path_factory.mktemp(name) for name in ("run", "results", "told")))
     config = AlignConfig(run_dir=str(here.run_dir))

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tests.serve import stubs
 
 from ft2ray.critic.talking.view import clip_view
 from ft2ray.errors import CriticError
@@ -18,6 +17,7 @@ from ft2ray.loaders import load_critic
 from ft2ray.media.video import FPS, read_video
 from ft2ray.pipeline.critic_service import score_views
 from ft2ray.serving.front import DEADLINE_HEADER
+from tests.serving import stubs
 from tests.serving.conftest import TOKEN
 
 pytestmark = pytest.mark.ray

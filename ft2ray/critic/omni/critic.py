@@ -26,7 +26,7 @@ from ft2ray.critic.omni.whole_clip import Sight, WholeClip
 from ft2ray.critic.processor import ProcessorConfig, audio_token_count, log_mel, patches, sounding_video
 from ft2ray.critic.questions import VIDEO, answer_token_ids
 from ft2ray.critic.talking.model import Thinker
-from ft2ray.errors import CriticError
+from ft2ray.errors import NonFiniteError, UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Reader:
         model, device = self.model, self.model.device
         most = model.config.get_text_config().max_position_embeddings
         if len(ids_Q) > most:
-            raise CriticError(
+            raise UserError(
                 f"the clip gives {len(ids_Q)} tokens, the critic takes {most}; cut it or lower critic.pixels"
             )
         dtype = model.dtype
@@ -181,7 +181,7 @@ class OmniCritic:
         margin_NK = scale_K * self.margins(views) + shift_K
         bad = np.flatnonzero(~np.isfinite(margin_NK).all(axis=1))
         if len(bad):
-            raise CriticError(
+            raise NonFiniteError(
                 f"the critic's logits of clip {bad[0]} are not finite; its weights or its input are broken"
             )
         return 1.0 / (1.0 + np.exp(-margin_NK))

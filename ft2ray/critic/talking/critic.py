@@ -34,7 +34,7 @@ from ft2ray.critic.talking.model import (
     video_tokens,
 )
 from ft2ray.critic.talking.view import ClipView
-from ft2ray.errors import WeightsError
+from ft2ray.errors import NonFiniteError, WeightsError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -121,7 +121,7 @@ class TalkingCritic:
         margin_NK = self.margins(views)
         bad = np.flatnonzero(~np.isfinite(margin_NK).all(axis=1))
         if len(bad):
-            raise WeightsError(
+            raise NonFiniteError(
                 f"the critic's logits of clip {bad[0]} are not finite; its weights or its input are broken"
             )
         return 1.0 / (1.0 + np.exp(-margin_NK))

@@ -9,6 +9,7 @@ from ft2ray.critic.omni.folder import base_fingerprint, load_thinker
 from ft2ray.critic.processor import ClipProcessor
 from ft2ray.critic.questions import QUESTIONS, answer_token_ids
 from ft2ray.critic.talking.critic import Critic
+from ft2ray.errors import NonFiniteError
 from tests.critic.omni_toys import toy_clip, write_thinker, write_whole_model
 
 
@@ -111,5 +112,5 @@ def test_broken_weights_raise_instead_of_scoring(folder):
     broken = OmniCritic.load(folder, device="cpu")
     with torch.no_grad():
         broken.reader.model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="clip 0 are not finite"):
+    with pytest.raises(NonFiniteError, match="clip 0 are not finite"):
         broken.score([toy_clip()])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ft2ray.critic.omni import clip_file
 from ft2ray.critic.omni.clip_file import read_clip
-from ft2ray.critic.omni.critic import clip_file
 from ft2ray.critic.omni.whole_clip import Sight, check_fps
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE

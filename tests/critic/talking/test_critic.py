@@ -13,6 +13,7 @@ from ft2ray.critic.rule import Rule, RuleCritic, correlation, fit_rule
 from ft2ray.critic.talking.critic import CONFIG, WEIGHTS, Critic, TalkingCritic, fit_scaling, save_critic
 from ft2ray.critic.talking.model import TOY_PROCESSOR, build_model, toy_config
 from ft2ray.critic.talking.view import ClipView
+from ft2ray.errors import NonFiniteError
 
 
 def view(windows: int = 1, frames: int = 75, seed: int = 0) -> ClipView:
@@ -92,7 +93,7 @@ def test_no_views_give_an_empty_table(critic):
 def test_broken_input_raises_instead_of_scoring(critic):
     broken = view()
     broken.mel_WMJ[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NonFiniteError, match="not finite"):
         critic.score([view(), broken])
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft2ray.errors import MediaError
+from ft2ray.errors import MediaError, NonFiniteError
 from ft2ray.generator.portrait.codec import Codec, PortraitCodec, bridge_gaps
 
 CODEC: Codec = PortraitCodec()
@@ -41,7 +41,7 @@ def test_foreign_latents_are_refused(hopper, shape):
 def test_a_diverged_latent_is_refused(hopper):
     x_CFHW = torch.zeros(CODEC.latent_shape(2))
     x_CFHW[0, 1] = float("nan")
-    with pytest.raises(ValueError, match="diverged"):
+    with pytest.raises(NonFiniteError, match="diverged"):
         CODEC.decode(hopper, x_CFHW)
 
 
