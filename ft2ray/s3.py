@@ -240,7 +240,7 @@ def explained(url: str) -> Iterator[None]:
         if "AWS Error" not in str(error):
             raise
         later = "NETWORK" in str(error) or re.search(r"HTTP status 5\d\d", str(error))
-        raise _no_answer(url, error) if later else ValueError(f"{url}: {error}") from error
+        raise _no_answer(url, error) if later else StoreRefused(f"{url}: {error}") from error
 
 
 def _answer(url: str, error: ClientError) -> Exception:
