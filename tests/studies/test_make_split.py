@@ -27,9 +27,9 @@ def test_no_learner_meets_the_speaker_of_the_judges() -> None:
 def test_files_for_measuring_never_train_and_blends_have_enough_people() -> None:
     rows = [
         {"file": f"portraits/usg_{n:04d}.jpg", "use": "train", "note": "sex F, cheek tone light (ITA 50)"}
-        for n in range(8)
+        for n in range(100)
     ] + [{"file": "speech/libri_7-1-0.flac", "use": "measure", "note": ""}]
     found = assign(rows)
     assert found["speech/libri_7-1-0.flac"][1:] == ("prompts", "test")
     shipped = [file for file, (_, role, _) in found.items() if role == "package"]
-    assert len(shipped) % 3 == 0 and len(shipped) == 6
+    assert len(shipped) == 72
