@@ -13,13 +13,17 @@ export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-cluster lint bench clean
+.PHONY: demo test test-fast test-cluster lint docs bench clean
 
 demo: $(STAMP)
 	$(BIN)/ft2ray align run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# No test here starts a process.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not slow and not cluster' --no-processes $(ARGS)
 
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
@@ -30,7 +34,11 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --config-file .ci/mkdocs.yml
 
 $(STAMP): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "ft2ray needs Python 3.11: install it or pass PYTHON=/path/to/python3.11"; exit 1; }

@@ -1,5 +1,7 @@
 """Fixtures for all tests: real media, where this machine has them, and the embedded portraits."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,23 @@ from tests.s3_server import S3Server, weed
 
 ASSETS = Path(__file__).parents[1] / "ft2ray" / "assets"
 REAL_MEDIA = Path(__file__).parents[2] / "shared" / "real"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-processes", action="store_true", help="skip tests as soon as they start a process")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_processes(request) -> None:
+    """What `make test-fast` promises; session fixtures, such as the S3 server, are covered too."""
+    if request.config.getoption("--no-processes"):
+
+        def skip(*_args, **_kwargs):
+            pytest.skip("starts a process")
+
+        subprocess.Popen.__init__ = skip  # type: ignore[method-assign]
+        os.fork = skip
+
 
 torch.set_num_threads(1)  # OpenMP threads that wait for each other make small models many times slower
 
