@@ -46,8 +46,8 @@ def read(files, folder) -> bytes:
 
 def test_what_is_written_replaces_what_was_there(run_dir):
     files, folder = begin(run_dir)
-    write(files, folder, b"thi", b"rd")
-    assert read(files, folder) == b"third" and list_files(join(run_dir, "train")) == ["list.json"]
+    write(files, folder, b"s", b"econd")
+    assert read(files, folder) == b"second" and list_files(join(run_dir, "train")) == ["list.json"]
 
 
 def test_an_error_leaves_what_was_there(run_dir):
@@ -55,7 +55,7 @@ def test_an_error_leaves_what_was_there(run_dir):
     with pytest.raises(OSError, match="full"), files.open_output_stream(f"{folder}/list.json") as stream:
         stream.write(b"sec")
         raise OSError("full")
-    assert read(files, folder) == b"third" and list_files(join(run_dir, "train")) == ["list.json"]
+    assert read(files, folder) == b"first" and list_files(join(run_dir, "train")) == ["list.json"]
 
 
 def test_a_kill_leaves_what_was_there(tmp_path):
