@@ -8,12 +8,13 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One thread per process: Ray runs several processes side by side, and spinning OpenMP pools would fight.
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-fast test-cluster lint docs bench clean
+.PHONY: demo test test-fast test-cluster lint docs bench locks clean
 
 demo: $(STAMP)
 	$(BIN)/ft2ray align run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
@@ -40,11 +41,16 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --config-file .ci/mkdocs.yml
 
-$(STAMP): pyproject.toml
+locks: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/make.py
+
+$(STAMP): pyproject.toml $(wildcard locks/*.txt)
 	@command -v $(PYTHON) >/dev/null || { echo "ft2ray needs Python 3.11: install it or pass PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Setting up $(VENV) (about two minutes and 2 GB) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PIP) --no-deps --require-hashes -r locks/torch-cpu.txt 2>/dev/null || $(PIP) --no-deps --require-hashes -r locks/torch-cuda.txt
+	$(PIP) --no-deps --require-hashes -r locks/runtime.txt -r locks/dev.txt
+	$(PIP) --no-deps -e .
 	@touch $@
 
 clean:

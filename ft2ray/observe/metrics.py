@@ -1,6 +1,6 @@
 """What a run tells Prometheus, through Ray's own metrics (each appears there as ray_<name>).
 
-cluster/grafana.json draws them; a test keeps the two together.
+cluster/components/monitoring/grafana.json draws them; a test keeps the two together.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ SERIES = {"Counter": [""], "Gauge": [""], "Histogram": ["_bucket", "_sum", "_cou
 
 @pytest.fixture(scope="module")
 def dashboard() -> dict:
-    return json.loads((Path(__file__).parents[2] / "cluster" / "grafana.json").read_text())
+    return json.loads(
+        (Path(__file__).parents[2] / "cluster" / "components" / "monitoring" / "grafana.json").read_text()
+    )
 
 
 def exported(name: str, kind: str) -> set[str]:

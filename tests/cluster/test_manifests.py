@@ -1,28 +1,69 @@
-"""Every manifest is one that KubeRay v1.7.0 and Kubernetes accept, and a slip in it would be noticed."""
+"""Every rendered overlay is one that KubeRay v1.7.0 and Kubernetes accept, and a slip would be noticed."""
 
 import copy
 
 import kubernetes_validate
 import pytest
-import yaml
 
-from tests.cluster.conftest import MANIFESTS, cluster_spec, container, load
+from tests.cluster.conftest import (
+    OVERLAYS,
+    cluster_spec,
+    container,
+    of_kind,
+    overlay,
+    ray_manifest,
+    with_component,
+)
 from tests.cluster.crd import problems
 
 KUBERNETES = "1.33"
-DOCUMENTS = [
-    pytest.param(document, id=f"{path.stem}-{document['kind']}")
-    for path in MANIFESTS
-    for document in yaml.safe_load_all(path.read_text())
-]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_it_would_be_accepted(document, request):
+def refused(document: dict, schemas: dict) -> list[str]:
     if document["apiVersion"].startswith("ray.io/"):
-        assert problems(document, request.getfixturevalue("schemas")[document["kind"]]) == []
-    else:
+        return problems(document, schemas[document["kind"]])
+    try:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [str(error)]
+    return []
+
+
+def test_there_are_three_sizes():
+    assert {"laptop", "cpu", "gpu"} <= set(OVERLAYS)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_it_would_be_accepted(name, schemas):
+    for document in overlay(name):
+        assert refused(document, schemas) == [], document["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_names_are_given_once(name):
+    names = [(document["kind"], document["metadata"]["name"]) for document in overlay(name)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("component", ["kueue", "volcano"])
+@pytest.mark.parametrize("name", ["cpu", "gpu/cluster", "cpu/service"])
+def test_queues_need_labels_only(name, component, schemas, tmp_path):
+    plain, queued = overlay(name), with_component(tmp_path, name, component)
+    labels = ray_manifest(queued)["metadata"].pop("labels")
+    assert queued == plain
+    wanted = {
+        "kueue": {"kueue.x-k8s.io/queue-name"},
+        "volcano": {"ray.io/scheduler-name", "ray.io/priority-class-name", "volcano.sh/queue-name"},
+    }
+    assert set(labels) == wanted[component]
+
+
+def test_monitoring_brings_the_dashboard_and_finds_the_pods(schemas, tmp_path):
+    documents = with_component(tmp_path, "cpu", "monitoring")
+    (monitor,), plain = of_kind(documents, "PodMonitor"), overlay("cpu")
+    assert monitor["spec"]["selector"]["matchLabels"] == {"ray.io/is-ray-node": "yes"}
+    (dashboard,) = (d for d in documents if d not in plain and d["kind"] == "ConfigMap")
+    assert "grafana.json" in dashboard["data"] and refused(dashboard, schemas) == []
 
 
 def worker(manifest: dict) -> dict:
@@ -44,17 +85,16 @@ SLIPS = {
 
 
 @pytest.mark.parametrize("slip", SLIPS)
-@pytest.mark.parametrize("name", ["raycluster-cpu", "raycluster-gpu", "rayjob-align", "rayservice"])
+@pytest.mark.parametrize("name", ["laptop", "gpu/cluster", "cpu/service"])
 def test_a_slip_is_noticed(schemas, name, slip):
-    manifest = load(f"{name}.yaml")
+    manifest = ray_manifest(overlay(name))
     broken = copy.deepcopy(manifest)
     SLIPS[slip](broken)
     assert broken != manifest
     assert problems(broken, schemas[manifest["kind"]]) != []
 
 
-def test_a_slip_in_a_core_kind_is_noticed():
-    policy = load("network.yaml")
+def test_a_slip_in_a_core_kind_is_noticed(schemas):
+    policy = copy.deepcopy(of_kind(overlay("laptop"), "NetworkPolicy")[0])
     policy["spec"]["ingres"] = []
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(policy, KUBERNETES, strict=True)
+    assert refused(policy, schemas) != []

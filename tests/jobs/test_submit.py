@@ -112,7 +112,9 @@ def test_strangers_are_refused(head):
 
 
 def test_the_probes_of_the_pods_need_no_token(head):
-    group = yaml.safe_load((ROOT / "cluster" / "raycluster-cpu.yaml").read_text())["spec"]["headGroupSpec"]
+    group = yaml.safe_load((ROOT / "cluster" / "base" / "raycluster.yaml").read_text())["spec"][
+        "headGroupSpec"
+    ]
     probe = group["template"]["spec"]["containers"][0]["livenessProbe"]["httpGet"]
     assert probe["port"] == 52365, "the port that Ray's agent listens on where nobody says otherwise"
     session = head.folder / "session_latest"
