@@ -18,10 +18,10 @@ from functools import cache
 
 import torch
 from figures import Figure, main, profiled, ratios
-from stand_ins import SAMPLE_SECONDS
+from stand_ins import SleepingGenerator
 
 from ft2ray.config import AlignConfig, PromptsConfig, load_config
-from ft2ray.loaders import critic_identity, generator_fingerprint, load_critic
+from ft2ray.loaders import critic_card, generator_fingerprint, load_critic
 from ft2ray.observe.timeline import Span, read_spans
 from ft2ray.pipeline.align import critic_running, ray_cluster
 from ft2ray.pipeline.curation import GenerateGroup, curate, group_store
@@ -46,12 +46,18 @@ def utilisation(repetitions: int) -> Figure:
     with ray_cluster(config), critic_running(config, work):
         for _ in range(repetitions):
             spans, _ = curated(config, key, work)
-            shares.append(busy_share(spans, config.curation.candidates * SAMPLE_SECONDS))
+            shares.append(busy_share(spans, config.curation.candidates * SleepingGenerator.sample_seconds))
             length = sum(span.ended - span.began for span in spans) / len(spans)
-            sampling = config.curation.candidates * SAMPLE_SECONDS
+            sampling = config.curation.candidates * SleepingGenerator.sample_seconds
             where = f"a group takes {length:.2f} s, {sampling:.2f} s of them sampling"
     return Figure(
-        f"generators at work, {SAMPLE_SECONDS:g} s a clip", "always", shares, "", ">= 0.90", 1.0, where
+        f"generators at work, {SleepingGenerator.sample_seconds:g} s a clip",
+        "always",
+        shares,
+        "",
+        ">= 0.90",
+        1.0,
+        where,
     )
 
 
@@ -127,7 +133,7 @@ def planned(settings: list[str]) -> tuple[AlignConfig, str, list[Slot]]:
 
 def made_by(config: AlignConfig) -> tuple[str, str]:
     """Fingerprints of generator and critic."""
-    critic, _ = critic_identity(config.critic.weights)
+    critic = critic_card(config.critic.weights).fingerprint
     return generator_fingerprint(config.generator.weights), critic
 
 

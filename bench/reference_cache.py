@@ -19,7 +19,7 @@ import torch
 from figures import Figure, in_turns, main, ratios
 
 from ft2ray.config import PromptsConfig
-from ft2ray.generator.portrait.generator import Generator
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.media.portrait import load_portrait
 from ft2ray.preference.draws import DrawConfig, PairPool, draws
@@ -55,7 +55,7 @@ Scored = tuple[PromptGroup, dict[str, list[Pair]]]
 def measure(repetitions: int) -> list[Figure]:
     torch.set_num_threads(1)
     prompts = plan_prompts(PromptsConfig(curation=PROMPTS, evaluation=HELD_OUT))
-    generator = Generator.load()
+    generator = PortraitGenerator.load()
     seen, unseen = ([scored(generator, p) for p in found] for found in (prompts.curation, prompts.evaluation))
     ways = {"fresh": None, "kept": DRAWS}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -88,7 +88,7 @@ def measure(repetitions: int) -> list[Figure]:
     ]
 
 
-def scored(generator: Generator, prompt: Prompt) -> Scored:
+def scored(generator: PortraitGenerator, prompt: Prompt) -> Scored:
     """Candidates of one prompt, which differ in their noise only, and all pairs by each rule."""
     wav_T = read_clip(prompt)
     cond = generator.encode_prompt(load_portrait(prompt.portrait, size=256), wav_T)
@@ -121,7 +121,7 @@ def all_pairs(score_N: np.ndarray) -> list[Pair]:
 def trainer(groups: list[Scored], seed: int, per_group: int | None) -> TlpoRun:
     draw = DrawConfig(seed=seed, per_group=per_group)
     settings = replace(SETTINGS, draw=draw, expert=replace(SETTINGS.expert, seed=seed))
-    run = TlpoRun(Generator.load(), settings)
+    run = TlpoRun(PortraitGenerator.load(), settings)
     for group, pairs in groups:
         run.add(group, pairs)
     return run

@@ -15,63 +15,67 @@ import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
 
+from ft2ray.critic.base import Critic
 from ft2ray.critic.talking.view import ClipView
-from ft2ray.generator.sampler import Conditions, SamplerConfig
+from ft2ray.generator.base import Generator
+from ft2ray.generator.sampler import Conditions, OnStep, SamplerConfig
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait
 from ft2ray.media.video import FPS
 
-SAMPLE_SECONDS = 2.0
-VELOCITY_SECONDS = 0.06
 BATCH_SECONDS = 0.2
 CHANNELS, TEXT = 2, 4
 
 
-class SleepingGenerator:
+def latent(seed: int, frames: int) -> torch.Tensor:
+    return torch.randn(CHANNELS, frames, 1, 1, generator=torch.Generator().manual_seed(seed))
+
+
+class SleepingGenerator(Generator):
     """Moves the whole photo up and down; its transformer is the smallest that experts fit on."""
 
     fingerprint = "sleeping"
-    fps = FPS
+    sample_seconds, velocity_seconds = 2.0, 0.06
+    heads, layers, ffn, freq = 1, 1, 12, 8
 
     def __init__(self) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.transformer = WanTransformer3DModel(
                 patch_size=(1, 1, 1),
-                num_attention_heads=1,
+                num_attention_heads=self.heads,
                 attention_head_dim=12,
                 in_channels=CHANNELS,
                 out_channels=CHANNELS,
                 text_dim=TEXT,
-                freq_dim=8,
-                ffn_dim=12,
-                num_layers=1,
+                freq_dim=self.freq,
+                ffn_dim=self.ffn,
+                num_layers=self.layers,
                 cross_attn_norm=True,
             ).eval()
+        self.transformer.requires_grad_(False)
 
     def encode_prompt(self, portrait: Portrait, wav_T: np.ndarray) -> Conditions:
         frames = round(len(wav_T) * FPS / SAMPLE_RATE)
         return Conditions(None, torch.zeros(2 * frames, TEXT), frames)
 
-    def sample(self, cond: Conditions, seed: int, config: SamplerConfig) -> torch.Tensor:
-        time.sleep(SAMPLE_SECONDS)
-        noise = torch.randn(CHANNELS, cond.frames, 1, 1, generator=torch.Generator().manual_seed(seed))
-        return config.audio_scale * noise  # or candidates of one noise would all be the same clip
+    def sample(
+        self, cond: Conditions, seed: int, config: SamplerConfig, on_step: OnStep | None = None
+    ) -> torch.Tensor:
+        time.sleep(self.sample_seconds)
+        return config.audio_scale * latent(seed, cond.frames)  # or one noise would be the same clip
 
     def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
         nod_F = torch.round(2 * x_CFHW[0, :, 0, 0]).int().tolist()
         return np.stack([np.roll(portrait.image_HW3, nod, axis=0) for nod in nod_F])
 
-    def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(x_CFHW)
-
     def velocity(self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]) -> torch.Tensor:
-        time.sleep(VELOCITY_SECONDS)
+        time.sleep(self.velocity_seconds)
         text_BLD = torch.stack([cond.audio_LD for cond in conds])
         return self.transformer(x_BCFHW, 1000 * t_B, text_BLD, return_dict=False)[0]
 
 
-class BriefCritic:
+class BriefCritic(Critic):
     """Has an opinion on every clip, out of its bytes."""
 
     dimensions = ("mn", "ls", "vq")

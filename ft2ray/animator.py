@@ -7,18 +7,15 @@ C H W latent channels and grid, F frames.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from ft2ray.errors import UserError
-from ft2ray.generator.sampler import Conditions, SamplerConfig, timesteps
+from ft2ray.generator.sampler import Conditions, SamplerConfig
 from ft2ray.loaders import load_generator
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
@@ -53,9 +50,8 @@ class Clip:
 class Animator:
     """Loads once, animates many times; between two clips it can be given another policy."""
 
-    def __init__(self, weights: str, size: int, max_seconds: float):
-        torch.set_num_threads(1)
-        self.generator = load_generator(weights)
+    def __init__(self, weights: str, size: int, max_seconds: float, allow_code: bool = False):
+        self.generator = load_generator(weights, allow_code)
         self.mesher = FaceMesher()
         self.size, self.max_seconds = size, max_seconds
         self.attached: AttachedPolicy | None = None
@@ -107,8 +103,13 @@ class Animator:
         check_speech(wav_T, Path(audio_path).name, max_seconds=self.max_seconds)
         _go_on(progress("encoding", 0.0))
         conditions = self.generator.encode_prompt(portrait, wav_T)
-        with self._each_step(sampler, progress):
-            x_CFHW = self.generator.sample(conditions, seed, sampler)
+        _go_on(progress("sampling", 0.0))
+        x_CFHW = self.generator.sample(
+            conditions,
+            seed,
+            sampler,
+            on_step=lambda done, _: _go_on(progress("sampling", done / sampler.steps)),
+        )
         _go_on(progress("decoding", 0.0))
         frames_FHW3, fps = self.generator.decode(portrait, x_CFHW), self.generator.fps
         with tempfile.TemporaryDirectory() as folder:
@@ -135,23 +136,6 @@ class Animator:
             raise UserError(
                 "no trained policy is loaded: only the system base can be asked for, without weights"
             )
-
-    @contextmanager
-    def _each_step(self, sampler: SamplerConfig, progress: Progress) -> Iterator[None]:
-        """Tells `progress` about every forward pass; its step is read off the timestep that it is given."""
-        times = timesteps(sampler.steps, sampler.shift)
-
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-            t = float(timestep.flatten()[0]) / 1000
-            step = min(range(sampler.steps), key=lambda n: abs(times[n] - t))
-            _go_on(progress("sampling", step / sampler.steps))
-
-        hook = self.generator.transformer.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            yield
-        finally:
-            hook.remove()
 
 
 def _go_on(wanted: bool) -> None:

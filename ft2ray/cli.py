@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--run", required=True, metavar="RUN_DIR")
     imported.add_argument("--dimension", required=True, help="the expert to replace: ls, mn, vq")
     imported.set_defaults(run_command=_import_adapter)
+    for command in (report, adapters, imported):
+        command.add_argument(
+            "--allow-code",
+            action="store_true",
+            help="import a generator or critic that the run's configuration names as package.module:name",
+        )
     return parser
 
 
@@ -175,24 +181,15 @@ def _weights(text: str | None) -> dict[str, float] | None:
 def _score(arguments: argparse.Namespace) -> None:
     import torch
 
-    from ft2ray.critic.omni.whole_clip import Sight
-    from ft2ray.loaders import critic_look, load_critic
+    from ft2ray.loaders import load_critic
     from ft2ray.media.face import FaceMesher
-    from ft2ray.media.video import FPS, read_video
 
     torch.set_num_threads(1)
-    critic, look, mesher = load_critic(arguments.critic), critic_look(arguments.critic), FaceMesher()
+    critic, mesher = load_critic(arguments.critic, allow_code=True), FaceMesher()
     failed = []
     for clip in arguments.clips:
         try:
-            if isinstance(look, Sight):
-                view = look.read(clip)
-            else:
-                frames_FHW3, wav_T = read_video(clip, fps=FPS)
-                if wav_T is None:
-                    raise UserError(f"{clip} has no sound track: nothing can be said of its lip-sync")
-                view = look(frames_FHW3, wav_T, FPS, mesher)
-            (p_K,) = critic.score([view])
+            (p_K,) = critic.score([critic.viewer.read(clip, mesher)])
         except UserError as error:
             failed.append(str(error))
             continue
@@ -218,7 +215,7 @@ def _status(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from ft2ray.observe.reporting import write_run_report
 
-    print(write_run_report(arguments.run))
+    print(write_run_report(arguments.run, arguments.allow_code))
 
 
 def _export_pairs(arguments: argparse.Namespace) -> None:
@@ -230,7 +227,9 @@ def _export_pairs(arguments: argparse.Namespace) -> None:
 def _export_adapters(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.exchange import export_run_adapters
 
-    index = export_run_adapters(arguments.run, arguments.out, arguments.layout, arguments.buckets)
+    index = export_run_adapters(
+        arguments.run, arguments.out, arguments.layout, arguments.buckets, arguments.allow_code
+    )
     for name, about in index["files"].items():
         line = f"{name}: rank {about['rank']}, alpha {about['alpha']:g}"
         if "t" in about:
@@ -245,7 +244,7 @@ def _export_adapters(arguments: argparse.Namespace) -> None:
 def _import_adapter(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.exchange import import_run_adapter
 
-    print(import_run_adapter(arguments.file, arguments.run, arguments.dimension))
+    print(import_run_adapter(arguments.file, arguments.run, arguments.dimension, arguments.allow_code))
 
 
 if __name__ == "__main__":

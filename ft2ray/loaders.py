@@ -1,10 +1,9 @@
-"""The two parts that a user may replace: the generator and the critic, each named by one setting.
+"""The generator and the critic that two settings name.
 
 "embedded" is the package's own, a path or s3:// URL is a folder of weights for the same classes (a critic may
 also be a Qwen2.5-Omni folder or hub name, or a tuned critic's folder), and "package.module:name" (or
-"package.module:Class.load") is called without arguments and returns the user's own object: for the generator
-anything with the verbs of `ft2ray.generator.portrait.generator.Generator`, for the critic anything that fits
-`ft2ray.critic.talking.critic.Critic`.
+"package.module:Class.load") is called without arguments and returns your own
+`ft2ray.generator.base.Generator` or `ft2ray.critic.base.Critic`.
 
 Every process loads one or the other, so each function imports what it needs: together they take five seconds.
 """
@@ -14,62 +13,80 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ft2ray.errors import ConfigurationError
 from ft2ray.storage import local_folder
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ft2ray.critic.omni.card import CriticCard
-    from ft2ray.critic.talking.critic import Critic
-    from ft2ray.generator.portrait.generator import Generator
-    from ft2ray.media.face import FaceMesher
+    from ft2ray.critic.base import Critic, CriticCard
+    from ft2ray.critic.viewer import Viewer
+    from ft2ray.generator.base import Generator
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-def load_generator(weights: str) -> Generator:
-    """The generator that `generator.weights` names; ValueError where there is none."""
-    if _FACTORY.fullmatch(weights):
-        return _call(weights)
+def load_generator(weights: str, allow_code: bool = False) -> Generator:
+    """Load the generator that `weights` names.
+
+    Args:
+        weights: "embedded", a folder, or "package.module:name".
+        allow_code: whether a "package.module:name" may be imported and called.
+
+    Raises:
+        ConfigurationError, WeightsError: where there is none, or it does not fit.
+    """
+    from ft2ray.generator.base import Generator
+
+    if is_code(weights):
+        return _made(weights, Generator, "generator.weights", allow_code)
     kind, folder = _generator(weights)
     return kind.load(folder)
 
 
-def generator_fingerprint(weights: str) -> str:
+def generator_fingerprint(weights: str, allow_code: bool = False) -> str:
     """The fingerprint of `load_generator(weights)`, from the files alone where it is one of ours."""
-    if _FACTORY.fullmatch(weights):
-        return _call(weights).fingerprint
+    if is_code(weights):
+        return load_generator(weights, allow_code).fingerprint
     kind, folder = _generator(weights)
     return kind.fingerprint_of(folder)
 
 
-def _generator(weights: str) -> tuple[type[Generator], str | Path]:
+def _generator(weights: str) -> tuple[Any, str | Path]:
     from ft2ray.generator.checkpoint import read_config
-    from ft2ray.generator.portrait.generator import Generator
+    from ft2ray.generator.portrait.generator import PortraitGenerator
 
     if weights == "embedded":
-        return Generator, weights
+        return PortraitGenerator, weights
     folder = local_folder(weights)
     codec = read_config(folder)["codec"]
     if codec == "portrait":
-        return Generator, folder
+        return PortraitGenerator, folder
     if codec == "wan":
         from ft2ray.generator.wan.generator import WanGenerator
 
         return WanGenerator, folder
-    raise ConfigurationError(f"generator: {weights} wants the codec {codec!r}, known: portrait, wan")
+    raise ConfigurationError(f"generator: {weights} needs the codec {codec!r}; known: portrait, wan")
 
 
-def load_critic(weights: str, fps: float | None = None, pixels: int | None = None) -> Critic:
-    """The critic that `critic.weights` names; ValueError where there is none.
+def load_critic(
+    weights: str, fps: float | None = None, pixels: int | None = None, allow_code: bool = False
+) -> Critic:
+    """Load the critic that `weights` names.
 
-    fps, pixels: how a full-size critic looks at clips, None for its own; the others have a view of their own.
+    Args:
+        weights: "embedded", a folder, a Qwen2.5-Omni hub name, or "package.module:name".
+        fps: pictures a second that a full-size critic looks at, None for its own; others have a fixed view.
+        pixels: largest area of these pictures, pixels x pixels.
+        allow_code: whether a "package.module:name" may be imported and called.
+
+    Raises:
+        ConfigurationError, WeightsError: where there is none, or it does not fit.
     """
-    if _FACTORY.fullmatch(weights):
-        return _call(weights)
+    from ft2ray.critic.base import Critic
+
+    if is_code(weights):
+        return _made(weights, Critic, "critic.weights", allow_code)
     folder = _critic_folder(weights)
     if _is_full_size(folder):
         from ft2ray.critic.omni.critic import OmniCritic
@@ -80,49 +97,43 @@ def load_critic(weights: str, fps: float | None = None, pixels: int | None = Non
     return TalkingCritic.load(folder)
 
 
-def critic_identity(
-    weights: str, fps: float | None = None, pixels: int | None = None
-) -> tuple[str, tuple[str, ...]]:
-    """Fingerprint and dimensions of `load_critic(...)`, from the files alone where it is one of ours."""
-    if not _FACTORY.fullmatch(weights) and not _is_full_size(folder := _critic_folder(weights)):
-        from ft2ray.critic.talking.critic import TalkingCritic
+def critic_card(
+    weights: str, fps: float | None = None, pixels: int | None = None, allow_code: bool = False
+) -> CriticCard:
+    """What is known of `load_critic(...)`, from the files alone where it is one of ours."""
+    from ft2ray.critic.base import CriticCard
 
-        return TalkingCritic.identity_of(folder)
-    card = critic_card(weights, fps, pixels)
-    return card.fingerprint, card.dimensions
-
-
-def critic_card(weights: str, fps: float | None = None, pixels: int | None = None) -> CriticCard | Critic:
-    """Dimensions, fingerprint, calibration of `load_critic(...)`; a full-size one's from its files alone."""
-    folder = weights if _FACTORY.fullmatch(weights) else _critic_folder(weights)
+    if is_code(weights):
+        critic = load_critic(weights, allow_code=allow_code)
+        return CriticCard(critic.dimensions, critic.fingerprint, critic.calibration)
+    folder = _critic_folder(weights)
     if _is_full_size(folder):
         from ft2ray.critic.omni.card import read_card
 
-        return read_card(folder, fps, pixels)
-    return load_critic(weights)
+        card = read_card(folder, fps, pixels)
+        return CriticCard(card.dimensions, card.fingerprint, card.calibration)
+    from ft2ray.critic.talking.critic import TalkingCritic
+
+    return TalkingCritic.card(folder)
 
 
-class Look(Protocol):
-    """Makes of a clip what a critic's `score` takes: anything with `frames`, what it costs in pictures."""
+def load_viewer(
+    weights: str, fps: float | None = None, pixels: int | None = None, allow_code: bool = False
+) -> Viewer:
+    """How the critic that `weights` names looks at clips; its network is not loaded.
 
-    def __call__(
-        self, frames_FHW3: np.ndarray, wav_T: np.ndarray | None, fps: float, mesher: FaceMesher
-    ) -> Any: ...
-
-
-def critic_look(weights: str, fps: float | None = None, pixels: int | None = None) -> Look:
-    """How the critic that `critic.weights` names looks at clips, without loading it.
-
-    A class of the user's may have a static method `look`; without one its critic gets a `ClipView`.
+    A critic of yours is loaded only where `weights` names no class whose `viewer` could be asked.
     """
-    from ft2ray.critic.omni.card import read_sight
-    from ft2ray.critic.talking.view import clip_view
+    from ft2ray.critic.base import Critic
+    from ft2ray.critic.omni.card import read_viewer
 
-    if _FACTORY.fullmatch(weights):
-        owners = [found.look for found in _found(weights)[1:] if hasattr(found, "look")]
-        return owners[-1] if owners else clip_view
+    if is_code(weights):
+        for found in reversed(_found(weights, "critic.weights", allow_code)):
+            if isinstance(found, type) and issubclass(found, Critic):
+                return found.viewer
+        return load_critic(weights, allow_code=allow_code).viewer
     folder = _critic_folder(weights)
-    return read_sight(folder, fps, pixels) if _is_full_size(folder) else clip_view
+    return read_viewer(folder, fps, pixels) if _is_full_size(folder) else Critic.viewer
 
 
 def _critic_folder(weights: str) -> str | Path:
@@ -137,12 +148,28 @@ def _is_full_size(folder: str | Path) -> bool:
     return is_omni(folder)
 
 
-def _call(factory: str) -> Any:
-    return _found(factory)[-1]()
+def is_code(weights: str) -> bool:
+    """Whether `weights` is a "package.module:name" instead of data."""
+    return _FACTORY.fullmatch(weights) is not None
 
 
-def _found(factory: str) -> list[Any]:
+def _made(factory: str, kind: Any, setting: str, allow_code: bool) -> Any:
+    made = _found(factory, setting, allow_code)[-1]()
+    if not isinstance(made, kind):
+        raise ConfigurationError(
+            f"{setting}: {factory} gave a {type(made).__name__}; it must give a subclass of "
+            f"{kind.__module__}.{kind.__name__}"
+        )
+    return made
+
+
+def _found(factory: str, setting: str, allow_code: bool) -> list[Any]:
     """The module that a factory names, and what lies on the way from there to what it names."""
+    if not allow_code:
+        raise ConfigurationError(
+            f"{setting} names code, {factory}, which would be imported and called; where you trust whoever "
+            "wrote that, permit it with --allow-code (allow_code of a service, allow_code=True in Python)"
+        )
     module, _, name = factory.partition(":")
     try:
         found: list[Any] = [importlib.import_module(module)]
@@ -150,6 +177,6 @@ def _found(factory: str) -> list[Any]:
             found.append(getattr(found[-1], attribute))
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
-            f"{factory} can not be loaded: {error}; name something that can be imported"
+            f"{factory} cannot be loaded: {error}; name something that can be imported"
         ) from error
     return found

@@ -22,7 +22,7 @@ import torch
 from scipy.stats import spearmanr
 
 from ft2ray.critic.rule import RuleCritic
-from ft2ray.critic.talking.view import clip_view
+from ft2ray.critic.talking.view import TalkingViewer
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.measure import measure_clip
 from ft2ray.loaders import load_generator
@@ -56,7 +56,7 @@ def judged(run_dir: str, group: PromptGroup) -> tuple[np.ndarray, np.ndarray]:
         found = [metrics[name] for name in group.dimensions]
         judge_NK[n] = [np.nan if value is None else value for value in found]
         if candidate.scores is not None:
-            view = clip_view(frames_FHW3, wav_T, generator.fps, mesher)
+            view = TalkingViewer().view(frames_FHW3, wav_T, generator.fps, mesher)
             by_rule = dict(zip(rules.dimensions, rules.score([view])[0], strict=True))
             rule_NK[n] = [by_rule[name] for name in group.dimensions]
     return judge_NK, rule_NK

@@ -29,8 +29,9 @@ from ft2ray.errors import MediaError
 from ft2ray.evaluation.identity import descriptor, identity
 from ft2ray.evaluation.lipsync import Ridge, correlation, fit_ridge, mouth_curve, speech_features
 from ft2ray.generator.portrait.codec import PortraitCodec
-from ft2ray.generator.portrait.generator import FRAME_SAMPLES, Conditions, Generator, SamplerConfig
+from ft2ray.generator.portrait.generator import FRAME_SAMPLES, PortraitGenerator
 from ft2ray.generator.portrait.motion import GRID_AUDIO_OFFSET_FRAMES, fit_pose
+from ft2ray.generator.sampler import Conditions, SamplerConfig
 from ft2ray.media.audio import read_audio
 from ft2ray.media.face import FaceMesher, eye_opening, face_height
 from ft2ray.media.portrait import Portrait, load_portrait
@@ -169,7 +170,7 @@ def figures(
 
 def measure_clip(
     draw: Draw,
-    generator: Generator,
+    generator: PortraitGenerator,
     portrait: Portrait,
     mesher: FaceMesher,
     right_F: np.ndarray,
@@ -214,7 +215,7 @@ def summary(name: str, rows: list[Figures]) -> dict:
     return result
 
 
-def teacher_latent(teacher: LipTeacher, generator: Generator, cond: Conditions) -> torch.Tensor:
+def teacher_latent(teacher: LipTeacher, generator: PortraitGenerator, cond: Conditions) -> torch.Tensor:
     """A still face whose lips are the teacher's."""
     assert isinstance(generator.codec, PortraitCodec)
     basis = generator.codec.basis
@@ -223,7 +224,7 @@ def teacher_latent(teacher: LipTeacher, generator: Generator, cond: Conditions) 
     return torch.from_numpy(x_CF)[:, :, None, None] / generator.scale_C111
 
 
-def train_teacher(folder: Path, mesher: FaceMesher, generator: Generator) -> LipTeacher:
+def train_teacher(folder: Path, mesher: FaceMesher, generator: PortraitGenerator) -> LipTeacher:
     """The teacher as the training of the base fits it, with half of the variants."""
     assert isinstance(generator.codec, PortraitCodec)
     basis = generator.codec.basis
@@ -232,7 +233,7 @@ def train_teacher(folder: Path, mesher: FaceMesher, generator: Generator) -> Lip
 
 
 def true_lips(
-    clips: list[RealClip], draw: Callable[[Conditions], torch.Tensor], generator: Generator
+    clips: list[RealClip], draw: Callable[[Conditions], torch.Tensor], generator: PortraitGenerator
 ) -> list:
     """Correlation of generated and true mouth, [mean, standard error], over 3 s pieces of real clips."""
     assert isinstance(generator.codec, PortraitCodec)
@@ -286,7 +287,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    mesher, generator = FaceMesher(), Generator.load()
+    mesher, generator = FaceMesher(), PortraitGenerator.load()
     clips = align([read_real(path, mesher) for path in manifest(arguments.media, "clips/")])
     judge = fit_judge(clips)
     teacher = train_teacher(arguments.media, mesher, generator)

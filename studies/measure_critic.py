@@ -24,11 +24,12 @@ import cv2
 import numpy as np
 import torch
 
+from ft2ray.critic.base import Critic
 from ft2ray.critic.processor import ProcessorConfig, log_mel
 from ft2ray.critic.rule import RuleCritic
-from ft2ray.critic.talking.critic import CONFIG, Critic, TalkingCritic
+from ft2ray.critic.talking.critic import CONFIG, TalkingCritic
 from ft2ray.critic.talking.model import build_model, toy_config
-from ft2ray.critic.talking.view import WINDOW_FRAMES, ClipView, at_loudness, clip_view
+from ft2ray.critic.talking.view import WINDOW_FRAMES, ClipView, TalkingViewer, at_loudness
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
@@ -71,7 +72,7 @@ def rendered_clips(media: Media, lips: LipSource, count: int, seed: int, mesher:
         found: list[ClipView] = []
 
         def look(frames: np.ndarray, found: list[ClipView] = found) -> ClipView:
-            found.append(clip_view(frames, np.ones(1, np.float32), 25, mesher))
+            found.append(TalkingViewer().view(frames, np.ones(1, np.float32), 25, mesher))
             return found[-1]
 
         try:
@@ -117,7 +118,7 @@ def real_clips(paths: Sequence[Path], mesher: FaceMesher) -> list[Judged]:
         frames, wav_T = read_video(path)
         for shift in (0, -12, 12):
             moved = np.roll(wav_T, shift * FRAME_SAMPLES)
-            view = clip_view(frames, moved, 25, mesher)
+            view = TalkingViewer().view(frames, moved, 25, mesher)
             label = np.array([1.0, float(shift == 0), 1.0])
             judged.append(Judged(view, label, f"{path.stem} {shift:+d}"))
     return judged

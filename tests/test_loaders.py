@@ -1,25 +1,39 @@
+import sys
+
 import pytest
 
-from ft2ray.generator.portrait.generator import Generator
-from ft2ray.loaders import critic_identity, generator_fingerprint, load_critic, load_generator
+from ft2ray.critic.base import Critic
+from ft2ray.errors import ConfigurationError
+from ft2ray.generator.portrait.generator import PortraitGenerator
+from ft2ray.loaders import critic_card, generator_fingerprint, load_critic, load_generator, load_viewer
 from ft2ray.storage import upload_folder
 from tests.conftest import ASSETS
 
 
-class Mine:
+class Mine(Critic):
+    fingerprint, dimensions, viewer = "mine", ("sharp", "calm"), object()
+
     @classmethod
-    def load(cls) -> str:
-        return "my own"
+    def load(cls) -> Critic:
+        return cls()
+
+    def score(self, views):
+        raise AssertionError
+
+
+def made() -> Critic:
+    return Mine()
+
+
+def neither() -> str:
+    return "my own"
 
 
 def test_embedded_folder_or_factory():
     generator = load_generator("embedded")
-    assert isinstance(generator, Generator) and generator.fingerprint == generator_fingerprint("embedded")
-    assert load_critic(f"{__name__}:Mine.load") == "my own"
-
-
-class MyCritic:
-    fingerprint, dimensions = "mine", ("sharp", "calm")
+    assert isinstance(generator, PortraitGenerator)
+    assert generator.fingerprint == generator_fingerprint("embedded")
+    assert isinstance(load_critic(f"{__name__}:Mine.load", allow_code=True), Mine)
 
 
 def test_a_critic_is_known_without_its_network(monkeypatch):
@@ -27,14 +41,40 @@ def test_a_critic_is_known_without_its_network(monkeypatch):
     monkeypatch.setattr(
         "ft2ray.critic.talking.critic.build_model", lambda config: pytest.fail("the network was built")
     )
-    assert critic_identity("embedded") == (critic.fingerprint, critic.dimensions)
-    assert critic_identity(f"{__name__}:MyCritic") == ("mine", ("sharp", "calm"))
+    card = critic_card("embedded")
+    assert (card.fingerprint, card.dimensions) == (critic.fingerprint, critic.dimensions)
+    assert card.calibration == critic.calibration and set(card.calibration["n"]) == set(card.dimensions)
+    own = critic_card(f"{__name__}:Mine", allow_code=True)
+    assert (own.fingerprint, own.dimensions, own.calibration) == ("mine", ("sharp", "calm"), None)
+
+
+@pytest.mark.parametrize("name", ["Mine", "Mine.load", "made"])
+def test_a_viewer_is_that_of_the_critic_itself(name):
+    assert load_viewer(f"{__name__}:{name}", allow_code=True) is Mine.viewer
+    assert load_viewer("embedded") is load_critic("embedded").viewer
+
+
+@pytest.mark.parametrize(
+    "load", [load_generator, load_critic, load_viewer, critic_card, generator_fingerprint]
+)
+def test_code_is_not_imported_without_permission(load, tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text("raise SystemExit('this was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"weights names code, trap:boom.*--allow-code"):
+        load("trap:boom")
+    assert "trap" not in sys.modules
+
+
+@pytest.mark.parametrize("load", [load_generator, load_critic])
+def test_a_factory_of_something_else_is_one_sentence(load):
+    with pytest.raises(ConfigurationError, match="gave a str; it must give a subclass of ft2ray"):
+        load(f"{__name__}:neither", allow_code=True)
 
 
 @pytest.mark.parametrize("weights", ["absent.module:Thing", f"{__name__}:Absent", f"{__name__}:Mine.absent"])
 def test_a_factory_that_is_not_there_is_one_sentence(weights):
-    with pytest.raises(ValueError, match="can not be loaded"):
-        load_critic(weights)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_critic(weights, allow_code=True)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):

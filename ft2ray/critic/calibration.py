@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ft2ray.critic.talking.critic import fit_scaling
-
 BINS = 10
 LEAST = 10  # held-out answers of each kind below which logits are left as they are
 
@@ -77,3 +75,20 @@ def expected_calibration_error(p_N: np.ndarray, label_N: np.ndarray, bins: int =
         for b in np.unique(bin_N)
     ]
     return float(sum(gaps))
+
+
+def fit_scaling(margin_N: np.ndarray, label_N: np.ndarray, steps: int = 100) -> tuple[float, float]:
+    """Platt's scaling: (a, b) for which sigmoid(a * margin + b) fits the labels (1, 0; NaN is skipped).
+
+    Both answers weigh the same, so that 0.5 is the fair threshold.
+    """
+    known = ~np.isnan(label_N)
+    x, y = np.stack([margin_N[known], np.ones(known.sum())], axis=1), label_N[known]
+    weight = np.where(y == 1, 0.5 / max((y == 1).mean(), 1e-6), 0.5 / max((y == 0).mean(), 1e-6))
+    ab = np.array([0.1, 0.0])
+    for _ in range(steps):
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ ab, -30, 30)))
+        gradient = x.T @ (weight * (p - y)) / len(y) + 1e-3 * ab
+        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x / len(y) + 1e-3 * np.eye(2)
+        ab = ab - np.linalg.solve(curvature, gradient)
+    return float(max(ab[0], 1e-3)), float(ab[1])

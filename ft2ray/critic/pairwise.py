@@ -4,7 +4,7 @@ Its scores are relative to the clips of one call: with s_i the mean over all cli
 j), they are sigmoid(s_i). That is the least-squares fit of Bradley and Terry's model (1952): the logits of
 two scores differ by the log-odds that one clip beats the other, so `preference.margin_space: logit` measures
 just that. 0.5 is the average clip of the call, a clip alone has 0.5, and a Yes only says: better than the
-average. The curation hands such a critic (`relative`) all candidates of a prompt at once.
+average. The curation hands such a critic (`groupwise`) all candidates of a prompt at once.
 
 Shapes: N clips, K dimensions.
 """
@@ -12,12 +12,12 @@ Shapes: N clips, K dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 
+from ft2ray.critic.base import Critic
 from ft2ray.critic.rule import RuleCritic
 from ft2ray.errors import CriticError
 from ft2ray.preference.rules import LOGIT_CLIP
@@ -27,14 +27,13 @@ from ft2ray.records import content_id
 Comparison = Callable[[Any, Any], Sequence[float] | np.ndarray]
 
 
-@dataclass(frozen=True)
-class PairwiseCritic:
-    """A critic, by `ft2ray.critic.talking.critic.Critic`, that compares every two clips in both orders."""
+class PairwiseCritic(Critic):
+    """Compares every two clips of a call, in both orders."""
 
-    judge: Comparison
-    dimensions: tuple[str, ...]
-    fingerprint: str
-    relative = True
+    groupwise = True
+
+    def __init__(self, judge: Comparison, dimensions: tuple[str, ...], fingerprint: str) -> None:
+        self.judge, self.dimensions, self.fingerprint = judge, dimensions, fingerprint
 
     def score(self, views: Sequence[Any]) -> np.ndarray:
         """p_NK float64, relative to each other; ValueError where the judge gives no probability."""

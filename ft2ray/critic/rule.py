@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
+from ft2ray.critic.base import LogitCritic
 from ft2ray.critic.talking.view import FACE_PIXELS, ClipView
-from ft2ray.errors import CriticError
 
 LEAST_LAG, MOST_LAG = 5, 15  # frames; wrong alignments that the right one is compared with
 _FLOOR = 1e-3
@@ -121,11 +121,14 @@ def fit_rule(measured_NR: np.ndarray, label_N: np.ndarray, steps: int = 400, pen
     return Rule(rounded[0], rounded[1], rounded[2], bias=float(round(weights[-1], 4)))
 
 
-@dataclass(frozen=True)
-class RuleCritic:
+class RuleCritic(LogitCritic):
     """The rules as a critic, fitted to the training clips of the learnt critic."""
 
-    rules: dict[str, Rule]
+    def __init__(self, rules: dict[str, Rule]) -> None:
+        self.rules, self.dimensions = rules, tuple(rules)
+        self.scaling = dict.fromkeys(rules, (1.0, 0.0))
+        described = {name: asdict(rule) for name, rule in rules.items()}
+        self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, path: str | Path = "embedded") -> RuleCritic:
@@ -138,21 +141,7 @@ class RuleCritic:
             json.dumps({name: asdict(rule) for name, rule in self.rules.items()}, indent=1) + "\n"
         )
 
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        return tuple(self.rules)
-
-    @property
-    def fingerprint(self) -> str:
-        described = {name: asdict(rule) for name, rule in self.rules.items()}
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-
-    def score(self, views: Sequence[ClipView]) -> np.ndarray:
-        """P(Yes) of each clip in each dimension: p_NK float64."""
-        margin_NK = np.empty((len(views), len(self.rules)))
-        for index, view in enumerate(views):
-            measured = measurements(view)
-            margin_NK[index] = [rule.margin(measured[name]) for name, rule in self.rules.items()]
-        if not np.isfinite(margin_NK).all():
-            raise CriticError("a measurement is not finite; the clip's pictures or sound are broken")
-        return 1.0 / (1.0 + np.exp(-np.clip(margin_NK, -500, 500)))
+    def margins(self, views: Sequence[ClipView]) -> np.ndarray:
+        measured = [measurements(view) for view in views]
+        rows = [[rule.margin(one[name]) for name, rule in self.rules.items()] for one in measured]
+        return np.array(rows).reshape(len(views), len(self.rules))

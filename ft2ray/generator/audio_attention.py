@@ -35,11 +35,6 @@ class AudioWindows:
     mask_FW: torch.Tensor
     offset_FW: torch.Tensor
 
-    @property
-    def lengths_F(self) -> torch.Tensor:
-        """Number of valid tokens of each window."""
-        return self.mask_FW.sum(dim=1)
-
     def to(self, device: torch.device) -> AudioWindows:
         """The same windows on another device."""
         return AudioWindows(self.index_FW.to(device), self.mask_FW.to(device), self.offset_FW.to(device))

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
 
 from ft2ray.errors import WeightsError
 from ft2ray.generator.transformer import AudioWanTransformer
+from ft2ray.weights import first_line, load_strictly, read_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -32,48 +31,6 @@ _TO_OURS = (
         r"blocks.\1.attn2.processor.\2.weight",
     ),
 )
-_FROM_OURS = (
-    (re.compile(r"^audio_proj\.(proj|norm)\.(weight|bias)$"), r"proj_model.\1.\2"),
-    (
-        re.compile(r"^blocks\.(\d+)\.attn2\.processor\.(k_proj|v_proj)\.weight$"),
-        r"audio_processor.blocks.\1.cross_attn.processor.\2.weight",
-    ),
-)
-
-
-def check_fit(wanted: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
-    """Raise ValueError that names every missing, unknown or misshapen key of `given`.
-
-    Both map names to tensors or anything else with a `shape`; source: what to call `given` in the message.
-    """
-    problems = [f"missing {key}" for key in wanted if key not in given]
-    problems += [f"unknown {key}" for key in given if key not in wanted]
-    problems += [
-        f"{key} has shape {list(given[key].shape)}, the model wants {list(wanted[key].shape)}"
-        for key in wanted
-        if key in given and tuple(given[key].shape) != tuple(wanted[key].shape)
-    ]
-    if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise WeightsError(f"{source} does not fit the model: {shown}")
-
-
-def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copy `tensors` into `module`; ValueError as in `check_fit`, and then nothing is copied."""
-    check_fit(module.state_dict(), tensors, source)
-    module.load_state_dict(dict(tensors))
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file; raises ValueError if it is missing, damaged or of another format."""
-    if not path.is_file():
-        raise WeightsError(f"weights: no file {path}")
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"weights: {path.name} is not a .safetensors file; pickled weights are not read")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"weights: {path} is damaged or no safetensors file ({error})") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -164,31 +121,10 @@ def from_fantasytalking(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def to_fantasytalking(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:
-    """The audio weights of a transformer in FantasyTalking's flattened safetensors layout."""
-    return {
-        _renamed(key, _FROM_OURS, "the audio weights"): value
-        for key, value in audio_tensors(transformer).items()
-    }
-
-
 def audio_tensors(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:
     """The parameters that FantasyTalking adds to Wan, under the names of `AudioWanTransformer`."""
     keys = transformer.audio_keys()
     return {key: value for key, value in transformer.state_dict().items() if key in keys}
-
-
-def load_fantasytalking(transformer: AudioWanTransformer, tensors: Mapping[str, Any]) -> None:
-    """Put FantasyTalking's audio weights on a transformer; ValueError where keys or shapes differ."""
-    audio = from_fantasytalking(tensors)
-    check_fit(audio_tensors(transformer), audio, "FantasyTalking's audio checkpoint")
-    transformer.load_state_dict(audio, strict=False)
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, without the advice below it."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _renamed(key: str, rules: tuple[tuple[re.Pattern[str], str], ...], what: str) -> str:

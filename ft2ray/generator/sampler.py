@@ -8,6 +8,7 @@ L tokens, D token width.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ class SamplerConfig:
             )
 
 
+OnStep = Callable[[int, float], None]
+"""(steps done, time t reached, from 1 down to 0), as diffusers' `callback_on_step_end`."""
+
+
 def timesteps(steps: int, shift: float) -> list[float]:
     """steps + 1 times from 1 to 0, pushed towards noise by `shift` (5 in Wan, 1 = even)."""
     even = [1 - step / steps for step in range(steps + 1)]
@@ -122,24 +127,34 @@ def sample(
     shape: Sequence[int],
     seed: int,
     config: SamplerConfig,
+    on_step: OnStep | None = None,
 ) -> torch.Tensor:
-    """One clip: latent x_CFHW of `shape` (C, F, H, W), float32 on the transformer's device.
+    """One clip: latent x_CFHW of `shape` (C, F, H, W), float32 on the CPU.
 
     The noise comes from a CPU generator seeded with `seed`, so on the CPU the same call gives the same bits.
     """
     noise = config.noise_scale * torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
     device = next(transformer.parameters()).device
     passes = _passes(transformer, cond, config, device)
-    return integrate(lambda x_CFHW, t: windowed_velocity(passes, x_CFHW, t, config), noise.to(device), config)
+
+    def velocity(x_CFHW: torch.Tensor, t: float) -> torch.Tensor:
+        return windowed_velocity(passes, x_CFHW, t, config)
+
+    return integrate(velocity, noise.to(device), config, on_step).cpu()
 
 
 def integrate(
-    velocity: Callable[[torch.Tensor, float], torch.Tensor], x_CFHW: torch.Tensor, config: SamplerConfig
+    velocity: Callable[[torch.Tensor, float], torch.Tensor],
+    x_CFHW: torch.Tensor,
+    config: SamplerConfig,
+    on_step: OnStep | None = None,
 ) -> torch.Tensor:
     """Euler steps of dx/dt = velocity(x, t) from t = 1 to t = 0."""
     times = timesteps(config.steps, config.shift)
-    for now, following in zip(times[:-1], times[1:], strict=True):
+    for step, (now, following) in enumerate(itertools.pairwise(times), 1):
         x_CFHW = x_CFHW + (following - now) * velocity(x_CFHW, now)
+        if on_step is not None:
+            on_step(step, following)
     return x_CFHW
 
 

@@ -11,15 +11,14 @@ from typing import Any
 import pyarrow.compute as pc
 
 from ft2ray.config import AlignConfig, to_yaml
-from ft2ray.critic.omni.card import CriticCard
+from ft2ray.critic.base import CriticCard
 from ft2ray.critic.questions import QUESTIONS
-from ft2ray.critic.talking.critic import Critic
 from ft2ray.errors import DataError
 from ft2ray.evaluation.compare import REFERENCES, Row
 from ft2ray.evaluation.findings import build_report
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
-from ft2ray.generator.portrait.generator import Generator
+from ft2ray.generator.base import Generator
 from ft2ray.loaders import critic_card, load_generator
 from ft2ray.observe.tensorboard import show_clips
 from ft2ray.pipeline.curation import curated, group_store, refused_store
@@ -46,11 +45,15 @@ PAIRS = "pairs.parquet"
 SMOOTHING = 10  # training curves are drawn as means over this many updates
 
 
-def write_run_report(run_dir: str) -> str:
-    """Write report.html and report.json from what the run folder holds; returns where the page is."""
+def write_run_report(run_dir: str, allow_code: bool = False) -> str:
+    """Write report.html and report.json from what the run folder holds; returns where the page is.
+
+    Args:
+        allow_code: whether a generator or critic that the run's configuration names by code is imported.
+    """
     config, plan = read_config(run_dir), read_plan(run_dir)
-    generator = load_generator(config.generator.weights)
-    critic = critic_card(config.critic.weights, config.critic.fps, config.critic.pixels)
+    generator = load_generator(config.generator.weights, allow_code)
+    critic = critic_card(config.critic.weights, config.critic.fps, config.critic.pixels, allow_code)
     judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
@@ -128,9 +131,9 @@ def export_run_pairs(run_dir: str, out: str) -> str:
     return f"{file}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _calibration(critic: CriticCard | Critic, dimensions: tuple[str, ...]) -> dict[str, Any]:
+def _calibration(critic: CriticCard, dimensions: tuple[str, ...]) -> dict[str, Any]:
     """How often the critic was right on held-out clips; null for a critic that does not say."""
-    known = getattr(critic, "calibration", None)
+    known = critic.calibration
     if not known:
         return {"accuracy": dict.fromkeys(dimensions), "n": 0}
     return {"accuracy": known["accuracy"], "n": min(known["n"].values())}

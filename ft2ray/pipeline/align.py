@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ft2ray.config import AlignConfig, label
 from ft2ray.errors import UserError
 from ft2ray.evaluation.judge import Judge
-from ft2ray.loaders import critic_identity, generator_fingerprint
+from ft2ray.loaders import critic_card, generator_fingerprint
 from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, missing_slots
@@ -87,7 +87,7 @@ def align(config: AlignConfig) -> str:
             _align_on_ray(config, plan)
             c = config.cluster
             report = _on_node(
-                c.generator_cpus, c.generator_gpus, c.generators_on, write_run_report, config.run_dir
+                c.generator_cpus, c.generator_gpus, c.generators_on, write_run_report, config.run_dir, True
             )
     say(f"Done. Open {report}")
     return report
@@ -116,18 +116,20 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
 def identities(config: AlignConfig) -> tuple[str, str, tuple[str, ...]]:
     """Fingerprints of generator and critic, and the critic's dimensions."""
     c, generator, critic = config.cluster, config.generator.weights, config.critic
-    looks = (critic.weights, critic.fps, critic.pixels)
     found = (
         generator_fingerprint(generator)
         if generator == "embedded"
-        else _on_node(c.generator_cpus, c.generator_gpus, c.generators_on, generator_fingerprint, generator)
+        else _on_node(
+            c.generator_cpus, c.generator_gpus, c.generators_on, generator_fingerprint, generator, True
+        )
     )
-    identity = (
-        critic_identity(*looks)
+    named = critic.weights, critic.fps, critic.pixels, True  # the user's own words: they may name code
+    card = (
+        critic_card(*named)
         if critic.weights == "embedded"
-        else _on_node(c.critic_cpus, c.critic_gpus, c.critic_on, critic_identity, *looks)
+        else _on_node(c.critic_cpus, c.critic_gpus, c.critic_on, critic_card, *named)
     )
-    return found, *identity
+    return found, card.fingerprint, card.dimensions
 
 
 def _on_node(cpus: float, gpus: float, on: str | None, call: Callable[..., T], *args: Any) -> T:

@@ -11,8 +11,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,20 +18,15 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.config import ClusterConfig, CriticConfig, label
-from ft2ray.critic.talking.view import FPS, SHORTEST_FRAMES, WINDOW_FRAMES, view_from_meshes
+from ft2ray.critic.talking.view import WINDOW_FRAMES
 from ft2ray.errors import CriticError
-from ft2ray.media.audio import SAMPLE_RATE, read_audio
-from ft2ray.media.face import FaceMesher
-from ft2ray.media.portrait import load_portrait
 
 if TYPE_CHECKING:
-    from ft2ray.critic.talking.critic import Critic
-    from ft2ray.loaders import Look
+    from ft2ray.critic.base import Critic
+    from ft2ray.critic.viewer import View
 
 APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
 BATCH_WAIT_SECONDS = 0.02
-
-View = Any  # what the critic's look makes of a clip: for the packaged one a ClipView
 
 
 def clip_frames(views: Sequence[View], most: int) -> int:
@@ -63,9 +56,9 @@ class CriticService:
         from ft2ray.loaders import load_critic
 
         torch.set_num_threads(1)
-        self.critic = load_critic(weights, fps, pixels)
+        self.critic = load_critic(weights, fps, pixels, allow_code=True)  # of a command or a service's file
         self.timeout_seconds = timeout_seconds
-        self.probe = probe_view(getattr(self.critic, "look", None))
+        self.probe = self.critic.viewer.probe()
         self.usual_NK = first_answer(self.critic, self.probe, timeout_seconds)
         self.batch_began: float | None = None
 
@@ -106,8 +99,8 @@ class CriticService:
         finally:
             self.batch_began = None
 
-    def relative(self) -> bool:
-        return getattr(self.critic, "relative", False)
+    def groupwise(self) -> bool:
+        return self.critic.groupwise
 
     async def check_health(self) -> None:
         if self.batch_began is not None:
@@ -152,19 +145,6 @@ def first_answer(critic: Critic, probe: View, seconds: float) -> np.ndarray:
         raise RuntimeError(f"the critic did not score the built-in clip within {seconds:g} s") from error
     finally:
         thread.shutdown(wait=False)
-
-
-def probe_view(look: Look | None = None) -> View:
-    """One second of the embedded portrait, nodding to embedded speech, as `look` sees it."""
-    assets = Path(str(files("ft2ray") / "assets"))
-    portrait = load_portrait(assets / "portraits" / "grace_hopper.jpg")
-    wav_T = read_audio(assets / "speech" / "sense_and_sensibility_0870.flac")[:SAMPLE_RATE]
-    nod_F = np.round(4 * np.sin(np.linspace(0, 2 * np.pi, SHORTEST_FRAMES))).astype(int)
-    frames_FHW3 = np.stack([np.roll(portrait.image_HW3, nod, axis=0) for nod in nod_F])
-    if look is not None:
-        return look(frames_FHW3, wav_T, FPS, FaceMesher())
-    mesh_FP3 = np.stack([portrait.mesh_P3 + np.array([0, nod, 0], np.float32) for nod in nod_F])
-    return view_from_meshes(frames_FHW3, mesh_FP3, wav_T)
 
 
 def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Application:

@@ -69,13 +69,14 @@ class GenerateGroup:
     def __init__(self, config: AlignConfig, key: str):
         import torch
 
-        from ft2ray.loaders import critic_look, load_generator
+        from ft2ray.loaders import load_generator, load_viewer
         from ft2ray.media.face import FaceMesher
 
         torch.set_num_threads(1)
         self.config, self.key = config, key
-        self.look = critic_look(config.critic.weights, config.critic.fps, config.critic.pixels)
-        self.generator = load_generator(config.generator.weights)
+        critic = config.critic
+        self.viewer = load_viewer(critic.weights, critic.fps, critic.pixels, allow_code=True)
+        self.generator = load_generator(config.generator.weights, allow_code=True)
         self.mesher = FaceMesher()
         self.stores = group_store(config.run_dir), refused_store(config.run_dir)
         self.version, self.policy = 0, BASE_POLICY
@@ -141,9 +142,9 @@ class GenerateGroup:
                 video = f"store/videos/{identity}.mp4"
                 with new_file(join(self.config.run_dir, video)) as file:
                     write_video(file, frames_FHW3, self.generator.fps, wav_T)
-            lip_mask = torch.ones(1, 1, 1, 1)
+            unseen, lip_mask = None, torch.ones(1, 1, 1, 1)
             try:
-                view, unseen = self.look(frames_FHW3, wav_T, self.generator.fps, self.mesher), None
+                view = self.viewer.view(frames_FHW3, wav_T, self.generator.fps, self.mesher)
                 lip_mask = self.generator.lip_mask(x_CFHW)
             except MediaError as problem:  # no face to look at: a candidate without scores, not a score of 0
                 view, unseen = None, str(problem)
@@ -197,7 +198,7 @@ class ScoreAndCommit:
         self.config = config
         self.handle = serve.get_app_handle(APP)
         _, self.critic = read_fingerprints(config.run_dir)  # of the run: a replica's may be another by now
-        self.relative = self.handle.relative.remote().result(timeout_s=call_seconds(config.critic))
+        self.groupwise = self.handle.groupwise.remote().result(timeout_s=call_seconds(config.critic))
         self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +215,7 @@ class ScoreAndCommit:
             return summary
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
         critic = self.config.critic
-        score = score_together if self.relative else score_views
+        score = score_together if self.groupwise else score_views
         views = [view for _, view in seen]
         results = score(self.handle, views, call_seconds(critic), critic.retries, self.critic)
         failed = [error for _, error in results if error is not None]

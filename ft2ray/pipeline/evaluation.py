@@ -79,7 +79,7 @@ class MeasurePrompt:
 
         torch.set_num_threads(1)
         self.config, self.with_video = config, with_video
-        self.generator = load_generator(config.generator.weights)
+        self.generator = load_generator(config.generator.weights, allow_code=True)
         self.policy = load_policy(policy_dir, self.generator.fingerprint)
         self.attached = AttachedPolicy(self.generator.transformer, self.policy)
         self.judge = Judge.load(run_judge(config))

@@ -17,6 +17,7 @@ import torch
 
 from ft2ray.config import AlignConfig
 from ft2ray.errors import DataError
+from ft2ray.generator.base import Generator
 from ft2ray.generator.sampler import timesteps
 from ft2ray.loaders import load_generator
 from ft2ray.pipeline.curation import read_groups
@@ -31,14 +32,14 @@ from ft2ray.tlpo.formats.buckets import (
     timestep_buckets,
 )
 from ft2ray.tlpo.policy import SUM, AttachedPolicy, Policy, load_policy, save_policy, whole_directory
-from ft2ray.tlpo.run import TrainableGenerator, conditions_of
+from ft2ray.tlpo.run import conditions_of
 
 INDEX = "adapters.json"
 SAMPLES = 4  # stored candidates, each of another prompt, on which the error of the bucketing is measured
 
 
 def export_run_adapters(
-    run_dir: str, out: str, layout: str = "diffusers", buckets: int = 4
+    run_dir: str, out: str, layout: str = "diffusers", buckets: int = 4, allow_code: bool = False
 ) -> dict[str, Any]:
     """Write the adapters of a run's policy to the new folder `out`; returns what adapters.json says.
 
@@ -52,7 +53,7 @@ def export_run_adapters(
     folder = policy_dir(run_dir)
     if exists(join(out, INDEX)) or (not is_s3(out) and Path(out).exists() and any(Path(out).iterdir())):
         raise DataError(f"{out} holds files already; give a new folder")
-    generator = load_generator(config.generator.weights)
+    generator = load_generator(config.generator.weights, allow_code)
     policy = load_policy(folder, generator.fingerprint)
     files: dict[str, tuple[dict[str, Any], Adapter]] = {
         f"{system}.safetensors": ({"system": system}, a) for system, a in _static_systems(policy).items()
@@ -93,14 +94,14 @@ def export_run_adapters(
     return index
 
 
-def import_run_adapter(file: str, run_dir: str, dimension: str) -> str:
+def import_run_adapter(file: str, run_dir: str, dimension: str, allow_code: bool = False) -> str:
     """Put the LoRA `file` in the place of a run's expert; returns the new current policy's folder.
 
     The gate stays the one that was trained with the former expert, and the former policy stays in the run.
     """
     config = read_config(run_dir)
     folder = policy_dir(run_dir)
-    generator = load_generator(config.generator.weights)
+    generator = load_generator(config.generator.weights, allow_code)
     policy = load_policy(folder, generator.fingerprint)
     if dimension not in policy.dimensions:
         raise DataError(f"{run_dir} has no dimension {dimension!r}; it has {', '.join(policy.dimensions)}")
@@ -129,7 +130,7 @@ def _static_systems(policy: Policy) -> dict[str, Adapter]:
 
 
 def _bucketed(
-    config: AlignConfig, run_dir: str, generator: TrainableGenerator, policy: Policy, buckets: int
+    config: AlignConfig, run_dir: str, generator: Generator, policy: Policy, buckets: int
 ) -> list[tuple[Bucket, BucketError]]:
     groups = read_groups(run_dir, SAMPLES)
     if not groups:

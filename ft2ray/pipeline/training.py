@@ -166,7 +166,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())  # where the generator loads itself to
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    run = TlpoRun(load_generator(config.generator.weights), settings(config), rank, workers)
+    run = TlpoRun(load_generator(config.generator.weights, allow_code=True), settings(config), rank, workers)
     _, critic = read_fingerprints(run_dir)
     intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")

@@ -20,7 +20,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.critic.talking.view import FPS
-from ft2ray.loaders import critic_look
+from ft2ray.loaders import load_viewer
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.video import read_video
 from ft2ray.pipeline.critic_service import CriticService
@@ -63,7 +63,10 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
         "Talking-Critic",
         "Judges talking clips: natural motion (mn), lips in sync (ls), good pictures (vq).",
     )
-    mesher, see = FaceMesher(), critic_look(settings.weights, settings.fps, settings.pixels)
+    mesher, viewer = (
+        FaceMesher(),
+        load_viewer(settings.weights, settings.fps, settings.pixels, allow_code=True),
+    )
     worker = ThreadPoolExecutor(1)  # the mesher keeps state, and the frames of one clip fill memory enough
 
     @api.post(
@@ -87,7 +90,7 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
 
     def look(path: Path) -> tuple[Any, float]:
         frames_FHW3, wav_T = read_video(path, fps=FPS, max_seconds=settings.max_seconds)
-        return see(frames_FHW3, wav_T, FPS, mesher), len(frames_FHW3) / FPS
+        return viewer.view(frames_FHW3, wav_T, FPS, mesher), len(frames_FHW3) / FPS
 
     return api
 

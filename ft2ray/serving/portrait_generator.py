@@ -43,7 +43,8 @@ class PortraitGenerator:
         config = read_config(settings.run_dir) if settings.run_dir else AlignConfig()
         self.defaults = config.generator
         weights = settings.weights or config.generator.weights
-        self.animator = Animator(weights, config.prompts.size, settings.max_seconds)
+        allowed = settings.allow_code or settings.weights is not None
+        self.animator = Animator(weights, config.prompts.size, settings.max_seconds, allowed)
         self.animator.probe()
         self.worker = ThreadPoolExecutor(1)
         self.began: float | None = None

@@ -66,6 +66,7 @@ class GeneratorServeConfig(FrontSettings):
         None  # as generator.weights of a run; None takes those of run_dir, else the embedded
     )
     run_dir: str | None = None  # the run whose current policy is served; None serves the base
+    allow_code: bool = False  # import and call the generator that the run's configuration names by code
     follow_seconds: float = Field(2.0, gt=0)  # between two looks at the run's current policy
     result_store: Store | None = None  # where clips go that are asked for as references
     # How long the link to a result holds; credentials that end sooner take it with them.

@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from ft2ray.errors import ConfigurationError
+from ft2ray.generator.base import Generator
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.transformer import cast_weights
 from ft2ray.preference.draws import DrawConfig, PairDraw, PairPool, draws
@@ -43,23 +43,6 @@ from ft2ray.tlpo.zero import ShardedAdamW, shard_base
 GATE = "gate"
 NO_PAIRS = "no dimension has a single preference pair"
 HOW_TO_GET_PAIRS = "lower preference.margin, set preference.answers_differ=false, or curate more candidates"
-
-
-class TrainableGenerator(Protocol):
-    """All that TLPO asks of a generator."""
-
-    @property
-    def transformer(self) -> Any:
-        """The WanTransformer3DModel (or a subclass) that `velocity` runs; its weights will be frozen."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the frozen base."""
-
-    def velocity(
-        self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conditions: list[Conditions]
-    ) -> torch.Tensor:
-        """Velocity [B, C, F, H, W] of the transformer at times t in [0, 1], no guidance."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +105,7 @@ class TlpoRun:
 
     def __init__(
         self,
-        generator: TrainableGenerator,
+        generator: Generator,
         settings: TlpoSettings,
         rank: int = 0,
         workers: int = 1,

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from ft2ray.critic.talking.view import WINDOW_FRAMES
-from ft2ray.generator.portrait.generator import FRAME_SAMPLES, Conditions, Generator, speech_tokens
+from ft2ray.generator.portrait.generator import FRAME_SAMPLES, PortraitGenerator, speech_tokens
 from ft2ray.generator.portrait.motion import MotionBasis
-from ft2ray.generator.sampler import SamplerConfig
+from ft2ray.generator.sampler import Conditions, SamplerConfig
 from ft2ray.media.speech import SpeechEncoder
 from recipes.embedded.motion_sources import LipSource, Recording
 
@@ -39,7 +39,11 @@ class Candidate:
 
 
 def sample_candidates(
-    generator: Generator, encoder: SpeechEncoder, recordings: Sequence[Recording], count: int, seed: int
+    generator: PortraitGenerator,
+    encoder: SpeechEncoder,
+    recordings: Sequence[Recording],
+    count: int,
+    seed: int,
 ) -> list[Candidate]:
     """Motions for random windows of the recordings, guidance in turn."""
     rng = np.random.default_rng(seed)

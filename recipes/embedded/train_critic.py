@@ -24,12 +24,13 @@ import numpy as np
 import ray
 import torch
 
+from ft2ray.critic.calibration import fit_scaling
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer
 from ft2ray.critic.rule import RuleCritic, fit_rules
-from ft2ray.critic.talking.critic import fit_scaling, save_critic
+from ft2ray.critic.talking.critic import save_critic
 from ft2ray.critic.talking.model import TOY_PROCESSOR, build_model, toy_config
 from ft2ray.critic.talking.view import ClipView
-from ft2ray.generator.portrait.generator import Generator
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
@@ -135,7 +136,7 @@ def render_all(
         range(-(-arguments.validation_clips // SHARD)),
     )
     candidates = sample_candidates(
-        Generator.load(), SpeechEncoder(), train.recordings, arguments.candidates // 2, arguments.seed
+        PortraitGenerator.load(), SpeechEncoder(), train.recordings, arguments.candidates // 2, arguments.seed
     )
     render_missing(
         Renderer(train, training, candidates, arguments.seed),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ft2ray.critic.omni.whole_clip import Sight, WholeClip
+from ft2ray.critic.omni.whole_clip import WholeClip, WholeClipViewer
 from ft2ray.critic.processor import ProcessorConfig
 from ft2ray.critic.questions import build_tokenizer
 from ft2ray.critic.talking.model import Thinker, toy_config
@@ -65,4 +65,6 @@ def write_whole_model(folder: Path, thinker: Path) -> Path:
 def toy_clip(seed: int = 0, seconds: float = 1.2, size: int = 56, fps: float = 10.0) -> WholeClip:
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (round(seconds * fps), size, size, 3), dtype=np.uint8)
-    return Sight(fps).of(frames, (0.1 * rng.standard_normal(round(seconds * 16000))).astype(np.float32))
+    return WholeClipViewer(fps).of(
+        frames, (0.1 * rng.standard_normal(round(seconds * 16000))).astype(np.float32)
+    )

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ft2ray.critic.base import Critic
 from ft2ray.critic.pairwise import PairwiseCritic, by_rules
 from ft2ray.critic.rule import RuleCritic
-from ft2ray.critic.talking.critic import Critic
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.errors import CriticError
-from ft2ray.loaders import critic_look, load_critic
+from ft2ray.loaders import load_critic, load_viewer
 from ft2ray.pipeline.critic_service import CriticService, score_together
 from ft2ray.preference.rules import PairRule, pairs
 
@@ -73,12 +73,12 @@ def views(count: int) -> list[ClipView]:
 
 def test_both_short_critics_are_named_by_the_configuration():
     rules, compared = (
-        load_critic("ft2ray.critic.rule:RuleCritic.load"),
-        load_critic(by := "ft2ray.critic.pairwise:by_rules"),
+        load_critic("ft2ray.critic.rule:RuleCritic.load", allow_code=True),
+        load_critic(by := "ft2ray.critic.pairwise:by_rules", allow_code=True),
     )
     assert isinstance(rules, RuleCritic) and compared.dimensions == rules.dimensions == ("mn", "ls", "vq")
     assert compared.fingerprint == by_rules().fingerprint != rules.fingerprint
-    assert critic_look(by).__name__ == "clip_view"
+    assert load_viewer(by, allow_code=True) is compared.viewer
     clips = views(3)
     alone, together = (np.log(p / (1 - p)) for p in (rules.score(clips), compared.score(clips)))
     assert np.allclose(together, alone - alone.mean(axis=0), atol=1e-4)
@@ -111,7 +111,7 @@ class Handle:
 def test_candidates_of_a_prompt_are_compared_in_one_call(failures, scored):
     service = CriticService.func_or_class("ft2ray.critic.pairwise:by_rules", 600, 60.0)
     clips = views(3)
-    assert service.relative()
+    assert service.groupwise()
     handle = Handle(service, failures)
     results = score_together(handle, clips, timeout_seconds=5.0, retries=1)
     expected = [(row.tolist(), None) for row in by_rules().score(clips)]

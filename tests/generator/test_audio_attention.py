@@ -24,7 +24,7 @@ def test_windows_of_fantasytalking_to_the_token():
     assert len(ranges) == 21
     assert ranges[:2] == [(-11, 5), (-3, 13)]
     assert {end - start + 1 for start, end in ranges} == {17}
-    assert windows.lengths_F.tolist() == [6, 14] + [17] * 18 + [14]
+    assert windows.mask_FW.sum(dim=1).tolist() == [6, 14] + [17] * 18 + [14]
     assert windows.index_FW[0, :6].tolist() == [0, 1, 2, 3, 4, 5]
     assert windows.index_FW[20, :14].tolist() == list(range(161, 175))
 

@@ -8,13 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from ft2ray.generator.checkpoint import (
     from_fantasytalking,
-    load_fantasytalking,
     load_transformer,
     read_config,
     save_generator,
-    to_fantasytalking,
 )
 from ft2ray.generator.transformer import AudioWanTransformer
+from tests.generator.fantasytalking import load_fantasytalking, to_fantasytalking
 
 TOY = dict(
     patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16,

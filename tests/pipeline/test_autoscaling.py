@@ -11,10 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
+from bench.stand_ins import latent
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.rounds.policies import policy_url
 from ft2ray.tlpo.policy import load_policy
-from tests.pipeline.faulty_parts import latent
 from tests.pipeline.stage_alone import begun, replayed
 from tests.ray_head import RayHead
 
@@ -116,7 +116,7 @@ def test_nodes_come_and_go_and_lost_ones_cost_nothing_but_time(tmp_path):
     for group in groups:
         for candidate in group.candidates:
             assert candidate.scores is not None, candidate.error
-            noise, scale = latent(candidate.seed, group.frames), candidate.sampler["audio_scale"]
+            noise, scale = latent(candidate.seed, group.frames).numpy(), candidate.sampler["audio_scale"]
             assert np.array_equal(candidate.latents_CFHW, scale * noise)
     published = load_policy(policy_url(str(tmp_path), work.key, 1), "trainable")
     assert published.fingerprint == replayed(settings)[0]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ft2ray.config import ClusterConfig, CriticConfig
+from ft2ray.critic.base import Critic
 from ft2ray.critic.talking.critic import TalkingCritic
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.errors import CriticError
@@ -18,7 +19,6 @@ from ft2ray.pipeline.critic_service import (
     clip_frames,
     critic_app,
     first_answer,
-    probe_view,
     score_views,
 )
 
@@ -71,7 +71,7 @@ def test_nothing_to_score_asks_nothing():
     assert score_views(handle, [], timeout_seconds=5.0, retries=1) == [] and not handle.calls
 
 
-class Told:
+class Told(Critic):
     """A critic whose answers the test sets; `bad` clips break whatever batch they are in."""
 
     dimensions = ("mn", "ls", "vq")
@@ -89,7 +89,7 @@ class Told:
 
 @pytest.fixture
 def service(monkeypatch):
-    monkeypatch.setattr("ft2ray.loaders.load_critic", lambda *critic: Told())
+    monkeypatch.setattr("ft2ray.loaders.load_critic", lambda *critic, **allow: Told())
     return CriticService.func_or_class("told", batch_frames=100, timeout_seconds=5.0)
 
 
@@ -151,7 +151,7 @@ def test_a_batch_that_hangs_is_a_failure(service):
 
 def test_the_built_in_clip_is_one_that_the_critic_can_judge():
     critic = TalkingCritic.load()
-    p_NK = critic.score([probe_view(), probe_view()])
+    p_NK = critic.score([Critic.viewer.probe(), Critic.viewer.probe()])
     assert np.isfinite(p_NK).all() and (p_NK[0] == p_NK[1]).all()
 
 
@@ -162,7 +162,7 @@ def test_a_critic_that_does_not_even_score_the_built_in_clip_is_not_deployed():
 
     released = threading.Event()
     with pytest.raises(RuntimeError, match="did not score the built-in clip within 0.1 s"):
-        first_answer(Hanging(), probe_view(), 0.1)
+        first_answer(Hanging(), Critic.viewer.probe(), 0.1)
     released.set()
 
 

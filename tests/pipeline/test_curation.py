@@ -23,7 +23,7 @@ from tests.test_records import make_group
 def scorer(run_dir: str, failures: dict[str, int]) -> ScoreAndCommit:
     actor: Any = ScoreAndCommit.__new__(ScoreAndCommit)
     actor.config, actor.critic = load_config(None, [f"run_dir={run_dir}"]), "told"
-    actor.handle, actor.relative = FakeHandle(failures), False
+    actor.handle, actor.groupwise = FakeHandle(failures), False
     actor.groups, actor.refused = group_store(run_dir), refused_store(run_dir)
     return actor
 

@@ -6,15 +6,23 @@ from pathlib import Path
 import pytest
 import ray
 
+from bench.stand_ins import BriefCritic, SleepingGenerator
 from ft2ray.config import load_config
-from ft2ray.loaders import critic_identity, generator_fingerprint
+from ft2ray.loaders import critic_card, generator_fingerprint
 from ft2ray.pipeline.align import identities
 
 pytestmark = pytest.mark.ray
 
 
-class Part:
-    """A generator or a critic that says where it was loaded."""
+class OwnGenerator(SleepingGenerator):
+    """Says where it was loaded."""
+
+    def __init__(self) -> None:
+        self.fingerprint = str(os.getpid())
+
+
+class OwnCritic(BriefCritic):
+    """Says where it was loaded."""
 
     dimensions = ("mn",)
 
@@ -22,7 +30,7 @@ class Part:
         self.fingerprint = str(os.getpid())
 
 
-def broken() -> Part:
+def broken() -> OwnCritic:
     raise ValueError("no weights here")
 
 
@@ -30,10 +38,8 @@ def test_the_drivers_process_loads_neither():
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": environment})
     try:
-        own = f"{__name__}:Part"
-        generator, critic, dimensions = identities(
-            load_config(None, [f"generator.weights={own}", f"critic.weights={own}"])
-        )
+        own = [f"generator.weights={__name__}:OwnGenerator", f"critic.weights={__name__}:OwnCritic"]
+        generator, critic, dimensions = identities(load_config(None, own))
         assert str(os.getpid()) not in (generator, critic) and dimensions == ("mn",)
         with pytest.raises(ValueError, match="no weights here"):
             identities(load_config(None, [f"critic.weights={__name__}:broken"]))
@@ -43,5 +49,6 @@ def test_the_drivers_process_loads_neither():
 
 def test_the_packaged_ones_need_no_ray():
     packaged = identities(load_config(None, []))
-    assert packaged == (generator_fingerprint("embedded"), *critic_identity("embedded"))
+    card = critic_card("embedded")
+    assert packaged == (generator_fingerprint("embedded"), card.fingerprint, card.dimensions)
     assert not ray.is_initialized()

@@ -5,13 +5,14 @@ import os
 import time
 from pathlib import Path
 
+from ft2ray.critic.base import Critic
 from ft2ray.critic.talking.critic import TalkingCritic
 from ft2ray.critic.talking.view import SHORTEST_FRAMES
 
 FOLDER = "FT2RAY_TEST_CRITIC"  # environment variable with that folder
 
 
-class ToldCritic:
+class ToldCritic(Critic):
     def __init__(self) -> None:
         self.folder = Path(os.environ[FOLDER])
         self.critic = TalkingCritic.load()

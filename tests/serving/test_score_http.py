@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ft2ray.critic.talking.view import clip_view
+from ft2ray.critic.talking.view import TalkingViewer
 from ft2ray.errors import CriticError
 from ft2ray.loaders import load_critic
 from ft2ray.media.video import FPS, read_video
@@ -42,7 +42,7 @@ def test_an_uploaded_clip_gets_what_the_critic_says_of_it(platform, media, meshe
     assert answer.status_code == 200, answer.text
     frames_FHW3, wav_T = read_video(media / "clip.mp4")
     critic = load_critic("embedded")
-    (p_K,) = critic.score([clip_view(frames_FHW3, wav_T, FPS, mesher)])
+    (p_K,) = critic.score([TalkingViewer().view(frames_FHW3, wav_T, FPS, mesher)])
     body = answer.json()
     np.testing.assert_allclose([body["p_yes"][name] for name in critic.dimensions], p_K, atol=1e-5)
     assert body["answers"] == {name: "Yes" if p > 0.5 else "No" for name, p in body["p_yes"].items()}
@@ -161,7 +161,7 @@ def test_clips_are_scored_in_batches_of_bounded_frames(platform, media, mesher):
     from ray import serve
 
     frames_FHW3, wav_T = read_video(media / "clip.mp4")
-    view = clip_view(frames_FHW3, wav_T, FPS, mesher)
+    view = TalkingViewer().view(frames_FHW3, wav_T, FPS, mesher)
     stubs.tell(platform.told, 0.3)
     handle = serve.get_deployment_handle("TalkingCritic", app_name="critic")
     calls = [handle.score.remote(view) for _ in range(12)]
@@ -177,7 +177,7 @@ def test_a_critic_that_is_not_the_runs_ends_the_curation(platform, media, mesher
     from ray import serve
 
     frames_FHW3, wav_T = read_video(media / "clip.mp4")
-    view = clip_view(frames_FHW3, wav_T, FPS, mesher)
+    view = TalkingViewer().view(frames_FHW3, wav_T, FPS, mesher)
     handle = serve.get_deployment_handle("TalkingCritic", app_name="critic")
     ((p_K, error),) = score_views(handle, [view], 30.0, 0, load_critic("embedded").fingerprint)
     assert len(p_K) == 3 and error is None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ft2ray.critic.omni.folder import CONFIG, base_fingerprint, find_omni, read_thinker_config
-from ft2ray.critic.omni.whole_clip import FPS, PIXELS, Sight, check_fps
+from ft2ray.critic.omni.whole_clip import FPS, PIXELS, WholeClipViewer, check_fps
 from ft2ray.critic.questions import QUESTIONS
 from ft2ray.errors import WeightsError
 from ft2ray.records import content_id
@@ -28,7 +28,7 @@ UNSCALED = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
-class CriticCard:
+class OmniCard:
     """Everything about a full-size critic but its tensors; `adapter`: the LoRA's file, None if untuned."""
 
     base: Path
@@ -48,8 +48,8 @@ class CriticCard:
         return tuple(self.questions)
 
     @property
-    def sight(self) -> Sight:
-        return Sight(self.fps, self.pixels, self.block)
+    def viewer(self) -> WholeClipViewer:
+        return WholeClipViewer(self.fps, self.pixels, self.block)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,7 +70,7 @@ def is_omni(path: str | Path) -> bool:
     return config.is_file() and "talking_critic" not in read_json(config, "a critic")
 
 
-def read_card(path: str | Path, fps: float | None = None, pixels: int | None = None) -> CriticCard:
+def read_card(path: str | Path, fps: float | None = None, pixels: int | None = None) -> OmniCard:
     """The card of a critic, from the files alone; ValueError where something is missing or does not fit.
 
     fps, pixels: how to look at clips where nobody tuned it; a tuned critic refuses others than its own.
@@ -82,7 +82,7 @@ def read_card(path: str | Path, fps: float | None = None, pixels: int | None = N
     values = read_json(folder / CARD, "a tuned critic")
     try:
         base = find_omni(values["base"], folder)
-        card = CriticCard(
+        card = OmniCard(
             base=base,
             base_fingerprint=values["base_fingerprint"],
             questions={str(name): str(text) for name, text in values["questions"].items()},
@@ -122,24 +122,26 @@ def read_card(path: str | Path, fps: float | None = None, pixels: int | None = N
     return card
 
 
-def read_sight(path: str | Path, fps: float | None = None, pixels: int | None = None) -> Sight:
+def read_viewer(path: str | Path, fps: float | None = None, pixels: int | None = None) -> WholeClipViewer:
     """How the critic of `path` looks at clips, as `read_card` has it, but without its weights."""
     folder = find_omni(path, patterns=(CONFIG,))
     if not (folder / CARD).is_file():
-        return Sight(FPS if fps is None else fps, PIXELS if pixels is None else pixels, block_of(folder))
+        return WholeClipViewer(
+            FPS if fps is None else fps, PIXELS if pixels is None else pixels, block_of(folder)
+        )
     values = read_json(folder / CARD, "a tuned critic")
     base = find_omni(values["base"], folder, (CONFIG,))
-    return Sight(float(values["fps"]), int(values["pixels"]), block_of(base))
+    return WholeClipViewer(float(values["fps"]), int(values["pixels"]), block_of(base))
 
 
-def new_card(folder: Path, questions: Mapping[str, str], fps: float, pixels: int) -> CriticCard:
+def new_card(folder: Path, questions: Mapping[str, str], fps: float, pixels: int) -> OmniCard:
     """The card of an untuned thinker; ValueError where its questions can not be judged at `fps`."""
     check_fps(fps, questions)
     block = block_of(folder)
     if pixels < block:
         raise WeightsError(f"critic.pixels {pixels} is less than one block of pixels of {folder} ({block})")
     scaling = {name: UNSCALED for name in questions}
-    return CriticCard(folder, base_fingerprint(folder), dict(questions), fps, pixels, block, scaling, {})
+    return OmniCard(folder, base_fingerprint(folder), dict(questions), fps, pixels, block, scaling, {})
 
 
 def block_of(folder: Path) -> int:
@@ -148,7 +150,7 @@ def block_of(folder: Path) -> int:
     return config.vision_config.patch_size * config.vision_config.spatial_merge_size
 
 
-def write_card(folder: Path, card: CriticCard, base: str) -> CriticCard:
+def write_card(folder: Path, card: OmniCard, base: str) -> OmniCard:
     """critic.json of a folder whose LoRA lies there already."""
     values = {
         "base": base,

@@ -12,21 +12,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast
 
-from ft2ray.critic.omni.card import CriticCard, read_card
+from ft2ray.critic.base import LogitCritic
+from ft2ray.critic.omni.card import OmniCard, read_card
 from ft2ray.critic.omni.folder import Prompt, load_thinker, load_tokenizer, processor_of, read_prompt
 from ft2ray.critic.omni.lora import attach_adapter
-from ft2ray.critic.omni.whole_clip import Sight, WholeClip
+from ft2ray.critic.omni.whole_clip import WholeClip
 from ft2ray.critic.processor import ProcessorConfig, audio_token_count, log_mel, patches, sounding_video
 from ft2ray.critic.questions import VIDEO, answer_token_ids
 from ft2ray.critic.talking.model import Thinker
-from ft2ray.errors import NonFiniteError, UserError
+from ft2ray.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Reader:
     prompt: Prompt
 
     @classmethod
-    def load(cls, folder: Path, card: CriticCard, device: torch.device | str) -> Reader:
+    def load(cls, folder: Path, card: OmniCard, device: torch.device | str) -> Reader:
         """The untuned thinker of `folder`, asked as `card` says; ValueError as in `omni_folder`."""
         model = load_thinker(folder, device)
         tokenizer = load_tokenizer(folder, model.config)
@@ -121,15 +121,13 @@ def question_mask(owner_Q: torch.Tensor) -> torch.Tensor:
     return ((place[None] <= place[:, None]) & own)[None, None]
 
 
-@dataclass(frozen=True, eq=False)
-class OmniCritic:
-    """The thinker as a critic: P(Yes) = softmax over the logits of Yes and No.
+class OmniCritic(LogitCritic):
+    """The thinker as a critic: P(Yes) = softmax over the logits of Yes and No."""
 
-    Scaling and calibration are those of `TalkingCritic`.
-    """
-
-    reader: Reader
-    card: CriticCard
+    def __init__(self, reader: Reader, card: OmniCard) -> None:
+        self.reader, self.card = reader, card
+        self.dimensions, self.fingerprint = card.dimensions, card.fingerprint
+        self.viewer, self.scaling, self.calibration = card.viewer, card.scaling, card.calibration
 
     @classmethod
     def load(
@@ -139,7 +137,7 @@ class OmniCritic:
         pixels: int | None = None,
         device: torch.device | str | None = None,
     ) -> OmniCritic:
-        """A Qwen2.5-Omni folder as it is, or a tuned critic's folder (see `tuned_folder`).
+        """A Qwen2.5-Omni folder as it is, or a tuned critic's folder (see `ft2ray.critic.omni.card`).
 
         fps, pixels: how to look at clips; None for a tuned critic's own. device: None takes the current GPU
         where there is one.
@@ -154,37 +152,6 @@ class OmniCritic:
         if card.adapter is not None:
             attach_adapter(reader.model, card)
         return cls(reader, card)
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        return tuple(self.card.questions)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.card.fingerprint
-
-    @property
-    def calibration(self) -> dict[str, Any]:
-        return self.card.calibration
-
-    @property
-    def look(self) -> Sight:
-        return self.card.sight
-
-    def score(self, views: Sequence[WholeClip]) -> np.ndarray:
-        """P(Yes) of each clip on each question: p_NK float64, every row independent of the others.
-
-        Raises:
-            ValueError: if a logit is not finite (broken weights or input).
-        """
-        scale_K, shift_K = np.array([self.card.scaling[name] for name in self.dimensions]).T
-        margin_NK = scale_K * self.margins(views) + shift_K
-        bad = np.flatnonzero(~np.isfinite(margin_NK).all(axis=1))
-        if len(bad):
-            raise NonFiniteError(
-                f"the critic's logits of clip {bad[0]} are not finite; its weights or its input are broken"
-            )
-        return 1.0 / (1.0 + np.exp(-margin_NK))
 
     @torch.inference_mode()
     def margins(self, views: Sequence[WholeClip]) -> np.ndarray:

@@ -14,18 +14,15 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import set_module_tensor_to_device
-from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig
 
 from ft2ray.critic.processor import ProcessorConfig
 from ft2ray.critic.questions import AUDIO, AUDIO_BOS, VIDEO, VISION_BOS, VISION_EOS
 from ft2ray.critic.talking.model import Thinker, build_model
 from ft2ray.errors import WeightsError
-from ft2ray.generator.checkpoint import check_fit, first_line
 from ft2ray.records import content_id
 from ft2ray.storage import is_s3, local_folder
-from ft2ray.weights import content_digest, find, read_json, tensor_shapes, weight_files
+from ft2ray.weights import content_digest, find, first_line, read_json, stream_into, weight_files
 
 CONFIG, STEM = "config.json", "model"
 KINDS = ("qwen2_5_omni", "qwen2_5_omni_thinker")
@@ -87,23 +84,16 @@ def load_thinker(folder: Path, device: torch.device | str) -> Thinker:
     if config.tie_word_embeddings:
         del wanted["lm_head.weight"]
     files = weight_files(folder, STEM)
-    given: dict[str, torch.Tensor] = {}
-    for file in files:
-        given |= {_ours(key): shape for key, shape in tensor_shapes(file).items() if not _SPEAKING.match(key)}
-    check_fit(wanted, given, str(folder))
-    for file in files:
-        with safe_open(file, "pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118  # not a dict
-                if not _SPEAKING.match(key):
-                    value = tensors.get_tensor(key)
-                    set_module_tensor_to_device(model, _ours(key), device, value=value, dtype=dtype)
+    stream_into(model, files, wanted, _ours, lambda _: dtype, device)
     if config.tie_word_embeddings:
         model.tie_weights()
     return model.to(device).eval().requires_grad_(False)  # to: the tables of the rotary embedding
 
 
-def _ours(key: str) -> str:
-    """The name under which transformers' classes hold a published tensor."""
+def _ours(key: str) -> str | None:
+    """The name under which transformers' classes hold a published tensor, None if it is not the thinker's."""
+    if _SPEAKING.match(key):
+        return None
     for pattern, replacement in _TO_OURS:
         key = pattern.sub(replacement, key)
     return key

@@ -14,9 +14,9 @@ from peft import (
 )
 from safetensors.torch import save_file
 
-from ft2ray.critic.omni.card import ADAPTER, CriticCard, write_card
+from ft2ray.critic.omni.card import ADAPTER, OmniCard, write_card
 from ft2ray.critic.talking.model import Thinker
-from ft2ray.generator.checkpoint import check_fit, read_tensors
+from ft2ray.weights import check_fit, read_tensors
 
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
@@ -35,7 +35,7 @@ def adapter_tensors(model: Thinker) -> dict[str, torch.Tensor]:
     return get_peft_model_state_dict(model)
 
 
-def attach_adapter(model: Thinker, card: CriticCard) -> None:
+def attach_adapter(model: Thinker, card: OmniCard) -> None:
     """The LoRA of `card` on its base; ValueError where it is damaged or another model's."""
     assert card.adapter is not None
     tensors = read_tensors(card.adapter)
@@ -45,7 +45,7 @@ def attach_adapter(model: Thinker, card: CriticCard) -> None:
     model.eval().requires_grad_(False)
 
 
-def save_tuned(folder: Path, model: Thinker, card: CriticCard, base: str) -> CriticCard:
+def save_tuned(folder: Path, model: Thinker, card: OmniCard, base: str) -> OmniCard:
     """Write the LoRA on `model` and the card; `base` is what others find the base by. Returns the card.
 
     critic.json goes last: a folder without it is no critic.

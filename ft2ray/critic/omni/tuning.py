@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from ft2ray.critic.calibration import calibrate
 from ft2ray.critic.labels import Label
-from ft2ray.critic.omni.card import CriticCard
+from ft2ray.critic.omni.card import OmniCard
 from ft2ray.critic.omni.critic import OmniCritic, Reader, answer_loss
 from ft2ray.critic.omni.lora import add_adapter, save_tuned
-from ft2ray.critic.omni.whole_clip import Sight, WholeClip
+from ft2ray.critic.omni.whole_clip import WholeClip, WholeClipViewer
 from ft2ray.errors import MediaError, UserError
 from ft2ray.tlpo.step import average_over_workers, update
 
@@ -58,7 +58,7 @@ class Tuning:
     def __init__(
         self,
         reader: Reader,
-        card: CriticCard,
+        card: OmniCard,
         labels: Sequence[Label],
         config: TuningConfig,
         rank: int = 0,
@@ -119,7 +119,7 @@ class Tuning:
         return {"step": self.step, "loss": float(total), "learning_rate": rate}
 
     def _read(self, index: int) -> WholeClip:
-        return read_labelled(self.card.sight, self.labels[index])
+        return read_labelled(self.card.viewer, self.labels[index])
 
     def save(self, folder: Path) -> None:
         """Everything to go on from here: safetensors and JSON."""
@@ -148,11 +148,11 @@ class Tuning:
         self.reader.model.eval()
         critic = OmniCritic(self.reader, self.card)
         share = labels[self.rank :: self.workers]
-        clips = (read_labelled(self.card.sight, label) for label in share)
+        clips = (read_labelled(self.card.viewer, label) for label in share)
         rows = [critic.margins([clip])[0] for clip in clips]
         return np.array(rows).reshape(len(share), len(self.card.questions))
 
-    def write(self, folder: Path, base: str, margin_NK: np.ndarray, held_out: Sequence[Label]) -> CriticCard:
+    def write(self, folder: Path, base: str, margin_NK: np.ndarray, held_out: Sequence[Label]) -> OmniCard:
         """The tuned critic, scaled and calibrated by what it says of held-out clips."""
         names = tuple(self.card.questions)
         label_NK = np.array([label.row(names) for label in held_out]).reshape(len(held_out), len(names))
@@ -177,10 +177,10 @@ def run(
             save(tuning)
 
 
-def read_labelled(sight: Sight, label: Label) -> WholeClip:
+def read_labelled(viewer: WholeClipViewer, label: Label) -> WholeClip:
     """The clip of a label; UserError that names it where it can not be used."""
     try:
-        return sight.read(label.clip, label.sound)
+        return viewer.read_labelled(label.clip, label.sound)
     except MediaError as error:
         raise UserError(f"labels: the clip {label.clip} can not be used: {error}") from error
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,10 @@ import torch.nn.functional as F
 
 from ft2ray.critic.omni.clip_file import read_clip
 from ft2ray.critic.processor import SAMPLE_RATE
+from ft2ray.critic.viewer import Viewer
 from ft2ray.errors import ConfigurationError, MediaError
+from ft2ray.media.face import FaceMesher
+from ft2ray.media.video import MAX_SECONDS
 
 FPS, PIXELS = 10.0, 448  # of a critic that nobody tuned to other values
 LEAST_LIP_FPS, MOST_FPS = 8.0, 25.0
@@ -43,22 +45,23 @@ class WholeClip:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """How a critic looks at clips: pictures a second, their largest area (pixels x pixels), their blocks."""
+class WholeClipViewer(Viewer):
+    """Makes a `WholeClip`: pictures a second, their largest area (pixels x pixels), their blocks."""
 
     fps: float = FPS
     pixels: int = PIXELS
     block: int = 28
 
-    def __call__(
-        self, frames_FHW3: np.ndarray, wav_T: np.ndarray | None, fps: float, mesher: Any = None
+    def view(
+        self,
+        frames_FHW3: np.ndarray,
+        wav_T: np.ndarray | None,
+        fps: float,
+        mesher: FaceMesher | None = None,
     ) -> WholeClip:
-        """The clip at this critic's rate and size: each frame is the one shown in the middle of its time.
+        """Show the clip at this rate and size: each frame is the one shown in the middle of its time.
 
-        Args:
-            frames_FHW3: uint8 RGB at `fps`, any size.
-            wav_T: its sound, 16 kHz mono float32; silence is appended where it is shorter.
-            mesher: not asked, no face is searched for.
+        No face is searched for. Silence is appended to a sound that is shorter than the pictures.
 
         Raises:
             MediaError: for a clip without sound or shorter than a second.
@@ -67,8 +70,14 @@ class Sight:
         middle = (np.arange(max(0, math.ceil(seconds * self.fps - 0.5))) + 0.5) / self.fps
         return self.of(frames_FHW3[(middle * fps).astype(int)], wav_T)
 
-    def read(self, path: str | Path, sound: str | Path | None = None) -> WholeClip:
-        """A clip from a file, with the sound of `sound` where that is given; MediaError if unreadable."""
+    def read(
+        self, path: str | Path, mesher: FaceMesher | None = None, max_seconds: float = MAX_SECONDS
+    ) -> WholeClip:
+        """Make a view of a video file, of which only the pictures that are wanted are decoded."""
+        return self.of(*read_clip(path, self.fps, max_seconds=max_seconds))
+
+    def read_labelled(self, path: str | Path, sound: str | Path | None) -> WholeClip:
+        """Make a view of a file, with the sound of another one where that is given."""
         return self.of(*read_clip(path, self.fps, sound))
 
     def of(self, frames_FHW3: np.ndarray, wav_T: np.ndarray | None) -> WholeClip:

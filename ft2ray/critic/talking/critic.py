@@ -1,4 +1,4 @@
-"""Critics behind one small interface, and the trained Talking-Critic.
+"""The packaged critic: a small Qwen2.5-Omni thinker, trained on clips with known faults.
 
 Shapes: N clips, W windows, K dimensions.
 """
@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig
 
+from ft2ray.critic.base import CriticCard, LogitCritic
 from ft2ray.critic.processor import ProcessorConfig, patches
 from ft2ray.critic.questions import answer_token_ids
 from ft2ray.critic.talking.model import (
@@ -34,43 +35,17 @@ from ft2ray.critic.talking.model import (
     video_tokens,
 )
 from ft2ray.critic.talking.view import ClipView
-from ft2ray.errors import NonFiniteError, WeightsError
+from ft2ray.errors import WeightsError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-class Critic(Protocol):
-    """Anything that scores clips in named dimensions.
-
-    Two more attributes are optional. `look`, on its class: makes of a clip what `score` takes (see
-    `ft2ray.loaders.Look`), else that is a `ClipView`. `relative`: true where scores only compare the clips of
-    one call, which then are all candidates of a prompt.
-    """
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        """Names of the K dimensions, in the order of the scores."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of everything that decides a score; scores of two critics never meet in a pair."""
-        ...
-
-    def score(self, views: Sequence[Any]) -> np.ndarray:
-        """p_NK float64: probability that the answer is Yes. Raises rather than return NaN."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class TalkingCritic:
+@dataclass(eq=False)
+class TalkingCritic(LogitCritic):
     """The Qwen2.5-Omni thinker as a critic: P(Yes) = softmax over the logits of Yes and No.
 
-    Clips longer than three seconds are judged window by window and their logits averaged. Both logits
-    are scaled, and Yes is shifted, by one `scaling` (a, b) for each question, fitted on held-out clips:
-    a small network is too sure of itself, and then no two candidates would seem to differ.
-    `calibration` says how often its answers were right on held-out clips:
-    {"accuracy": {dimension: share}, "n": {dimension: clips}, ...}.
+    Clips longer than three seconds are judged window by window and their logits averaged. `scaling` was
+    fitted on held-out clips.
     """
 
     model: Thinker
@@ -78,13 +53,12 @@ class TalkingCritic:
     processor: ProcessorConfig
     questions: dict[str, str]
     scaling: dict[str, tuple[float, float]]
-    calibration: dict[str, Any]
     fingerprint: str
+    calibration: dict[str, Any]
     windows_per_pass: int = 8
 
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        return tuple(self.questions)
+    def __post_init__(self) -> None:
+        self.dimensions = tuple(self.questions)
 
     @classmethod
     def load(cls, path: str | Path = "embedded") -> TalkingCritic:
@@ -107,35 +81,20 @@ class TalkingCritic:
         )
 
     @staticmethod
-    def identity_of(path: str | Path) -> tuple[str, tuple[str, ...]]:
-        """Fingerprint and dimensions of `load(path)`, without the network; the same errors."""
+    def card(path: str | Path) -> CriticCard:
+        """What `load(path)` gives, without the network; the same errors."""
         _, _, own = _described(path)
-        return own["fingerprint"], tuple(own["questions"])
-
-    def score(self, views: Sequence[ClipView]) -> np.ndarray:
-        """P(Yes) of each clip on each question: p_NK float64, every row independent of the others.
-
-        Raises:
-            ValueError: if a logit is not finite (broken weights or input).
-        """
-        margin_NK = self.margins(views)
-        bad = np.flatnonzero(~np.isfinite(margin_NK).all(axis=1))
-        if len(bad):
-            raise NonFiniteError(
-                f"the critic's logits of clip {bad[0]} are not finite; its weights or its input are broken"
-            )
-        return 1.0 / (1.0 + np.exp(-margin_NK))
+        return CriticCard(tuple(own["questions"]), own["fingerprint"], own["calibration"])
 
     def margins(self, views: Sequence[ClipView]) -> np.ndarray:
         """Logit of Yes minus logit of No, averaged over a clip's windows: float64 [N, K]."""
-        scale_K, shift_K = np.array([self.scaling[name] for name in self.questions]).T
         assert all(len(view.video_WFHW3) for view in views), "a view has at least one window"
         margin_NK = np.zeros((len(views), len(self.questions)))
         for some in passes(views, self.windows_per_pass):
             margin_WK = self._window_margins(joined([(views[clip], window) for clip, window in some]))
             for (clip, _), margin_K in zip(some, margin_WK, strict=True):
                 margin_NK[clip] += margin_K / len(views[clip].video_WFHW3)
-        return scale_K * margin_NK + shift_K
+        return margin_NK
 
     @torch.inference_mode()
     def _window_margins(self, view: ClipView) -> np.ndarray:
@@ -219,23 +178,6 @@ def critic_fingerprint(weights: bytes, config: dict[str, Any], own: dict[str, An
     described = {"network": config} | {name: own[name] for name in ("processor", "questions", "scaling")}
     digest.update(json.dumps(described, sort_keys=True).encode())
     return digest.hexdigest()[:16]
-
-
-def fit_scaling(margin_N: np.ndarray, label_N: np.ndarray, steps: int = 100) -> tuple[float, float]:
-    """Platt's scaling: (a, b) for which sigmoid(a * margin + b) fits the labels (1, 0; NaN is skipped).
-
-    Both answers weigh the same, so that 0.5 is the fair threshold.
-    """
-    known = ~np.isnan(label_N)
-    x, y = np.stack([margin_N[known], np.ones(known.sum())], axis=1), label_N[known]
-    weight = np.where(y == 1, 0.5 / max((y == 1).mean(), 1e-6), 0.5 / max((y == 0).mean(), 1e-6))
-    ab = np.array([0.1, 0.0])
-    for _ in range(steps):
-        p = 1.0 / (1.0 + np.exp(-np.clip(x @ ab, -30, 30)))
-        gradient = x.T @ (weight * (p - y)) / len(y) + 1e-3 * ab
-        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x / len(y) + 1e-3 * np.eye(2)
-        ab = ab - np.linalg.solve(curvature, gradient)
-    return float(max(ab[0], 1e-3)), float(ab[1])
 
 
 def save_critic(

@@ -23,16 +23,17 @@ import cv2
 import numpy as np
 
 from ft2ray.critic.processor import SAMPLE_RATE, ProcessorConfig, log_mel
+from ft2ray.critic.viewer import Viewer, probe_clip
 from ft2ray.errors import MediaError
 from ft2ray.media.face import CHIN, FOREHEAD_TOP, FaceMesher, face_height, mouth_gap
+from ft2ray.media.video import FPS
 
-FPS = 25
 WINDOW_FRAMES = 75
 SHORTEST_FRAMES = 25
 FACE_PIXELS, MOUTH_SIZE = 56, (56, 28)
 STILL_PIXELS = 112
 LOUDNESS, MOST_GAIN = 0.05, 20.0  # root mean square of the sound that the critic hears
-TRACK_EVERY = 3  # frames between two face detections; the detector is the dearest part of a view
+TRACK_EVERY = 3  # frames between two face detections; the detector is the most expensive part of a view
 
 # Box sizes in face heights (forehead to chin).
 FACE_BOX, MOUTH_BOX = 1.3, 0.6
@@ -63,32 +64,34 @@ class ClipView:
         return self.video_WFHW3.shape[0] * self.video_WFHW3.shape[1]
 
 
-def clip_view(frames_FHW3: np.ndarray, wav_T: np.ndarray | None, fps: float, mesher: FaceMesher) -> ClipView:
-    """Make the view of a talking clip.
+class TalkingViewer(Viewer):
+    """Makes a `ClipView` of a talking clip."""
 
-    Args:
-        frames_FHW3: uint8 RGB, any size.
-        wav_T: its sound, 16 kHz mono float32; silence is appended where it is shorter.
-        fps: frame rate; other rates than 25 are moved to 25 by taking the nearest frame.
-        mesher: face detector of this process.
+    def view(
+        self, frames_FHW3: np.ndarray, wav_T: np.ndarray | None, fps: float, mesher: FaceMesher
+    ) -> ClipView:
+        """Make the view; other rates than 25 are moved to 25, and a sound that is shorter ends in silence.
 
-    Raises:
-        MediaError: for a clip without sound, shorter than a second, or where a face is found in
-            less than half of the frames looked at.
-    """
-    if wav_T is None or len(wav_T) == 0:
-        raise MediaError(
-            "no_sound", "the clip has no sound, so lip-sync cannot be judged; mux its speech in first."
-        )
-    frames_FHW3 = at_view_rate(frames_FHW3, fps)
-    if len(frames_FHW3) < SHORTEST_FRAMES:
-        raise MediaError(
-            "too_short",
-            f"the clip lasts {len(frames_FHW3) / FPS:.2f} s; the critic needs at least "
-            f"{SHORTEST_FRAMES / FPS:.0f} s to judge motion and lip-sync.",
-        )
-    tracked_FP3 = mesher.track(frames_FHW3[::TRACK_EVERY])
-    return view_from_meshes(frames_FHW3, fill_gaps(tracked_FP3, len(frames_FHW3)), wav_T)
+        Raises:
+            MediaError: for a clip without sound, shorter than a second, or where a face is found in
+                less than half of the frames looked at.
+        """
+        if wav_T is None or len(wav_T) == 0:
+            raise MediaError(
+                "no_sound", "the clip has no sound, so lip-sync cannot be judged; mux its speech in first."
+            )
+        frames_FHW3 = at_view_rate(frames_FHW3, fps)
+        if len(frames_FHW3) < SHORTEST_FRAMES:
+            raise MediaError(
+                "too_short",
+                f"the clip lasts {len(frames_FHW3) / FPS:.2f} s; the critic needs at least "
+                f"{SHORTEST_FRAMES / FPS:.0f} s to judge motion and lip-sync.",
+            )
+        tracked_FP3 = mesher.track(frames_FHW3[::TRACK_EVERY])
+        return view_from_meshes(frames_FHW3, fill_gaps(tracked_FP3, len(frames_FHW3)), wav_T)
+
+    def probe(self) -> ClipView:
+        return view_from_meshes(*probe_clip())  # its meshes are known: a critic needs no face detector
 
 
 def at_view_rate(frames_FHW3: np.ndarray, fps: float) -> np.ndarray:

@@ -1,9 +1,7 @@
-"""Codecs: between video and the latent tensor that the transformer denoises.
+"""The codec of the packaged generator: between video and face motion, the latent that it denoises.
 
 Shape suffixes: C latent channels, F frames, H W latent or picture size, 3 rgb, P mesh points.
 """
-
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,28 +16,6 @@ MAX_LOST_SHARE = 0.1
 """A clip in which more frames than this show no face cannot be encoded."""
 
 
-class Codec(Protocol):
-    """What a generator needs to know about its latents."""
-
-    channels: int
-
-    def latent_shape(self, frames: int) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of the latent of a clip with so many video frames."""
-        ...
-
-    def encode_video(self, frames_FHW3: np.ndarray) -> torch.Tensor:
-        """uint8 RGB frames -> x_CFHW float32."""
-        ...
-
-    def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
-        """Latent -> uint8 RGB frames of this portrait."""
-        ...
-
-    def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
-        """float32, 1 where a latent value belongs to the mouth, else 0; [C or 1, F, H, W]."""
-        ...
-
-
 class PortraitCodec:
     """Latent frame = whitened face motion (H = W = 1), decoded by warping the portrait photo.
 
@@ -52,10 +28,11 @@ class PortraitCodec:
         self._mesher: FaceMesher | None = None
 
     def latent_shape(self, frames: int) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of the latent of a clip with so many video frames."""
         return self.channels, frames, 1, 1
 
     def encode_video(self, frames_FHW3: np.ndarray) -> torch.Tensor:
-        """Track the face and describe its motion.
+        """Track the face in uint8 RGB frames and describe its motion: x_CFHW float32.
 
         Raises:
             MediaError: no_face, when the face is missing in too many frames; a few gaps are interpolated.
@@ -65,6 +42,7 @@ class PortraitCodec:
         return torch.from_numpy(self.basis.encode(mesh_FP3))[:, :, None, None]
 
     def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
+        """Latent -> uint8 RGB frames of this portrait."""
         return render(portrait, self.decode_mesh(portrait, x_CFHW))
 
     def decode_mesh(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
@@ -82,6 +60,7 @@ class PortraitCodec:
         return self.basis.decode(x_CF, portrait.mesh_P3)
 
     def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
+        """float32 [C, F, 1, 1], 1 in the mouth's channels, else 0."""
         mask_CFHW = torch.zeros_like(x_CFHW, dtype=torch.float32)
         mask_CFHW[self.basis.mouth] = 1.0
         return mask_CFHW

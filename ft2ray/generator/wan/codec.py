@@ -14,14 +14,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from ft2ray.generator.portrait.codec import bridge_gaps
 from ft2ray.media.face import LIPS_OUTER, FaceMesher
-from ft2ray.media.portrait import Portrait
 
 LIP_MARGIN = 0.15
 """The lip mask is grown by this share of the mouth's width: skin beside the lips moves with them."""
 
 
 class WanCodec:
-    """`Codec` on diffusers' causal video autoencoder, normalised as in Wan: (z - mean) / std."""
+    """Diffusers' causal video autoencoder, normalised as in Wan: (z - mean) / std."""
 
     def __init__(self, vae: AutoencoderKLWan, size: int) -> None:
         """vae: the autoencoder; size: side of the square video in pixels, a multiple of its factor."""
@@ -76,10 +75,6 @@ class WanCodec:
     def _encode(self, video_B3VHW: torch.Tensor) -> torch.Tensor:
         moments = self.vae.encode(video_B3VHW.to(self.vae.device, self.vae.dtype))
         return ((moments.latent_dist.mode().float().cpu() - self._mean_C) / self._std_C)[0]
-
-    def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
-        """Latent -> uint8 RGB frames; who is seen is in the latent, so the portrait is not looked at."""
-        return self.decode_frames(x_CFHW)
 
     @torch.no_grad()
     def decode_frames(self, x_CFHW: torch.Tensor) -> np.ndarray:

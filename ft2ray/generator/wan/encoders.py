@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from ft2ray.errors import WeightsError
-from ft2ray.generator.checkpoint import first_line
 from ft2ray.generator.wan.folder import load_part
 from ft2ray.media.audio import SAMPLE_RATE
+from ft2ray.weights import first_line
 
 TEXT_TOKENS = 512
 """Wan reads this many text tokens; behind a shorter text it was trained to see zeros."""

@@ -16,12 +16,11 @@ import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ft2ray.errors import WeightsError
-from ft2ray.generator.checkpoint import check_fit, first_line
 from ft2ray.generator.transformer import SpeechWanTransformer
-from ft2ray.weights import read_json, tensor_shapes, weight_files
+from ft2ray.weights import check_fit, first_line, read_json, stream_into, weight_files
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
 """Sub-folders of a Wan pipeline that a generator is made of; the last two only where it is image-to-video."""
@@ -62,24 +61,23 @@ def load_backbone(
         model = kind(**read_architecture(folder), **settings)
     own, audio_keys = model.state_dict(), model.audio_keys()
     files = weight_files(folder, STEM)
-    shapes = {key: shape for file in files for key, shape in tensor_shapes(file).items()}
     ignored = WanTransformer3DModel._keys_to_ignore_on_load_unexpected or []  # of early conversions
-    shapes = {key: shape for key, shape in shapes.items() if not any(part in key for part in ignored)}
-    check_fit({key: own[key] for key in own if key not in audio_keys}, shapes, str(folder))
     check_fit({key: own[key] for key in own if key in audio_keys}, audio, "the audio checkpoint")
 
-    def put(key: str, tensor: torch.Tensor) -> None:
+    def dtype_of(key: str) -> torch.dtype:
         keep = any(part in key.split(".") for part in model._keep_in_fp32_modules or [])
-        target = torch.float32 if keep else dtype
-        set_module_tensor_to_device(model, key, device, value=tensor, dtype=target)
+        return torch.float32 if keep else dtype
 
-    for file in files:
-        with safe_open(file, "pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118  # not a dict
-                if key in shapes:
-                    put(key, tensors.get_tensor(key))
+    stream_into(
+        model,
+        files,
+        {key: own[key] for key in own if key not in audio_keys},
+        lambda key: None if any(part in key for part in ignored) else key,
+        dtype_of,
+        device,
+    )
     for key, tensor in audio.items():
-        put(key, tensor)
+        set_module_tensor_to_device(model, key, device, value=tensor, dtype=dtype_of(key))
     return model.to(device).eval().requires_grad_(False)  # to: the tables of the rotary embedding
 
 

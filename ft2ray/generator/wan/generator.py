@@ -1,4 +1,4 @@
-"""The generator at full scale: Wan 2.1 with FantasyTalking's speech, behind the verbs of `Generator`.
+"""The generator at full scale: Wan 2.1 with FantasyTalking's speech, as a `Generator`.
 
 A folder with a config.json of `WanSettings` names the weights, which stay where they are:
 
@@ -29,9 +29,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
 
 from ft2ray.errors import MediaError, WeightsError
+from ft2ray.generator.base import Generator
 from ft2ray.generator.checkpoint import CONFIG_FILE, from_fantasytalking, read_audio_weights, read_config
-from ft2ray.generator.portrait.generator import Generator
-from ft2ray.generator.sampler import Conditions, SamplerConfig, conditional_velocity, sample
+from ft2ray.generator.sampler import Conditions, OnStep, SamplerConfig, sample
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer
 from ft2ray.generator.wan.added_audio import AddedAudioTransformer
 from ft2ray.generator.wan.codec import WanCodec
@@ -125,7 +125,6 @@ class WanGenerator(Generator):
         settings: WanSettings,
         fingerprint: str,
     ) -> None:
-        super().__init__(transformer, codec, [1.0] * codec.channels, fingerprint)
         config = transformer.config
         stacked = config["in_channels"] - codec.channels
         problems = [
@@ -140,13 +139,15 @@ class WanGenerator(Generator):
         for wrong, name, whose, wanted in problems:
             if wrong:
                 raise WeightsError(f"wan: {name} of the transformer is {config[name]}, not {whose} {wanted}")
-        self.wan_codec, self.settings, self.fps = codec, settings, settings.fps
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.codec, self.settings, self.fps = codec, settings, settings.fps
+        self.fingerprint = fingerprint
         self._speech, self._picture = speech, picture
         self._text_LD, self._null_text_LD = text_LD, null_text_LD
         self._has_first_frame = stacked > 0
 
     @classmethod
-    def load(cls, path: str | Path = "embedded", device: torch.device | str | None = None) -> WanGenerator:
+    def load(cls, path: str | Path, device: torch.device | str | None = None) -> WanGenerator:
         """A folder as above, on the GPU where there is one.
 
         Raises ValueError, naming the file and the key, for anything that does not fit.
@@ -186,7 +187,7 @@ class WanGenerator(Generator):
 
     def video_frames(self, samples: int) -> int:
         """Most video frames that so much sound fills: 4 n + 1. ValueError for less than two latent frames."""
-        stride = self.wan_codec.time_factor
+        stride = self.codec.time_factor
         shown = int(samples / SAMPLE_RATE * self.fps + 1e-6)
         frames = (shown - 1) // stride * stride + 1
         if frames <= stride:
@@ -201,27 +202,35 @@ class WanGenerator(Generator):
         side = self.settings.size
         picture = Image.fromarray(portrait.image_HW3).resize((side, side), Image.Resampling.LANCZOS)
         image_HW3 = np.array(picture)
-        stacked = self.wan_codec.first_frame_condition(image_HW3, frames) if self._has_first_frame else None
+        stacked = self.codec.first_frame_condition(image_HW3, frames) if self._has_first_frame else None
         return Conditions(
             text_LD=self._text_LD,
             null_text_LD=self._null_text_LD,
             audio_LD=self._speech(wav_T[: round(frames / self.fps * SAMPLE_RATE)]),
-            frames=self.wan_codec.latent_shape(frames)[1],
+            frames=self.codec.latent_shape(frames)[1],
             image_LD=None if self._picture is None else self._picture(image_HW3),
             latent_CFHW=stacked,
         )
 
-    def sample(self, cond: Conditions, seed: int, config: SamplerConfig) -> torch.Tensor:
-        """One candidate: latent x_CFHW, float32 on the CPU, in windows of the length the model knows."""
-        codec = self.wan_codec
+    def sample(
+        self, cond: Conditions, seed: int, config: SamplerConfig, on_step: OnStep | None = None
+    ) -> torch.Tensor:
+        """Sample one candidate, in windows of the length that the model knows."""
+        codec = self.codec
         window = codec.latent_shape(self.settings.frames)[1]
         config = dataclasses.replace(config, window=window, overlap=max(1, window // 3))
         shape = codec.latent_shape(codec.time_factor * (cond.frames - 1) + 1)
-        return sample(self.transformer, padded(cond), shape, seed, config).cpu()
+        return sample(self.transformer, padded(cond), shape, seed, config, on_step)
+
+    def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:
+        """Decode the latent; it holds who is seen, so the portrait does not count."""
+        return self.codec.decode_frames(x_CFHW)
+
+    def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
+        return self.codec.lip_mask(x_CFHW)
 
     def velocity(self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]) -> torch.Tensor:
-        """Velocity with all conditions and without guidance, differentiable, for training."""
-        return conditional_velocity(self.transformer, x_BCFHW, t_B, [padded(cond) for cond in conds])
+        return super().velocity(x_BCFHW, t_B, [padded(cond) for cond in conds])
 
 
 def padded(cond: Conditions) -> Conditions:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from ft2ray.critic.base import Critic
 from ft2ray.critic.omni.critic import OmniCritic, question_mask
 from ft2ray.critic.omni.folder import base_fingerprint, load_thinker
 from ft2ray.critic.processor import ClipProcessor
 from ft2ray.critic.questions import QUESTIONS, answer_token_ids
-from ft2ray.critic.talking.critic import Critic
 from ft2ray.errors import NonFiniteError
 from tests.critic.omni_toys import toy_clip, write_thinker, write_whole_model
 

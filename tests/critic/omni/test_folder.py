@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ft2ray.critic.omni.card import ADAPTER, CARD, new_card, read_card, read_sight
+from ft2ray.critic.omni.card import ADAPTER, CARD, new_card, read_card, read_viewer
 from ft2ray.critic.omni.critic import OmniCritic
 from ft2ray.critic.omni.folder import load_thinker
 from ft2ray.critic.omni.lora import add_adapter, save_tuned
-from ft2ray.critic.omni.whole_clip import Sight
+from ft2ray.critic.omni.whole_clip import WholeClipViewer
 from ft2ray.critic.questions import QUESTIONS
-from ft2ray.loaders import critic_card, critic_look, load_critic
+from ft2ray.loaders import critic_card, load_critic, load_viewer
 from tests.critic.omni_toys import toy_clip, write_thinker
 
 INDEX = "model.safetensors.index.json"
@@ -164,8 +164,8 @@ def test_a_tuned_critic_is_its_base_with_a_lora(folder, tuned, tmp_path):
 
 
 def test_generators_know_how_it_looks_without_loading_it(folder, tuned):
-    assert critic_look(str(folder), 12.0, 224) == Sight(12.0, 224, 28)
-    assert critic_look(str(tuned)) == read_sight(tuned) == Sight(10.0, 448, 28)
+    assert load_viewer(str(folder), 12.0, 224) == WholeClipViewer(12.0, 224, 28)
+    assert load_viewer(str(tuned)) == read_viewer(tuned) == WholeClipViewer(10.0, 448, 28)
 
 
 def other_base(tuned, folder):
@@ -234,4 +234,4 @@ def test_a_lora_that_does_not_belong_is_one_sentence(tuned, folder, fault, messa
 def test_a_tuned_critic_looks_as_it_was_tuned(tuned):
     with pytest.raises(ValueError, match="critic.fps is 12, but .* was tuned at 10"):
         load_critic(str(tuned), fps=12.0)
-    assert load_critic(str(tuned), fps=10.0).look.fps == 10.0
+    assert load_critic(str(tuned), fps=10.0).viewer.fps == 10.0

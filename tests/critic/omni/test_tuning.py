@@ -49,7 +49,7 @@ def test_it_learns_a_handful_of_clips(base, table, tmp_path):
     run.write(tmp_path / "out", str(base), np.zeros((0, 3)), [])
     critic = load_critic(str(tmp_path / "out"))
     for label in read_labels(table, QUESTIONS):
-        p_K = critic.score([critic.look.read(label.clip)])[0]
+        p_K = critic.score([critic.viewer.read(label.clip)])[0]
         known = ~np.isnan(label.row(critic.dimensions))
         assert ((p_K > 0.5) == (label.row(critic.dimensions) == 1))[known].all()
     untuned = OmniCritic.load(base, 8.0, 56, "cpu")
@@ -60,7 +60,7 @@ def test_a_lora_that_has_learnt_nothing_changes_nothing(base, table):
     run = tuning(base, table)
     labels = read_labels(table, QUESTIONS)
     untuned = OmniCritic.load(base, 8.0, 56, "cpu")
-    clips = [untuned.look.read(label.clip) for label in labels]
+    clips = [untuned.viewer.read(label.clip) for label in labels]
     assert np.allclose(run.margins(labels), untuned.margins(clips), atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ft2ray.critic.omni import clip_file
 from ft2ray.critic.omni.clip_file import read_clip
-from ft2ray.critic.omni.whole_clip import Sight, check_fps
+from ft2ray.critic.omni.whole_clip import WholeClipViewer, check_fps
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.video import read_video, write_video
@@ -59,7 +59,7 @@ def test_what_decord_gives_up_is_read_all_the_same(tmp_path):
 
 
 def test_sound_and_pictures_begin_together(mp4):
-    clip = Sight(10.0, 448, 16).read(mp4)
+    clip = WholeClipViewer(10.0, 448, 16).read(mp4)
     heard = np.flatnonzero(np.abs(clip.wav_T) > 0.1)
     assert heard[0] == pytest.approx(SAMPLE_RATE // 2, abs=32)  # the first click, at half a second
     assert len(clip.wav_T) == round(len(clip.frames_FHW3) / 10.0 * SAMPLE_RATE)
@@ -68,14 +68,14 @@ def test_sound_and_pictures_begin_together(mp4):
 def test_another_sound_takes_the_place_of_the_clips_own(mp4, tmp_path):
     frames, _ = clicking(25)
     other = write_video(tmp_path / "other.mp4", frames, 25, np.full(3 * SAMPLE_RATE, 0.2, np.float32))
-    own, swapped = Sight().read(mp4), Sight().read(mp4, sound=other)
+    own, swapped = WholeClipViewer().read(mp4), WholeClipViewer().read_labelled(mp4, other)
     assert np.array_equal(own.frames_FHW3, swapped.frames_FHW3)
     assert not np.allclose(own.wav_T[:1000], swapped.wav_T[:1000])
 
 
 def test_each_picture_is_the_one_shown_in_the_middle_of_its_time():
     frames, wav = clicking(25)
-    clip = Sight(10.0, 448, 16)(frames, wav, 25)
+    clip = WholeClipViewer(10.0, 448, 16).view(frames, wav, 25)
     assert (clip.frames_FHW3[:, 0, 0, 0] // 3).tolist()[:6] == [1, 3, 6, 8, 11, 13]
     assert clip.frames == 30 and clip.fps == 10.0
 
@@ -92,15 +92,15 @@ def test_files_that_end_early_are_named(mp4, tmp_path):
 def test_clips_without_sound_or_too_short_are_refused():
     frames, wav = clicking(25)
     with pytest.raises(ValueError, match="no sound"):
-        Sight()(frames, None, 25)
+        WholeClipViewer().view(frames, None, 25)
     with pytest.raises(ValueError, match="lasts 0.80 s"):
-        Sight()(frames[:20], wav, 25)
+        WholeClipViewer().view(frames[:20], wav, 25)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(28, 2000), st.integers(28, 2000), st.integers(56, 800))
 def test_pictures_are_whole_blocks_in_the_area(height, width, pixels):
-    rows, columns = Sight(10.0, pixels, 28).size(height, width)
+    rows, columns = WholeClipViewer(10.0, pixels, 28).size(height, width)
     assert rows % 28 == columns % 28 == 0
     assert rows * columns <= max(pixels**2, 28 * max(rows, columns))
     if min(height, width) > 84 and height * width <= pixels**2:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from ft2ray.critic.base import Critic
+from ft2ray.critic.calibration import fit_scaling
 from ft2ray.critic.questions import QUESTIONS, build_tokenizer
 from ft2ray.critic.rule import Rule, RuleCritic, correlation, fit_rule
-from ft2ray.critic.talking.critic import CONFIG, WEIGHTS, Critic, TalkingCritic, fit_scaling, save_critic
+from ft2ray.critic.talking.critic import CONFIG, WEIGHTS, TalkingCritic, save_critic
 from ft2ray.critic.talking.model import TOY_PROCESSOR, build_model, toy_config
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.errors import NonFiniteError

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from ft2ray.critic.talking.view import (
     FACE_PIXELS,
     WINDOW_FRAMES,
+    TalkingViewer,
     at_view_rate,
-    clip_view,
     coded_stills,
     coded_video,
     composite,
@@ -98,11 +98,11 @@ def test_bad_clips_are_named():
     frames = np.zeros((75, 64, 64, 3), np.uint8)
     wav = np.zeros(48000, np.float32)
     with pytest.raises(ValueError, match="no sound"):
-        clip_view(frames, None, 25, NoFace())
+        TalkingViewer().view(frames, None, 25, NoFace())
     with pytest.raises(ValueError, match="at least 1 s"):
-        clip_view(frames[:20], wav, 25, NoFace())
+        TalkingViewer().view(frames[:20], wav, 25, NoFace())
     with pytest.raises(ValueError, match="0 of 25 frames"):
-        clip_view(frames, wav, 25, NoFace())
+        TalkingViewer().view(frames, wav, 25, NoFace())
 
 
 def test_short_sound_is_filled_with_silence():

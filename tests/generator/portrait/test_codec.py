@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft2ray.errors import MediaError, NonFiniteError
-from ft2ray.generator.portrait.codec import Codec, PortraitCodec, bridge_gaps
+from ft2ray.generator.portrait.codec import PortraitCodec, bridge_gaps
 
-CODEC: Codec = PortraitCodec()
+CODEC = PortraitCodec()
 
 
 @given(st.integers(1, 500))

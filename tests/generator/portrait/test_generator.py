@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ft2ray.generator.checkpoint import save_generator
-from ft2ray.generator.portrait.generator import Conditions, Generator, SamplerConfig, speech_tokens
+from ft2ray.generator.portrait.generator import PortraitGenerator, speech_tokens
 from ft2ray.generator.portrait.motion import MotionBasis
+from ft2ray.generator.sampler import Conditions, SamplerConfig
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import mouth_gap
@@ -36,8 +37,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tiny(folder) -> Generator:
-    return Generator.load(folder)
+def tiny(folder) -> PortraitGenerator:
+    return PortraitGenerator.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +68,6 @@ def test_from_prompt_to_frames(tiny, hopper, speech):
 def test_latents_are_the_codecs_numbers_divided_by_the_scale(tiny, hopper):
     x_CFHW = torch.randn(tiny.codec.latent_shape(2)) * 0.2
     assert np.array_equal(tiny.decode(hopper, x_CFHW), tiny.codec.decode(hopper, 2.0 * x_CFHW))
-    still = np.repeat(hopper.image_HW3[None], 3, axis=0)
-    torch.testing.assert_close(tiny.encode_video(still) * 2.0, tiny.codec.encode_video(still))
 
 
 def test_lip_mask_is_the_mouth_channels(tiny):
@@ -94,26 +93,26 @@ def test_the_base_is_frozen(tiny):
 
 
 def test_fingerprint_tells_weights_and_settings_apart(folder, tiny, tmp_path):
-    assert Generator.load(folder).fingerprint == tiny.fingerprint and len(tiny.fingerprint) == 16
+    assert PortraitGenerator.load(folder).fingerprint == tiny.fingerprint and len(tiny.fingerprint) == 16
     for file in ("config.json", "model.safetensors"):
         (tmp_path / file).write_bytes((folder / file).read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     config["latent_scale"][0] = 1.5
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Generator.load(tmp_path).fingerprint != tiny.fingerprint
+    assert PortraitGenerator.load(tmp_path).fingerprint != tiny.fingerprint
 
 
 def test_folders_that_hold_no_generator(folder, tmp_path):
     with pytest.raises(ValueError, match="give a folder"):
-        Generator.load(tmp_path)
+        PortraitGenerator.load(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "codec": "mpeg"}))
     with pytest.raises(ValueError, match="codec 'mpeg'"):
-        Generator.load(tmp_path)
+        PortraitGenerator.load(tmp_path)
 
 
 def test_the_embedded_generator_moves_the_mouth_with_speech_and_rests_in_silence(hopper, speech):
-    generator, config = Generator.load(), SamplerConfig(steps=10, audio_scale=2.0)
+    generator, config = PortraitGenerator.load(), SamplerConfig(steps=10, audio_scale=2.0)
     opening = {}
     for name, wav_T in (("speech", speech), ("silence", np.zeros_like(speech))):
         x_CFHW = generator.sample(generator.encode_prompt(hopper, wav_T), 0, config)

@@ -27,7 +27,7 @@ def test_shapes_there_and_back(codec):
     x_CFHW = codec.encode_video(film())
     assert tuple(x_CFHW.shape) == codec.latent_shape(9) == (16, 3, 8, 8)
     assert x_CFHW.dtype == torch.float32
-    decoded = codec.decode(None, x_CFHW)
+    decoded = codec.decode_frames(x_CFHW)
     assert decoded.shape == (9, 64, 64, 3) and decoded.dtype == np.uint8
 
 

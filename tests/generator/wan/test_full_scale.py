@@ -8,13 +8,14 @@ from diffusers import WanTransformer3DModel
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from ft2ray.generator.audio_attention import AudioCrossAttention, CrossContext, audio_windows, window_ranges
-from ft2ray.generator.checkpoint import audio_tensors, from_fantasytalking, to_fantasytalking
+from ft2ray.generator.checkpoint import audio_tensors, from_fantasytalking
 from ft2ray.generator.sampler import SamplerConfig, guidance_weights, timesteps
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.generator.wan.added_audio import AddedAudioTransformer
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.tlpo.experts import TARGETS, ExpertConfig
 from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from tests.generator.fantasytalking import to_fantasytalking
 
 I2V_14B = dict(
     patch_size=(1, 2, 2), num_attention_heads=40, attention_head_dim=128, in_channels=36, out_channels=16,
@@ -134,7 +135,7 @@ def test_windows_of_81_frames_to_the_token(fps):
     ranges, windows = window_ranges(tokens, 81, 4), audio_windows(tokens, 81, 4)
     assert len(ranges) == 21 and ranges[:2] == first
     assert {end - start + 1 for start, end in ranges} == {width}
-    assert windows.lengths_F.tolist() == lengths
+    assert windows.mask_FW.sum(dim=1).tolist() == lengths
     for (start, end), index_W, mask_W in zip(ranges, windows.index_FW, windows.mask_FW, strict=True):
         assert index_W[mask_W].tolist() == list(range(max(start, 0), min(end, tokens - 1) + 1))
 

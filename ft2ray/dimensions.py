@@ -1,0 +1,39 @@
+"""What clips are judged by: one list, from which critic, pairs, experts, evaluation and report take everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from ft2ray.settings import Settings
+
+
+class Dimension(Settings):
+    """One question that is asked of every clip, and what follows from it."""
+
+    # Of its scores, its expert (expert_NAME) and its columns; the words are names of other systems and pools.
+    name: str = Field(pattern=r"^(?!(base|sum|full|gate|uniform|dpo_sum|tlpo|real_video)$)[A-Za-z]\w{0,31}$")
+    title: str = Field(min_length=1)  # a few words for people
+    question: str = Field(min_length=1)  # answered by Yes or No; Yes is good
+    mask: Literal["lips"] | None = None  # the part of a clip that its expert is trained on; None: all of it
+    # The figure of the evaluation that measures it; None: nothing does, and the report says so.
+    metric: str | None = None
+
+
+DEFAULT_DIMENSIONS = (
+    Dimension(name="mn", title="motion naturalness", question="Is the motion natural?", metric="mn"),
+    Dimension(name="ls", title="lip-sync", question="Is the lip synchronized?", mask="lips", metric="ls"),
+    Dimension(name="vq", title="visual quality", question="Is the visual quality good?", metric="vq"),
+)
+"""The paper's (Talking-Critic): motion naturalness, lip-sync, visual quality."""
+
+
+def names(dimensions: Sequence[Dimension]) -> tuple[str, ...]:
+    return tuple(dimension.name for dimension in dimensions)
+
+
+def questions(dimensions: Sequence[Dimension]) -> dict[str, str]:
+    """The question of each name."""
+    return {dimension.name: dimension.question for dimension in dimensions}
