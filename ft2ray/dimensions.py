@@ -1,4 +1,4 @@
-"""What clips are judged by: one list, from which critic, pairs, experts, evaluation and report take everything."""
+"""What clips are judged by: one list, from which critic, pairs, experts, evaluation and report are made."""
 
 from __future__ import annotations
 

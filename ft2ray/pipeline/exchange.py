@@ -22,8 +22,15 @@ from ft2ray.generator.sampler import timesteps
 from ft2ray.loaders import load_generator
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.run import policy_dir, publish, read_config
-from ft2ray.storage import exists, is_s3, join, local_copy, upload_folder
-from ft2ray.tlpo.formats.adapters import LAYOUTS, Adapter, read_adapter, write_adapter
+from ft2ray.storage import exists, is_s3, join, local_copy, local_folder, upload_folder
+from ft2ray.tlpo.formats.adapters import (
+    LAYOUTS,
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    Adapter,
+    read_adapter,
+    write_adapter,
+)
 from ft2ray.tlpo.formats.buckets import (
     Bucket,
     BucketError,
@@ -105,14 +112,22 @@ def import_run_adapter(file: str, run_dir: str, dimension: str, allow_code: bool
     policy = load_policy(folder, generator.fingerprint)
     if dimension not in policy.dimensions:
         raise DataError(f"{run_dir} has no dimension {dimension!r}; it has {', '.join(policy.dimensions)}")
-    if not exists(file):
-        raise DataError(f"adapter: no file {file}; give one .safetensors file")
-    adapter = read_adapter(local_copy(file), generator.transformer)
+    adapter = read_adapter(_local(file), generator.transformer)
     policy = dataclasses.replace(policy, adapters={**policy.adapters, dimension: adapter})
     imported = join(run_dir, "policies", f"imported-{policy.fingerprint}")
     save_policy(imported, policy)
     publish(run_dir, imported)
     return imported
+
+
+def _local(file: str) -> Path:
+    """A LoRA file, or a folder in peft's layout (named by itself or by its weights), on this machine."""
+    folder = file.removesuffix("/" + PEFT_WEIGHTS)
+    if exists(join(folder, PEFT_CONFIG)):
+        return local_folder(folder)
+    if not exists(file):
+        raise DataError(f"adapter: no file {file}; give a .safetensors file or a folder in peft's layout")
+    return local_copy(file)
 
 
 def _static_systems(policy: Policy) -> dict[str, Adapter]:

@@ -3,9 +3,10 @@
     diffusers   transformer.blocks.0.attn1.to_q.lora_A.weight         alpha in the file's metadata
     comfyui     diffusion_model.blocks.0.self_attn.q.lora_A.weight    Wan's original names; alpha beside them
 
-Reading also takes the names without a prefix (`save_lora_adapter`, DiffSynth) and kohya's
-(`lora_unet_blocks_0_self_attn_q.lora_down.weight`). Only safetensors are read; every key and shape is held
-against the transformer before anything is made of them.
+Reading also takes peft's own folder (adapter_config.json with adapter_model.safetensors), names without a
+prefix (`save_lora_adapter`, DiffSynth), names with the prefixes that training wrappers leave behind, and
+those of kohya and musubi (`lora_unet_blocks_0_self_attn_q.lora_down.weight`). Only safetensors are read;
+every key and shape is held against the transformer before anything is made of them.
 
 Shapes: R rank, D inputs, O outputs of a linear.
 """
@@ -13,11 +14,13 @@ Shapes: R rank, D inputs, O outputs of a linear.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -30,6 +33,9 @@ from torch import Tensor, nn
 from ft2ray.errors import WeightsError
 from ft2ray.tlpo.policy import PREFIX, save_adapter
 from ft2ray.tlpo.stacked_lora import LAYER_OF
+from ft2ray.weights import read_json
+
+log = logging.getLogger(__name__)
 
 LAYOUTS = ("diffusers", "comfyui")
 
@@ -55,7 +61,19 @@ _ORIGINAL = {
     "ffn.net.2": "ffn.2",
 }
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
-_ROLE = re.compile(r"(.+)\.(?:lora_(?:A|down|B|up)(?:\.default)?\.weight|alpha)")
+_ROLE = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<new>A|down|B|up)(?:\.\w+)?\.weight"  # .default or another adapter's name
+    r"|lora(?:_linear_layer)?\.(?P<old>down|up)\.weight|(?P<alpha>alpha))"
+)
+_PART = {"A": "A", "down": "A", "B": "B", "up": "B"}
+
+# What wrappers put into names: anywhere (torch.compile, FSDP, checkpointing), and in front of the first block
+# (peft, DDP, DiffSynth, and whoever holds the transformer).
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_HOLDERS = frozenset(
+    {"base_model", "model", "module", "pipe", "dit", "transformer", "diffusion_model", "unet", "denoiser"}
+)
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def original_name(module: str) -> str:
@@ -84,34 +102,48 @@ def write_adapter(path: str | Path, adapter: Adapter, layout: str) -> None:
 
 
 def read_adapter(path: str | Path, transformer: nn.Module) -> Adapter:
-    """A LoRA file of any layout above, as an adapter for `transformer`, in float32.
+    """Read a LoRA of any layout above as an adapter for `transformer`, in float32.
 
     Where rank or alpha differ between layers, the narrow layers are filled up with zeros and alpha goes into
-    B: the same product. Raises ValueError, naming key and shape, for a file of another model, with parts
-    that are no plain LoRA (DoRA, biases, full differences), or damaged.
+    B: the same product. A file that states no alpha is taken as alpha = rank, with a warning.
+
+    Args:
+        path: a .safetensors file, or a folder in peft's layout.
+        transformer: the model that it has to fit.
+
+    Raises:
+        WeightsError: that names key and shape, for a file of another model, with parts that are not plain
+            LoRA (DoRA, biases, full differences, quantised weights), or damaged.
     """
-    metadata, tensors = _read(Path(path))
+    file, settings, tensors = _read(Path(path))
     linears = _linears(transformer)
     known = {name: module for module in linears for name in _spellings(module)}
     grouped: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    unknown = []
+    problems = []
     for key, tensor in tensors.items():
-        match = _ROLE.fullmatch(key)
-        module = known.get(match.group(1)) if match else None
-        part = "alpha" if key.endswith(".alpha") else "AB"[".lora_B." in key or ".lora_up." in key]
+        role = _ROLE.fullmatch(key)
+        module = known.get(_unwrapped(role["module"])) if role else None
+        part = "alpha" if role is None or role["alpha"] else _PART[role["new"] or role["old"]]
         if module is None or part in grouped[module]:
-            unknown.append(key)
+            problems.append(f"{key} is not a LoRA weight of a block of this model, or is given twice")
         else:
             grouped[module][part] = tensor
-    problems = [f"{key} is no LoRA weight of a block of this model, or given twice" for key in unknown]
     for module, parts in grouped.items():
         problems += _misfits(module, parts, linears[module])
     if problems or not grouped:
         shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise WeightsError(f"adapter: {path} does not fit this transformer: {shown or 'it holds no tensors'}")
+        raise WeightsError(f"adapter: {file} does not fit this transformer: {shown or 'it holds no tensors'}")
+    silent = [module for module, parts in grouped.items() if settings is None and "alpha" not in parts]
+    if silent:
+        log.warning(
+            "adapter: %s states no alpha for %d of %d layers; it is taken as their rank, at full strength",
+            file,
+            len(silent),
+            len(grouped),
+        )
     return adapter_of(
         {
-            module: (parts["A"].float(), parts["B"].float(), _alpha(module, parts, metadata, str(path)))
+            module: (parts["A"], parts["B"], _alpha(module, parts, settings, file))
             for module, parts in grouped.items()
         }
     )
@@ -146,16 +178,58 @@ def factors_of(adapter: Adapter) -> Factors:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
-        raise WeightsError(f"adapter: no file {path}; give one .safetensors file")
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"adapter: {path.name} is not a .safetensors file; pickled weights are not read")
+def _read(path: Path) -> tuple[Path, dict[str, Any] | None, dict[str, Tensor]]:
+    """The file, the LoRA settings in it or beside it (None: there are none), its tensors in float32."""
+    folder = path if path.is_dir() else path.parent
+    file = path / PEFT_WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(f"adapter: no file {file}; give a .safetensors file or a folder in peft's layout")
+    if file.suffix != ".safetensors":
+        raise WeightsError(f"adapter: {file.name} is not a .safetensors file; pickled weights are not read")
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: _widened(opened.get_tensor(key)) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"adapter: {path} is damaged or no safetensors file ({error})") from error
+        raise WeightsError(f"adapter: {file} is damaged or no safetensors file ({error})") from error
+    if file.name == PEFT_WEIGHTS and (folder / PEFT_CONFIG).is_file():
+        return file, _stated(read_json(folder / PEFT_CONFIG, "an adapter in peft's layout"), file), tensors
+    if LORA_ADAPTER_METADATA_KEY in metadata:
+        try:
+            header = json.loads(metadata[LORA_ADAPTER_METADATA_KEY])
+            settings = {key.removeprefix(PREFIX): value for key, value in header.items()}
+        except (ValueError, AttributeError) as error:
+            raise WeightsError(
+                f"adapter: the LoRA settings in the header of {file} cannot be read"
+            ) from error
+        return file, _stated(settings, file), tensors
+    return file, None, tensors
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """In float32 where these are real numbers, of 8 or 16 bits too; quantised integers stay what they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _stated(settings: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The settings of a plain LoRA in peft's words."""
+    for name, plain in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
+        if settings.get(name, plain) not in (plain, None):
+            raise WeightsError(
+                f"adapter: {file} has {name}={settings[name]}; only plain LoRA can be added to other experts"
+            )
+    alpha = settings.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise WeightsError(f"adapter: the LoRA settings of {file} state no lora_alpha that is a number")
+    return settings
+
+
+def _unwrapped(name: str) -> str:
+    """A module's name without what wrappers and holders put into it."""
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    while parts and parts[0] in _HOLDERS:
+        parts.pop(0)
+    return ".".join(parts)
 
 
 def _linears(transformer: nn.Module) -> dict[str, nn.Linear]:
@@ -168,12 +242,12 @@ def _linears(transformer: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _spellings(module: str) -> list[str]:
-    names = [PREFIX + module, module]
+    """The names of a linear in all layouts, without their prefixes."""
+    names = [module]
     found = _BLOCK.fullmatch(module)
     if found is not None and found.group(2) in _ORIGINAL:
-        original = original_name(module)
-        names += ["diffusion_model." + original, original, "lora_unet_" + original.replace(".", "_")]
-    return names
+        names.append(original_name(module))
+    return names + [f"lora_unet_{name.replace('.', '_')}" for name in names]
 
 
 def _misfits(module: str, parts: Mapping[str, Tensor], linear: nn.Linear) -> list[str]:
@@ -189,25 +263,23 @@ def _misfits(module: str, parts: Mapping[str, Tensor], linear: nn.Linear) -> lis
         ]
     if parts.get("alpha", a[0, 0]).numel() != 1:
         return [f"{module} has an alpha of {parts['alpha'].numel()} numbers"]
+    if not (a.is_floating_point() and b.is_floating_point()):
+        return [f"{module} holds quantised integers; save the LoRA in float16 or wider"]
     if not all(part.isfinite().all() for part in parts.values()):
         return [f"{module} holds numbers that are not finite"]
     return []
 
 
-def _alpha(module: str, parts: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> float:
-    """alpha of one linear; a file that states none means alpha = rank, as its other readers do."""
+def _alpha(module: str, parts: Mapping[str, Tensor], settings: Mapping[str, Any] | None, file: Path) -> float:
+    """alpha of one linear; none stated means alpha = rank, as other readers take it."""
     rank = len(parts["A"])
     if "alpha" in parts:
         return float(parts["alpha"].item())
-    if LORA_ADAPTER_METADATA_KEY not in metadata:
+    if settings is None:
         return float(rank)
     try:
-        stated = json.loads(metadata[LORA_ADAPTER_METADATA_KEY])
-        settings = {key.removeprefix(PREFIX): value for key, value in stated.items()}
         pattern = settings.get("alpha_pattern") or {}
         alpha = float(pattern.get(get_pattern_key(list(pattern), module), settings["lora_alpha"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"adapter: the LoRA settings in the header of {source} can not be read") from error
-    if settings.get("use_dora"):
-        raise WeightsError(f"adapter: {source} is a DoRA; only plain LoRA can be added to other experts")
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise WeightsError(f"adapter: the alpha_pattern of {file} cannot be read") from error
     return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha

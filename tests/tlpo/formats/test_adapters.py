@@ -6,6 +6,9 @@ import pickle
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -15,6 +18,9 @@ from ft2ray.tlpo.policy import Policy, apply_system
 from tests.tlpo.conftest import DIMS, LAYERS, randomise, tiny_wan
 
 ALL_LINEARS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))"
+
+
+TINY = tiny_wan()
 
 
 def tiny_i2v():
@@ -147,6 +153,82 @@ def test_an_imported_expert_with_layers_of_its_own_is_weighted_beside_the_others
     torch.testing.assert_close(call(), weighted, atol=1e-6, rtol=1e-5)
 
 
+A, B, ALPHA = torch.randn(4, 24), torch.randn(24, 4), 6.0
+WRAPPERS = st.lists(st.sampled_from(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]))
+HOLDERS = st.lists(
+    st.sampled_from(["base_model.model", "module", "pipe.dit", "transformer", "diffusion_model", "model"])
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    holders=HOLDERS,
+    wraps=st.tuples(WRAPPERS, WRAPPERS, WRAPPERS),
+    module=st.sampled_from(["blocks.0.attn1.to_q", "blocks.1.self_attn.k", "blocks.0.cross_attn.v"]),
+    roles=st.sampled_from(
+        [
+            ("lora_A.weight", "lora_B.weight"),
+            ("lora_A.default.weight", "lora_B.default.weight"),
+            ("lora_down.weight", "lora_up.weight"),
+            ("lora.down.weight", "lora.up.weight"),
+        ]
+    ),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]),
+)
+def test_whatever_wraps_a_transformer_its_lora_is_found(tmp_path, holders, wraps, module, roles, dtype):
+    """peft, DDP, torch.compile, FSDP and DiffSynth put words into names, one around the other."""
+    first, *rest = module.split(".", 2)
+    name = ".".join([*holders, *wraps[0], first, rest[0], *wraps[1], rest[1], *wraps[2]])
+    a, b = A.to(dtype), B.to(dtype)
+    file = {f"{name}.{roles[0]}": a, f"{name}.{roles[1]}": b, f"{name}.alpha": torch.tensor(ALPHA)}
+    save_file(file, tmp_path / "a.safetensors")
+    ((a_read, b_read, alpha),) = factors_of(read_adapter(tmp_path / "a.safetensors", TINY)).values()
+    assert torch.equal(a_read, a.float()) and torch.equal(b_read, b.float()) and alpha == ALPHA
+
+
+class Holder(torch.nn.Module):
+    """Names everything as DistributedDataParallel does."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_folder_that_peft_itself_writes_is_read_with_its_alpha(tmp_path, prefix):
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v"], use_rslora=True)
+    model = get_peft_model(Holder(tiny_wan()) if prefix else tiny_wan(), config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_config.json").is_file()
+    for place in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        factors = factors_of(read_adapter(place, tiny_wan()))
+        assert len(factors) == 4 * LAYERS
+        for module, (a, b, alpha) in factors.items():
+            layer = model.get_submodule(f"base_model.model.{prefix}{module}")
+            torch.testing.assert_close(alpha / 3 * b @ a, layer.get_delta_weight("default"))
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config.json is not valid JSON"):
+        read_adapter(tmp_path, tiny_wan())
+
+
+@pytest.mark.parametrize("stated", [0, 1, 2])
+def test_a_missing_alpha_is_said(tmp_path, caplog, stated):
+    file = {}
+    for number, module in enumerate(("to_q", "to_k")):
+        name = f"blocks.0.attn1.{module}"
+        file |= {f"{name}.lora_A.weight": A.clone(), f"{name}.lora_B.weight": B.clone()}
+        if number < stated:
+            file[f"blocks.0.attn1.{module}.alpha"] = torch.tensor(4)  # kohya writes integers, too
+    save_file(file, tmp_path / "a.safetensors")
+    config, _ = read_adapter(tmp_path / "a.safetensors", tiny_wan())
+    assert (config.r, config.lora_alpha) == (4, 4.0)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (stated < 2) and all(f"no alpha for {2 - stated} of 2 layers" in one for one in said)
+
+
 def tampered(tmp_path, change):
     """An exported file after `change` (of its tensors) was written back."""
     path = tmp_path / "a.safetensors"
@@ -173,8 +255,11 @@ Q = "transformer.blocks.0.attn1.to_q.lora_{}.weight"
         (lambda t, m: t.update({Q.format("magnitude_vector"): torch.ones(24)}), "lora_magnitude"),
         (lambda t, m: t.clear(), "holds no tensors"),
         (lambda t, m: m.update(lora_adapter_metadata="{not json"), "header"),
-        (lambda t, m: m.update(lora_adapter_metadata='{"r": 4}'), "header"),
-        (lambda t, m: m.update(lora_adapter_metadata='{"lora_alpha": 4, "use_dora": true}'), "DoRA"),
+        (lambda t, m: m.update(lora_adapter_metadata='{"r": 4}'), "no lora_alpha"),
+        (lambda t, m: m.update(lora_adapter_metadata='{"lora_alpha": 4, "use_dora": true}'), "use_dora=True"),
+        (lambda t, m: m.update(lora_adapter_metadata='{"lora_alpha": 4, "bias": "all"}'), "bias=all"),
+        (lambda t, m: m.update(lora_adapter_metadata='{"lora_alpha": "4"}'), "no lora_alpha"),
+        (lambda t, m: t.update({Q.format("A"): torch.ones(4, 24, dtype=torch.int8)}), "quantised integers"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused_by_name_and_shape(tmp_path, change, says):
