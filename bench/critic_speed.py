@@ -18,7 +18,7 @@ from ray import serve
 from ft2ray.config import AlignConfig, load_config
 from ft2ray.critic.talking.critic import TalkingCritic
 from ft2ray.critic.talking.view import ClipView
-from ft2ray.pipeline.align import ray_cluster
+from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, probe_view, score_views, start_critic
 
 CLIPS = 16
@@ -76,7 +76,7 @@ def in_process(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -
 def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> list[Figure]:
     config = load_config(None, [])
     counting = dataclasses.replace(config.critic, weights="stand_ins:CountingCritic")
-    with ray_cluster(config):
+    with ray_cluster():
         handle = start_critic(config.critic, config.cluster)
         ways = {
             "handle": lambda: ask(handle, clips, config),

@@ -23,7 +23,8 @@ from stand_ins import SleepingGenerator
 from ft2ray.config import AlignConfig, PromptsConfig, load_config
 from ft2ray.loaders import critic_card, generator_fingerprint, load_critic
 from ft2ray.observe.timeline import Span, read_spans
-from ft2ray.pipeline.align import critic_running, ray_cluster
+from ft2ray.pipeline.align import critic_running
+from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.curation import GenerateGroup, curate, group_store
 from ft2ray.records import Prompt
 from ft2ray.rounds.prompts import plan_prompts
@@ -43,7 +44,7 @@ def measure(repetitions: int) -> list[Figure]:
 def utilisation(repetitions: int) -> Figure:
     config, key, work = planned(SLEEPING)
     shares, where = [], ""
-    with ray_cluster(config), critic_running(config, work):
+    with ray_cluster(), critic_running(config, work):
         for _ in range(repetitions):
             spans, _ = curated(config, key, work)
             shares.append(busy_share(spans, config.curation.candidates * SleepingGenerator.sample_seconds))
@@ -78,7 +79,7 @@ def busy_share(spans: list[Span], work_seconds: float) -> float:
 def overhead(repetitions: int) -> Figure:
     config, key, work = planned(REAL)
     pipeline, bare = [], []
-    with ray_cluster(config), critic_running(config, work):
+    with ray_cluster(), critic_running(config, work):
         for _ in range(repetitions):
             spans, ended = curated(config, key, work)
             pipeline.append(ended - min(span.began for span in spans))

@@ -21,8 +21,8 @@ from curation_speed import STAND_INS, planned
 from figures import Figure, main, seconds
 from stand_ins import BriefCritic, SleepingGenerator
 
-from ft2ray.config import load_config
-from ft2ray.pipeline.align import Work, ray_cluster, run_together, take_turns
+from ft2ray.pipeline.align import Work, run_together, take_turns
+from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.run import read_seconds, write_fingerprints
 
 SETTINGS = [
@@ -44,7 +44,7 @@ SETTINGS = [
 def measure(repetitions: int) -> list[Figure]:
     torch.set_num_threads(1)
     shares, gains, why = [], [], ""
-    with ray_cluster(load_config(None, SETTINGS)):
+    with ray_cluster():
         for _ in range(repetitions):
             apart, stages = timed(take_turns, max_staleness=0)
             together, _ = timed(run_together, max_staleness=1)

@@ -35,7 +35,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
-    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_MODE": "token",
 }
 
 

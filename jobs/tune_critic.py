@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
 from lasting import check_lasting
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -31,6 +30,7 @@ from ft2ray.critic.omni.tuning import Tuning, TuningConfig, run
 from ft2ray.critic.omni.whole_clip import FPS, PIXELS
 from ft2ray.critic.questions import QUESTIONS
 from ft2ray.errors import FT2RayError, UserError
+from ft2ray.pipeline.cluster import job_address, ray_cluster
 from ft2ray.records import content_id
 from ft2ray.storage import exists, filesystem, join, read_bytes, upload_folder, write_atomically
 
@@ -187,12 +187,11 @@ def main(given: list[str] | None = None) -> int:
     try:
         job = make_job(arguments)
         print(f"{len(job.labels)} clips to tune on, {len(job.held_out)} held out", flush=True)
-        card = tune(job, arguments.workers, not arguments.cpu)
+        with ray_cluster(job_address(), log_to_driver=True):
+            card = tune(job, arguments.workers, not arguments.cpu)
     except FT2RayError as error:
         print(f"tune_critic: {error}", file=sys.stderr)
         return error.exit_code
-    finally:
-        ray.shutdown()
     print(json.dumps({"critic": card.fingerprint, **card.calibration}))
     return 0
 

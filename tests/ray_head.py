@@ -22,6 +22,7 @@ import yaml
 from tests.s3_server import HOST, free_ports
 
 MARK = "FT2RAY_TEST_HEAD"
+TOKEN = "a-token-of-the-tests"
 FAKE_HEAD_NODE_ID = "f" * 51 + "00000"  # as in Ray's fake_multi_node.node_provider
 RAY = str(Path(sys.executable).parent / "ray")
 START_SECONDS = 300  # on a machine that is busy with other things
@@ -79,7 +80,7 @@ class RayHead:
     Args:
         options: more options of `ray start`.
         environment: more variables for the head and everything that it starts.
-        token: of its authentication; None switches authentication off.
+        token: of its authentication.
         node_types: what Ray's autoscaler (v2) may add, as simulated nodes on this machine: by name
             {"resources": {"CPU": 2}, "max_workers": 3}. None starts no autoscaler.
         dashboard: with the HTTP interface, which takes jobs; it is a dozen processes.
@@ -89,7 +90,7 @@ class RayHead:
         self,
         options: list[str],
         environment: dict[str, str] | None = None,
-        token: str | None = None,
+        token: str = TOKEN,
         node_types: dict[str, dict] | None = None,
         dashboard: bool = True,
     ):
@@ -100,14 +101,13 @@ class RayHead:
         self.dashboard = f"http://{HOST}:{self.dashboard_port}"
         self.token, self._with_dashboard = token, dashboard
         self.environment = {
-            "RAY_AUTH_MODE": "disabled" if token is None else "token",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ADDRESS": self.dashboard if dashboard else self.address,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        if token is not None:
-            (self.folder / "token").write_text(token)
-            self.environment["RAY_AUTH_TOKEN_PATH"] = str(self.folder / "token")
+        (self.folder / "token").write_text(token)
         if node_types is not None:
             autoscaling = self.folder / "autoscaling.yaml"
             autoscaling.write_text(yaml.safe_dump(autoscaling_config(node_types, self.address)))
@@ -189,8 +189,9 @@ class RayHead:
 
     def get(self, path: str) -> dict:
         """JSON of the dashboard's HTTP interface."""
-        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        request = urllib.request.Request(self.dashboard + path, headers=headers)
+        request = urllib.request.Request(
+            self.dashboard + path, headers={"Authorization": f"Bearer {self.token}"}
+        )
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 

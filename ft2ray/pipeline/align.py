@@ -8,8 +8,6 @@ Curation and training take turns or run at the same time, as `schedule` says (se
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -29,6 +27,7 @@ from ft2ray.errors import UserError
 from ft2ray.evaluation.judge import Judge
 from ft2ray.loaders import critic_card, generator_fingerprint
 from ft2ray.observe.reporting import write_run_report
+from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
@@ -83,7 +82,7 @@ def align(config: AlignConfig) -> str:
             say(f"  quarantined {refused.path} [{refused.reason}]: {refused.message}")
         say(f"  {len(plan.curation)} prompts to curate, {len(plan.evaluation)} kept apart for the evaluation")
         write_inputs(config, plan)
-        with ray_cluster(config):
+        with ray_cluster(config.cluster.address):
             _align_on_ray(config, plan)
             c = config.cluster
             report = _on_node(
@@ -271,29 +270,6 @@ def check_pairs(work: Work) -> None:
         f"{NO_PAIRS}: {errors.total()} of {len(candidates)} candidates have no score ({error}); "
         f"{HOW_TO_GET_PAIRS}"
     )
-
-
-@contextmanager
-def ray_cluster(config: AlignConfig) -> Iterator[None]:
-    """Join the cluster of the configuration, or start one on this machine and stop it at the end."""
-    # One thread per process: several processes share the cores, and spinning OpenMP pools would fight.
-    environment = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # else every checkpoint waits 2 s
-    local = config.cluster.address is None
-    ray.init(
-        address="local" if local else config.cluster.address,
-        num_cpus=max(4, os.cpu_count() or 1) if local else None,  # logical: the actors ask for halves
-        runtime_env={"env_vars": environment},
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    for name in ("ray.data", "ray.serve", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # ours count groups, not blocks
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
+from ft2ray.pipeline.cluster import ray_cluster
 from recipes.embedded.candidates import Candidate, draw_candidate, sample_candidates
 from recipes.embedded.critic_training import AuxiliaryHeads, Setup, TrainingConfig, figures, train
 from recipes.embedded.dataset import SHARD, ClipData, SoundMix, read_shards, write_shard
@@ -129,21 +130,24 @@ def render_all(
     """Everything that is not in the cache yet."""
     train, held_out = media
     regular, own = range(-(-arguments.clips // SHARD)), range(-(-arguments.candidates // SHARD))
-    ray.init(log_to_driver=False)
-    render_missing(
-        Renderer(held_out, validation, [], arguments.seed + 1),
-        arguments.cache / "validation",
-        range(-(-arguments.validation_clips // SHARD)),
-    )
-    candidates = sample_candidates(
-        PortraitGenerator.load(), SpeechEncoder(), train.recordings, arguments.candidates // 2, arguments.seed
-    )
-    render_missing(
-        Renderer(train, training, candidates, arguments.seed),
-        arguments.cache / "training",
-        [*(FIRST_CANDIDATE_SHARD + n for n in own), *regular],
-    )
-    ray.shutdown()
+    with ray_cluster():
+        render_missing(
+            Renderer(held_out, validation, [], arguments.seed + 1),
+            arguments.cache / "validation",
+            range(-(-arguments.validation_clips // SHARD)),
+        )
+        candidates = sample_candidates(
+            PortraitGenerator.load(),
+            SpeechEncoder(),
+            train.recordings,
+            arguments.candidates // 2,
+            arguments.seed,
+        )
+        render_missing(
+            Renderer(train, training, candidates, arguments.seed),
+            arguments.cache / "training",
+            [*(FIRST_CANDIDATE_SHARD + n for n in own), *regular],
+        )
 
 
 def clip_data(folder: Path, media: Media, source: MotionSource) -> ClipData:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from ft2ray.config import load_config
 from ft2ray.errors import RunEnded
 from ft2ray.loaders import load_critic, load_generator
-from ft2ray.pipeline.align import Work, critic_running, ray_cluster, run_together, take_turns
+from ft2ray.pipeline.align import Work, critic_running, run_together, take_turns
+from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.preflight import check_resources
@@ -63,7 +64,7 @@ def replayed(given: Sequence[str]) -> tuple[str, list]:
 def main(stage: str, *given: str) -> None:
     work, _ = begun(given)
     stages = {"curate": curate_all, "train": train_all, "turns": take_turns, "together": run_together}
-    with in_one_sentence(work.config.run_dir), ray_cluster(work.config):
+    with in_one_sentence(work.config.run_dir), ray_cluster(work.config.cluster.address):
         check_resources(work.config)
         print(stages[stage](work))
 
