@@ -5,21 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ft2ray.settings import Settings
+
+# Names of pools, systems and files beside those of the dimensions.
+RESERVED = ("base", "sum", "full", "gate", "uniform", "dpo_sum", "tlpo", "real_video")
 
 
 class Dimension(Settings):
     """One question that is asked of every clip, and what follows from it."""
 
-    # Of its scores, its expert (expert_NAME) and its columns; the words are names of other systems and pools.
-    name: str = Field(pattern=r"^(?!(base|sum|full|gate|uniform|dpo_sum|tlpo|real_video)$)[A-Za-z]\w{0,31}$")
+    name: str = Field(
+        pattern=r"^[A-Za-z]\w{0,31}$"
+    )  # of its scores, its expert (expert_NAME) and its columns
     title: str = Field(min_length=1)  # a few words for people
     question: str = Field(min_length=1)  # answered by Yes or No; Yes is good
     mask: Literal["lips"] | None = None  # the part of a clip that its expert is trained on; None: all of it
     # The figure of the evaluation that measures it; None: nothing does, and the report says so.
     metric: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name in RESERVED:
+            raise ValueError(
+                f"{name} is the name of something else; take another one than {', '.join(RESERVED)}"
+            )
+        return name
 
 
 DEFAULT_DIMENSIONS = (

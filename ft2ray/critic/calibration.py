@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
 
 BINS = 10
 LEAST = 10  # held-out answers of each kind below which logits are left as they are
@@ -41,7 +43,7 @@ def calibrate(
         p = np.empty(len(label))
         for half, other in (halves, halves[::-1]):
             a, b = fit_scaling(margin[other], label[other]) if enough else (1.0, 0.0)
-            p[half] = 1.0 / (1.0 + np.exp(-np.clip(a * margin[half] + b, -500, 500)))
+            p[half] = expit(a * margin[half] + b)
         found[name] = figures(p, label)
     keys = ("accuracy", "balanced_accuracy", "ece", "n")
     return scaling, {"set": "held-out labels"} | {
@@ -77,18 +79,28 @@ def expected_calibration_error(p_N: np.ndarray, label_N: np.ndarray, bins: int =
     return float(sum(gaps))
 
 
-def fit_scaling(margin_N: np.ndarray, label_N: np.ndarray, steps: int = 100) -> tuple[float, float]:
+def fit_scaling(margin_N: np.ndarray, label_N: np.ndarray) -> tuple[float, float]:
     """Platt's scaling: (a, b) for which sigmoid(a * margin + b) fits the labels (1, 0; NaN is skipped).
 
     Both answers weigh the same, so that 0.5 is the fair threshold.
     """
     known = ~np.isnan(label_N)
-    x, y = np.stack([margin_N[known], np.ones(known.sum())], axis=1), label_N[known]
-    weight = np.where(y == 1, 0.5 / max((y == 1).mean(), 1e-6), 0.5 / max((y == 0).mean(), 1e-6))
-    ab = np.array([0.1, 0.0])
-    for _ in range(steps):
-        p = 1.0 / (1.0 + np.exp(-np.clip(x @ ab, -30, 30)))
-        gradient = x.T @ (weight * (p - y)) / len(y) + 1e-3 * ab
-        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x / len(y) + 1e-3 * np.eye(2)
-        ab = ab - np.linalg.solve(curvature, gradient)
-    return float(max(ab[0], 1e-3)), float(ab[1])
+    a, b = fit_logistic(np.stack([margin_N[known], np.ones(known.sum())], axis=1), label_N[known], 1e-3)
+    return float(max(a, 1e-3)), float(b)
+
+
+def fit_logistic(x_NR: np.ndarray, label_N: np.ndarray, penalty: float) -> np.ndarray:
+    """Weights w_R of sigmoid(x w) that fit labels of 1 and 0, both of which weigh the same.
+
+    Minimises the mean cross-entropy plus penalty / 2 |w|^2, which is convex.
+    """
+    share = np.clip((label_N == 1).mean(), 1e-6, 1 - 1e-6)
+    weight_N = np.where(label_N == 1, 0.5 / share, 0.5 / (1 - share))
+
+    def loss(w_R: np.ndarray) -> tuple[float, np.ndarray]:
+        margin_N = x_NR @ w_R
+        entropy_N = np.logaddexp(0.0, margin_N) - label_N * margin_N
+        gradient_R = x_NR.T @ (weight_N * (expit(margin_N) - label_N)) / len(label_N) + penalty * w_R
+        return float((weight_N * entropy_N).mean() + penalty / 2 * w_R @ w_R), gradient_R
+
+    return minimize(loss, np.zeros(x_NR.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8}).x

@@ -71,16 +71,6 @@ def _detail(stills_KHW3: np.ndarray) -> np.ndarray:
     return np.array([finest_KHW.mean(), (finest_KHW - coarser_KHW).mean(), finest_KHW.std()]) / 25.0
 
 
-def fit_rules(views: Sequence[ClipView], label_NK: np.ndarray, dimensions: Sequence[str]) -> RuleCritic:
-    """Rules for labelled clips (1, 0, or NaN where not known)."""
-    measured = [measurements(view) for view in views]
-    rules = {}
-    for k, name in enumerate(dimensions):
-        known = ~np.isnan(label_NK[:, k])
-        rules[name] = fit_rule(np.stack([one[name] for one in measured])[known], label_NK[known, k])
-    return RuleCritic(rules)
-
-
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's r; 0 where one of both does not vary."""
     spread = float(a.std() * b.std())
@@ -99,26 +89,6 @@ class Rule:
     def margin(self, measured_R: np.ndarray) -> float:
         z = (measured_R - np.array(self.mean)) / np.array(self.spread)
         return float(np.concatenate([z, z**2]) @ np.array(self.weights) + self.bias)
-
-
-def fit_rule(measured_NR: np.ndarray, label_N: np.ndarray, steps: int = 400, penalty: float = 0.01) -> Rule:
-    """Logistic regression on labelled clips, by Newton's method."""
-    mean, spread = measured_NR.mean(axis=0), measured_NR.std(axis=0) + 1e-6
-    z = (measured_NR - mean) / spread
-    x = np.concatenate([z, z**2, np.ones((len(z), 1))], axis=1)
-    weights = np.zeros(x.shape[1])
-    # Both answers count the same, however many clips there are of each.
-    balance = np.where(label_N > 0.5, 0.5 / np.mean(label_N > 0.5), 0.5 / np.mean(label_N <= 0.5))
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        gradient = x.T @ (balance * (p - label_N)) / len(x) + penalty * weights
-        hessian = (x * (balance * p * (1 - p))[:, None]).T @ x / len(x) + penalty * np.eye(len(weights))
-        change = np.linalg.solve(hessian, gradient)
-        weights = weights - change
-        if np.abs(change).max() < 1e-8:
-            break
-    rounded = [tuple(float(round(v, 4)) for v in values) for values in (mean, spread, weights[:-1])]
-    return Rule(rounded[0], rounded[1], rounded[2], bias=float(round(weights[-1], 4)))
 
 
 class RuleCritic(LogitCritic):
