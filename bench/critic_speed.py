@@ -75,9 +75,9 @@ def in_process(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -
 
 def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> list[Figure]:
     config = load_config(None, [])
-    counting = dataclasses.replace(config.critic, weights="stand_ins:CountingCritic")
+    counting = config.critic.replaced(weights="stand_ins:CountingCritic")
     with ray_cluster():
-        handle = start_critic(config.critic, config.cluster)
+        handle = start_critic(config.critic, config.resources.pools.critic)
         ways = {
             "handle": lambda: ask(handle, clips, config),
             "direct": lambda: critic.score(clips),
@@ -85,7 +85,7 @@ def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> li
         in_turns(ways, 1)
         times = in_turns(ways, repetitions)
         serve.delete(APP)
-        handle = start_critic(counting, config.cluster)
+        handle = start_critic(counting, config.resources.pools.critic)
         group = clips[:CANDIDATES]
         ask(handle, group, config)
         fill = []

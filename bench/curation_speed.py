@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 
 import torch
 from figures import Figure, main, profiled, ratios
 from stand_ins import SleepingGenerator
 
-from ft2ray.config import AlignConfig, PromptsConfig, load_config
+from ft2ray.config import AlignConfig, load_config
 from ft2ray.loaders import critic_card, generator_fingerprint, load_critic
 from ft2ray.observe.timeline import Span, read_spans
 from ft2ray.pipeline.align import critic_running
@@ -29,11 +29,17 @@ from ft2ray.pipeline.curation import GenerateGroup, curate, group_store
 from ft2ray.records import Prompt
 from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.schedule import Slot, slots, training_key
+from ft2ray.rounds.settings import PromptSettings
 from ft2ray.run import write_fingerprints
 
 STAND_INS = ["generator.weights=stand_ins:SleepingGenerator", "critic.weights=stand_ins:BriefCritic"]
-SLEEPING = [*STAND_INS, "prompts.seconds=1.0", "prompts.curation=12", "curation.candidates=2"]
-REAL = ["cluster.generators=1", "prompts.seconds=2.0", "prompts.curation=4", "curation.candidates=4"]
+SLEEPING = [*STAND_INS, "prompts.seconds=1.0", "prompts.curation_prompts=12", "curation.candidates=2"]
+REAL = [
+    "resources.pools.generators.count=1",
+    "prompts.seconds=2.0",
+    "prompts.curation_prompts=4",
+    "curation.candidates=4",
+]
 
 
 def measure(repetitions: int) -> list[Figure]:
@@ -100,7 +106,7 @@ def overhead(repetitions: int) -> Figure:
 def curated(config: AlignConfig, key: str, work: list[Slot]) -> tuple[list[Span], float]:
     """Fill all slots in a new folder: the groups' spans, and when the last one was committed."""
     with tempfile.TemporaryDirectory() as folder:
-        here = replace(config, run_dir=folder)
+        here = config.replaced(run_dir=folder)
         write_fingerprints(folder, *made_by(config))
         for _ in curate(here, key, work):
             pass
@@ -113,7 +119,7 @@ def curated(config: AlignConfig, key: str, work: list[Slot]) -> tuple[list[Span]
 def plain_loop(config: AlignConfig, key: str, work: list[Slot]) -> float:
     """The same groups, scored and committed, without Ray; seconds without loading the models."""
     with tempfile.TemporaryDirectory() as folder:
-        here = replace(config, run_dir=folder)
+        here = config.replaced(run_dir=folder)
         generate, critic, store = GenerateGroup(here, key), load_critic("embedded"), group_store(folder)
         start = time.perf_counter()
         for slot in work:
@@ -126,7 +132,7 @@ def plain_loop(config: AlignConfig, key: str, work: list[Slot]) -> float:
 
 
 def planned(settings: list[str]) -> tuple[AlignConfig, str, list[Slot]]:
-    config = load_config(None, [*settings, "prompts.evaluation=1"])
+    config = load_config(None, [*settings, "prompts.evaluation_prompts=1"])
     prompts = curation_prompts(config.prompts)
     parts = made_by(config)
     return config, training_key(config, *parts, prompts), slots(config, *parts, prompts)
@@ -139,8 +145,8 @@ def made_by(config: AlignConfig) -> tuple[str, str]:
 
 
 @cache
-def curation_prompts(config: PromptsConfig) -> list[Prompt]:
-    return plan_prompts(config).curation
+def curation_prompts(config: PromptSettings) -> list[Prompt]:
+    return plan_prompts(config, 256).curation
 
 
 if __name__ == "__main__":

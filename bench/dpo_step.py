@@ -19,8 +19,9 @@ from diffusers import WanTransformer3DModel
 from figures import Figure, in_turns, main, profiled, ratios
 
 from ft2ray.planning.trace import trace
-from ft2ray.tlpo.experts import ExpertConfig, Experts
-from ft2ray.tlpo.losses import LossConfig, PairErrors, preference_loss, velocity_error
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.losses import PairErrors, preference_loss, velocity_error
+from ft2ray.tlpo.settings import ExpertSettings, LossSettings
 from ft2ray.tlpo.step import PairBatch, expert_step
 
 EXPERT = "mn"
@@ -78,8 +79,8 @@ def memory() -> Figure:
 
 def steps(size: dict[str, int], batch: PairBatch) -> tuple[Callable[[], Any], Callable[[], Any], float]:
     """Our step, the usual one, and the bytes of the weights of one model."""
-    lora = ExpertConfig(rank=16, alpha=16)
-    config = LossConfig(masked=())
+    lora = ExpertSettings(rank=16, alpha=16)
+    config = LossSettings(masked=())
     model, policy, reference = transformer(size), transformer(size), transformer(size)
     weights = sum(p.nbytes for p in reference.parameters())
     experts = Experts(model, (EXPERT,), lora)

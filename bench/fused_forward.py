@@ -16,8 +16,9 @@ from diffusers import WanTransformer3DModel
 from figures import Figure, in_turns, main, profiled, ratios
 from peft.tuners.lora.layer import Linear as LoraLinear
 
-from ft2ray.tlpo.experts import ExpertConfig, Experts
+from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
+from ft2ray.tlpo.settings import ExpertSettings
 from ft2ray.tlpo.stacked_lora import StackedLora
 
 NAMES = ("mn", "ls", "vq")
@@ -40,7 +41,7 @@ def measure(repetitions: int) -> list[Figure]:
         num_layers=LAYERS,
         cross_attn_norm=True,
     ).eval()
-    experts = Experts(model, NAMES, ExpertConfig(rank=RANK, alpha=RANK))
+    experts = Experts(model, NAMES, ExpertSettings(rank=RANK, alpha=RANK))
     for name in NAMES:
         for parameter in experts.parameters(name):
             torch.nn.init.normal_(parameter, std=0.02)

@@ -1,6 +1,6 @@
 """One run at the shapes of Wan-14B and the 7 B critic on a card, beside what `ft2ray plan` forecasts.
 
-    python bench/gpu_scale.py cluster/wan-14b/align.yaml [a.b=c ...] [--repetitions 5] [--json FILE]
+    python bench/gpu_scale.py recipes/wan-14b.yaml [a.b=c ...] [--repetitions 5] [--json FILE]
 
 Weights are random and inputs are zeros: neither changes time or memory. A call of the transformer for all
 guidance passes, the critic on one clip and a DPO step of one expert with and without checkpointing are timed;
@@ -31,7 +31,6 @@ from ft2ray.planning.generation import expert_step_cost, experts_on, forward_cos
 from ft2ray.planning.plan import guidance_passes, pairs_at_once
 from ft2ray.planning.shapes import generator_shape
 from ft2ray.planning.trace import Cost
-from ft2ray.tlpo.experts import ExpertConfig
 
 GB, TERA = 1e9, 1e12
 
@@ -108,7 +107,7 @@ def generator_lines(config: AlignConfig, device: torch.device, repetitions: int)
     shape = generator_shape(config)
     window, _ = shape.one_window()
     passes, pairs = max(guidance_passes(config, shape)), pairs_at_once(config)
-    expert = ExpertConfig(rank=config.tlpo.rank, alpha=config.tlpo.alpha)
+    expert = config.tlpo.experts
     donor = shape.backbone(**{**shape.architecture, "num_layers": 1})
     with on_device(shape.transformer(), donor, device) as model:
         arguments = inputs(window, passes, device)
@@ -131,7 +130,7 @@ def generator_lines(config: AlignConfig, device: torch.device, repetitions: int)
 def critic_line(config: AlignConfig, device: torch.device, repetitions: int) -> Line:
     seconds = generator_shape(config).seconds
     shape = critic_shape(
-        config.critic.weights, seconds, config.critic.fps, config.critic.pixels, len(config.tlpo.dimensions)
+        config.critic.weights, seconds, config.critic.fps, config.critic.pixels, len(config.dimensions)
     )
     with on_device(shape.thinker(), shape.thinker(1, "cpu"), device) as thinker, torch.no_grad():
         pictures, sound = tower_inputs(shape, device)

@@ -14,7 +14,6 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from curation_speed import STAND_INS, planned
@@ -28,15 +27,15 @@ from ft2ray.run import read_seconds, write_fingerprints
 SETTINGS = [
     *STAND_INS,
     "prompts.seconds=1.0",
-    "prompts.curation=16",
+    "prompts.curation_prompts=16",
     "curation.candidates=2",
-    "preference.answers_differ=false",
-    "preference.margin=0.0",
-    "tlpo.rank=2",
+    "pairs.answers_differ=false",
+    "pairs.margin=0.0",
+    "tlpo.experts.rank=2",
     "tlpo.batch=2",
-    "tlpo.workers=1",
+    "resources.pools.training.count=1",
     "tlpo.steps=30",
-    "tlpo.gate=uniform",
+    "tlpo.gate.mode=uniform",
     "tlpo.gate_steps=0",
 ]
 
@@ -61,7 +60,7 @@ def timed(run: Callable[[Work], str], max_staleness: int) -> tuple[float, dict[s
     """Seconds of a whole run in a new folder, and of its stages."""
     config, key, work = planned([*SETTINGS, f"schedule.max_staleness={max_staleness}"])
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        here = replace(config, run_dir=folder)
+        here = config.replaced(run_dir=folder)
         write_fingerprints(folder, SleepingGenerator.fingerprint, BriefCritic.fingerprint)
         took = seconds(lambda: run(Work(here, key, work)))
         return took, read_seconds(folder)

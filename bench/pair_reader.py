@@ -19,7 +19,7 @@ import torch
 from figures import Figure, in_turns, main, profiled, ratios
 from torch.utils.data import DataLoader, Dataset
 
-from ft2ray.preference.draws import DrawConfig, PairPool, draws
+from ft2ray.preference.draws import DrawRule, PairPool, draws
 from ft2ray.preference.rules import PairRule, column_pairs
 from ft2ray.records import GROUP, Candidate, PromptGroup, content_id
 from ft2ray.storage import RowStore
@@ -122,7 +122,7 @@ def ours(folder: str) -> None:
         return torch.from_numpy(groups[group_id].audio_LD)
 
     for cursor in range(0, GROUPS * CANDIDATES, BATCH):
-        chosen = draws(DrawConfig(), "mn", cursor, BATCH, pool)
+        chosen = draws(DrawRule(), "mn", cursor, BATCH, pool)
         pair_batch(chosen, latents, conditions, mask)
 
 

@@ -12,49 +12,40 @@ both).
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 
 import numpy as np
 import torch
 from figures import Figure, in_turns, main, ratios
 
-from ft2ray.config import PromptsConfig
 from ft2ray.generator.portrait.generator import PortraitGenerator
-from ft2ray.generator.sampler import SamplerConfig
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.portrait import load_portrait
-from ft2ray.preference.draws import DrawConfig, PairPool, draws
+from ft2ray.preference.draws import DrawRule, DrawSettings, PairPool, draws
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds.prompts import plan_prompts, read_clip
-from ft2ray.tlpo.experts import ExpertConfig
-from ft2ray.tlpo.gate import GateConfig
-from ft2ray.tlpo.losses import LossConfig
+from ft2ray.rounds.settings import PromptSettings
 from ft2ray.tlpo.policy import SUM
-from ft2ray.tlpo.run import TlpoRun, TlpoSettings
+from ft2ray.tlpo.run import TlpoRun
+from ft2ray.tlpo.settings import ComputeSettings, GateSettings, LossSettings, TlpoSettings
 from ft2ray.tlpo.step import pair_batch, pair_metrics
 
 DIMENSIONS = ("mn", "ls", "vq")
 PROMPTS, HELD_OUT, CANDIDATES = 12, 8, 4
 DRAWS, STEPS, TURN, TESTED = 4, 16, 4, 96
 SETTINGS = TlpoSettings(
-    dimensions=DIMENSIONS,
-    expert=ExpertConfig(rank=16),
-    loss=LossConfig(beta=100.0),
-    gate=GateConfig("uniform"),
-    draw=DrawConfig(),
+    loss=LossSettings(winner_weight=0.0),
+    gate=GateSettings(mode="uniform"),
     batch=4,
     steps=STEPS,
-    learning_rate=1e-3,
     gate_steps=0,
-    gate_learning_rate=1e-2,
-    checkpoint_every=10**6,
 )
 Scored = tuple[PromptGroup, dict[str, list[Pair]]]
 
 
 def measure(repetitions: int) -> list[Figure]:
     torch.set_num_threads(1)
-    prompts = plan_prompts(PromptsConfig(curation=PROMPTS, evaluation=HELD_OUT))
+    prompts = plan_prompts(PromptSettings(curation_prompts=PROMPTS, evaluation_prompts=HELD_OUT), 256)
     generator = PortraitGenerator.load()
     seen, unseen = ([scored(generator, p) for p in found] for found in (prompts.curation, prompts.evaluation))
     ways = {"fresh": None, "kept": DRAWS}
@@ -90,11 +81,11 @@ def measure(repetitions: int) -> list[Figure]:
 
 def scored(generator: PortraitGenerator, prompt: Prompt) -> Scored:
     """Candidates of one prompt, which differ in their noise only, and all pairs by each rule."""
-    wav_T = read_clip(prompt)
+    wav_T = read_clip(prompt, 300.0)
     cond = generator.encode_prompt(load_portrait(prompt.portrait, size=256), wav_T)
     candidates, scores = [], []
     for n in range(CANDIDATES):
-        x_CFHW = generator.sample(cond, n, SamplerConfig(audio_scale=2.0))
+        x_CFHW = generator.sample(cond, n, SamplerSettings(audio_scale=2.0))
         mask_CFHW = generator.lip_mask(x_CFHW)
         speed = x_CFHW.diff(dim=1)
         lips = mask_CFHW.expand(x_CFHW.shape)[:, 1:] > 0
@@ -119,9 +110,10 @@ def all_pairs(score_N: np.ndarray) -> list[Pair]:
 
 
 def trainer(groups: list[Scored], seed: int, per_group: int | None) -> TlpoRun:
-    draw = DrawConfig(seed=seed, per_group=per_group)
-    settings = replace(SETTINGS, draw=draw, expert=replace(SETTINGS.expert, seed=seed))
-    run = TlpoRun(PortraitGenerator.load(), settings)
+    settings = SETTINGS.replaced(draws=DrawSettings(per_group=per_group))
+    run = TlpoRun(
+        PortraitGenerator.load(), DIMENSIONS, settings, ComputeSettings(checkpoint_every=10**6), seed
+    )
     for group, pairs in groups:
         run.add(group, pairs)
     return run
@@ -134,7 +126,7 @@ def accuracy(run: TlpoRun, groups: list[Scored]) -> float:
         run.groups[group.group_id] = group
     for name in DIMENSIONS:
         pool = PairPool((group.group_id, pairs[name]) for group, pairs in groups)
-        chosen = draws(DrawConfig(seed=10**6), name, 0, TESTED, pool)
+        chosen = draws(DrawRule(seed=10**6), name, 0, TESTED, pool)
         batch = pair_batch(chosen, run._latents, run._conditions, run._lip_mask)
         run.experts.use((name,))
         masked = name in run.settings.loss.masked

@@ -18,7 +18,8 @@ from diffusers import WanTransformer3DModel
 from ft2ray.critic.base import Critic
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.generator.base import Generator
-from ft2ray.generator.sampler import Conditions, OnStep, SamplerConfig
+from ft2ray.generator.sampler import Conditions, OnStep
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait
 from ft2ray.media.video import FPS
@@ -60,7 +61,7 @@ class SleepingGenerator(Generator):
         return Conditions(None, torch.zeros(2 * frames, TEXT), frames)
 
     def sample(
-        self, cond: Conditions, seed: int, config: SamplerConfig, on_step: OnStep | None = None
+        self, cond: Conditions, seed: int, config: SamplerSettings, on_step: OnStep | None = None
     ) -> torch.Tensor:
         time.sleep(self.sample_seconds)
         return config.audio_scale * latent(seed, cond.frames)  # or one noise would be the same clip

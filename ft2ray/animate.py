@@ -7,7 +7,6 @@ from pathlib import Path
 from ft2ray.animator import BASE, Animator
 from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
-from ft2ray.generator.sampler import SamplerConfig
 from ft2ray.storage import is_s3, new_file
 from ft2ray.tlpo.policy import load_policy
 
@@ -33,14 +32,13 @@ def animate(
     folder = None if is_s3(out) else Path(out).absolute().parent
     if folder is not None and not folder.is_dir():
         raise UserError(f"--out {out}: the folder {folder} does not exist; make it first")
-    animator = Animator(config.generator.weights, config.prompts.size, config.prompts.max_recording_seconds)
+    g = config.generator
+    animator = Animator(g.weights, g.size, config.prompts.max_recording_seconds)
     if policy_dir is None:
         system, weights = BASE, None
     else:
         animator.attach(load_policy(policy_dir, animator.generator.fingerprint))
-    g = config.generator
-    sampler = SamplerConfig(steps=g.steps, shift=g.shift, text_scale=g.text_scale, audio_scale=g.audio_scale)
-    clip = animator.animate(portrait_path, audio_path, sampler, seed, system, weights)
+    clip = animator.animate(portrait_path, audio_path, g.sampling, seed, system, weights)
     with new_file(out) as file:
         file.write_bytes(clip.mp4)
     return clip.frames

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from ft2ray.errors import UserError
-from ft2ray.generator.sampler import Conditions, SamplerConfig
+from ft2ray.generator.sampler import Conditions
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.loaders import load_generator
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
@@ -79,7 +80,7 @@ class Animator:
         self,
         portrait_path: str | Path,
         audio_path: str | Path,
-        sampler: SamplerConfig,
+        sampler: SamplerSettings,
         seed: int = 0,
         system: str | None = None,
         weights: Mapping[str, float] | None = None,
@@ -125,7 +126,7 @@ class Animator:
             portrait = load_portrait(assets / "portraits" / "grace_hopper.jpg", self.size, self.mesher)
             wav_T = read_audio(assets / "speech" / "sense_and_sensibility_0870.flac")[:SAMPLE_RATE]
             self._probe = self.generator.encode_prompt(portrait, wav_T)
-        x_CFHW = self.generator.sample(self._probe, 0, SamplerConfig(steps=1))
+        x_CFHW = self.generator.sample(self._probe, 0, SamplerSettings(steps=1))
         if not torch.isfinite(x_CFHW).all():
             raise RuntimeError("the generator gives numbers that are not finite; its weights are broken")
 

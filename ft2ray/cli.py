@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ft2ray.config import AlignConfig, load_config, to_yaml
+from ft2ray.config import AlignConfig, is_override, load_config, to_yaml
 from ft2ray.errors import FT2RayError, UserError
 
 
@@ -45,8 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser(
         "plan", help="memory, time and cost of a configuration on named GPUs; starts nothing"
     )
+    plan.add_argument("settings", nargs="*", metavar="CONFIG.yaml | a.b=c", help="as for align")
+    plan.add_argument("--gpu", default="H100", help="the card, such as H100 or H200 (H100)")
+    plan.add_argument("--cards", type=int, default=8, help="cards in all, each a training worker (8)")
     plan.add_argument(
-        "settings", nargs="*", metavar="CONFIG.yaml | a.b=c", help="as for align; see the section plan"
+        "--achieved", type=float, default=0.4, help="assumed share of the card's bf16 rate (0.4)"
     )
     plan.set_defaults(run_command=_plan)
 
@@ -65,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument(
-        "settings", nargs="*", metavar="a.b=c", help="overrides, such as generator.audio_scale=3"
+        "settings", nargs="*", metavar="a.b=c", help="overrides, such as generator.sampling.audio_scale=3"
     )
     generate.set_defaults(run_command=_generate)
 
@@ -123,7 +126,7 @@ def read_settings(settings: Sequence[str]) -> AlignConfig:
     """The configuration that one YAML file and `a.b=c` overrides stand for."""
     from ft2ray.storage import exists, local_copy
 
-    files = [s for s in settings if "=" not in s]
+    files = [s for s in settings if not is_override(s)]
     if len(files) > 1:
         raise UserError(
             f"give one YAML file and overrides of the form a.b=c, got the files {', '.join(files)}"
@@ -131,7 +134,7 @@ def read_settings(settings: Sequence[str]) -> AlignConfig:
     for file in files:
         if not exists(file):
             raise UserError(f"configuration: no file {file}; give the path of a YAML file")
-    return load_config(local_copy(files[0]) if files else None, [s for s in settings if "=" in s])
+    return load_config(local_copy(files[0]) if files else None, [s for s in settings if is_override(s)])
 
 
 def _align(arguments: argparse.Namespace) -> None:
@@ -147,7 +150,7 @@ def _align(arguments: argparse.Namespace) -> None:
 def _plan(arguments: argparse.Namespace) -> None:
     from ft2ray.planning.plan import make_plan
 
-    plan = make_plan(read_settings(arguments.settings))
+    plan = make_plan(read_settings(arguments.settings), arguments.gpu, arguments.cards, arguments.achieved)
     print(plan.table())
     plan.check()
 

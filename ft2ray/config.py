@@ -1,319 +1,240 @@
-"""The whole configuration: frozen dataclasses, one YAML file and dotted overrides.
+"""The whole configuration of a run: the settings of every room, one YAML file and dotted overrides.
 
-`load_config("my.yaml", ["tlpo.steps=50"])` starts from the defaults below, applies the file, then the
-overrides. A key that does not exist is refused with the nearest one that does, a value of the wrong type
-with the type that was wanted, so a typing error never runs as a silent default.
+`load_config("recipes/demo.yaml", ["tlpo.steps=50"])` starts from the defaults of the classes, applies the
+file, then the overrides. A key that does not exist is refused with the nearest one that does, a value of the
+wrong type with the type that is needed, so a typing error never runs as a silent default.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import codecs
 import difflib
+import re
 import types
 import typing
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
+from ft2ray.critic.settings import CriticSettings
 from ft2ray.errors import ConfigurationError
+from ft2ray.evaluation.settings import EvaluationSettings
+from ft2ray.generator.settings import GeneratorSettings
+from ft2ray.preference.rules import PairRule
+from ft2ray.resources import ResourceSettings
+from ft2ray.rounds.settings import CurationSettings, PromptSettings, ScheduleSettings
+from ft2ray.settings import Settings
+from ft2ray.tlpo.settings import TlpoSettings, check_compute
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
-@dataclass(frozen=True)
-class PromptsConfig:
-    """What to animate: portraits x clips of speech, some of them kept apart for the evaluation."""
+class AlignConfig(Settings):
+    """Everything that `ft2ray align` reads."""
 
-    portraits: str = "embedded"  # a folder of photos, or the public-domain ones in the package
-    speech: str = "embedded"  # a folder of recordings, or the public-domain ones in the package
-    seconds: float = 3.0  # length of a clip; lip-sync can not be judged below about 1.3 s
-    hop_seconds: float = 1.0  # curation clips of one recording may overlap; evaluation clips never do
-    curation: int = 24  # prompt groups to curate at most
-    evaluation: int = 8  # prompts of the evaluation at most, from recordings that curation never saw
-    max_recording_seconds: float = 300.0
-    size: int = 256  # pixels of the square video
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    weights: str = "embedded"  # folder with config.json and model.safetensors
-    steps: int = 10  # Euler steps
-    shift: float = 1.0
-    text_scale: float = 1.0
-    audio_scale: float = 2.0  # guidance of the systems that the evaluation compares
-
-
-@dataclass(frozen=True)
-class CriticConfig:
-    weights: str = "embedded"  # or a folder, a Qwen2.5-Omni hub name, package.module:Class.load
-    # What a full-size critic sees: frames a second (8 to 12), and the largest area, pixels x pixels. None: as
-    # it was tuned, 10 and 448 for one that was not. The packaged critic has a view of its own.
-    fps: float | None = None
-    pixels: int | None = None
-    batch: int = 8
-    timeout_seconds: float = 60.0  # a replica that takes longer for a batch is replaced
-    retries: int = 1  # a failed call is tried again this often, then the score is null with its reason
-
-
-@dataclass(frozen=True)
-class CurationConfig:
-    candidates: int = 8  # per prompt
-    # Ways to sample: every noise scale with every guidance. Where only the seed differs the packaged critic
-    # agrees with the held-out judge at chance; less or more of the same noise it tells apart. A guidance far
-    # from the one that is compared teaches only to come back to that one.
-    audio_scales: tuple[float, ...] = (1.0, 2.0)
-    noise_scales: tuple[float, ...] = (0.7, 1.0, 1.3, 1.7)
-    keep_videos: bool = False  # also store an mp4 of every candidate
-
-
-@dataclass(frozen=True)
-class PreferenceConfig:
-    rule: str = "best_worst"  # or "all": every admissible pair of a group
-    # The paper's rule is answers_differ=true with a margin of 0.3 on P(Yes). The packaged critic says Yes to
-    # the lip-sync of 96 % of the candidates, so that this leaves 5 pairs in 24 groups; its order tells more.
-    answers_differ: bool = False
-    margin: float = 0.7  # least difference of the score in the space below
-    margin_space: str = "logit"  # logit or p
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How curation and training share the time.
-
-    Every round generates each prompt once more and then trains an equal share of the steps; at the end of
-    round r policy r + 1 is published. Round r is generated by policy r, or an older one within the bound.
-    """
-
-    rounds: int = 1
-    # Rounds that generation may be ahead of the newest policy. 0: curation and training take turns, and the
-    # same seed gives the same bits. 1 or more: they run at the same time, on groups as they are committed.
-    max_staleness: int = 0
-
-
-@dataclass(frozen=True)
-class TlpoConfig:
-    """Stage 1 (experts) and stage 2 (gate) of timestep-layer adaptive preference optimisation."""
-
-    dimensions: tuple[str, ...] = ("mn", "ls", "vq")
-    rank: int = 16
-    alpha: float = 16.0
-    loss: str = "dpo"  # dpo | ipo | simpo
-    beta: float = 100.0  # with the mean over elements as reduction
-    masked: tuple[str, ...] = ("ls",)  # dimensions whose error counts the lip region only
-    sdpo_mu: float | None = None  # winner safeguard of Diffusion-SDPO; None is off
-    # Of the winners' flow-matching loss; 1 is DPO's own weight at the start. DPO alone raises the error of
-    # winners too, and the clips get worse as soon as they change. Costs a little VQ (README, Measured).
-    winner_weight: float = 2.0
-    learning_rate: float = 1e-3  # at 2e-4 and 20 updates the clips move by 1 % and no metric moves
-    batch: int = 8  # pairs a step
-    steps: int = 40  # updates of each expert
-    gate: str = "full"  # full | timestep | layer | uniform | segments
-    gate_shared: bool = False  # one projection for all layers instead of one per layer
-    gate_learning_rate: float = 2e-2
-    gate_steps: int = 20
-    workers: int = 2
-    checkpoint_every: int = 10
-    precision: str | None = None  # fp32 | bf16 for the frozen base; None as it was loaded; adapters: fp32
-    checkpointing: bool = False  # keep the blocks' inputs only, and run the blocks again in the backward
-    microbatch: int | None = None  # pairs that a worker holds at once; None its whole share of the batch
-    # DeepSpeed's ZeRO: 0 averages gradients as DDP does, 2 divides gradients and moments, 3 the base too.
-    zero_stage: int = 0
-    offload: bool = False  # moments in the CPU's memory; wants zero_stage 2 or 3
-    ema: float | None = None  # decay of running averages, published instead of the last weights
-    # Draws of noise and time per prompt group, whose reference errors are kept; None draws anew every time.
-    reference_draws: int | None = None
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    seeds: tuple[int, ...] = (0, 1, 2)
-    systems: tuple[str, ...] = ("base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo")
-    reference_clips: str | None = None  # folder of real talking clips; None takes the package's own judge
-    bootstrap: int = 2000
-    report_videos: int = 2  # prompts whose videos go into the report
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
-    address: str | None = None  # None starts Ray on this machine, "auto" joins the running cluster
-    # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8 pool=training" is up to
-    # four of a kind, with their labels.
-    may_add: tuple[str, ...] = ()
-    # The nodes that a pool keeps to, by one of their labels, such as "pool=generation"; None is any node.
-    generators_on: str | None = None
-    critic_on: str | None = None
-    train_on: str | None = None
-    generators: int = 2  # actors that sample and decode
-    generator_cpus: float = 0.5
-    generator_gpus: float = 0.0
-    critic_replicas: int = 1
-    critic_cpus: float = 0.2
-    critic_gpus: float = 0.0
-    train_cpus: float = 0.5
-    train_gpus: float = 0.0
-
-
-@dataclass(frozen=True)
-class PlanConfig:
-    """What `ft2ray plan` reckons with; a run does not read it."""
-
-    gpu: str = "H100"
-    workers: int = 8  # cards in all, each a training worker
-    achieved: float = 0.4  # share of the card's bf16 rate that is reached: an assumption
-
-
-@dataclass(frozen=True)
-class AlignConfig:
-    run_dir: str = "runs/demo"
+    run_dir: str = Field("runs/demo", min_length=1)  # a local path or an s3:// URL
     seed: int = 0
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    critic: CriticConfig = field(default_factory=CriticConfig)
-    curation: CurationConfig = field(default_factory=CurationConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
-    tlpo: TlpoConfig = field(default_factory=TlpoConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    plan: PlanConfig = field(default_factory=PlanConfig)
+    dimensions: tuple[str, ...] = Field(("mn", "ls", "vq"), min_length=1)
+    prompts: PromptSettings = PromptSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    critic: CriticSettings = CriticSettings()
+    curation: CurationSettings = CurationSettings()
+    pairs: PairRule = PairRule()
+    schedule: ScheduleSettings = ScheduleSettings()
+    tlpo: TlpoSettings = TlpoSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    resources: ResourceSettings = ResourceSettings()
 
-    def __post_init__(self) -> None:
-        _require(
-            self.curation.candidates >= 2, "curation.candidates", "at least 2: a pair needs two candidates"
-        )
-        _require(self.prompts.seconds >= 1.0, "prompts.seconds", "at least 1.0")
-        _require(
-            0 < self.prompts.hop_seconds <= self.prompts.seconds, "prompts.hop_seconds", "in (0, seconds]"
-        )
-        _require(self.prompts.curation >= 1, "prompts.curation", "at least 1")
-        _require(self.prompts.evaluation >= 1, "prompts.evaluation", "at least 1")
-        _require(self.tlpo.winner_weight >= 0, "tlpo.winner_weight", "0 or above")
-        _require(
-            min(self.curation.noise_scales, default=0) > 0,
-            "curation.noise_scales",
-            "scales above 0, one or more",
-        )
-        _require(self.schedule.rounds >= 1, "schedule.rounds", "at least 1")
-        _require(
-            self.schedule.rounds <= self.tlpo.steps, "schedule.rounds", "at most tlpo.steps: a round trains"
-        )
-        _require(self.schedule.max_staleness >= 0, "schedule.max_staleness", "0 or more")
-        _require(self.preference.rule in ("best_worst", "all"), "preference.rule", "best_worst or all")
-        _require(self.preference.margin_space in ("p", "logit"), "preference.margin_space", "p or logit")
-        _require(self.tlpo.loss in ("dpo", "ipo", "simpo"), "tlpo.loss", "dpo, ipo or simpo")
-        _require(self.tlpo.precision in (None, "fp32", "bf16"), "tlpo.precision", "fp32, bf16 or null")
-        _require(self.tlpo.microbatch is None or self.tlpo.microbatch >= 1, "tlpo.microbatch", "at least 1")
-        _require(self.tlpo.zero_stage in (0, 2, 3), "tlpo.zero_stage", "0, 2 or 3")
-        _require(self.tlpo.ema is None or 0 < self.tlpo.ema < 1, "tlpo.ema", "between 0 and 1")
-        gates = ("full", "timestep", "layer", "uniform", "segments")
-        _require(self.tlpo.gate in gates, "tlpo.gate", "one of " + ", ".join(gates))
-        for key in ("generators_on", "critic_on", "train_on"):
-            label(getattr(self.cluster, key), f"cluster.{key}")
-        _require(self.plan.workers >= 1, "plan.workers", "at least 1")
-        _require(0 < self.plan.achieved <= 1, "plan.achieved", "in (0, 1]")
-        _require(self.critic.fps is None or self.critic.fps > 0, "critic.fps", "more than 0")
-        _require(len(self.evaluation.seeds) >= 1, "evaluation.seeds", "at least one seed")
-        _require(
-            "base" in self.evaluation.systems,
-            "evaluation.systems",
-            "a list with base in it: it is the reference",
-        )
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """The systems that the evaluation compares."""
+        return self.evaluation.systems or self._possible_systems()
 
+    def _possible_systems(self) -> tuple[str, ...]:
+        experts = tuple(f"expert_{name}" for name in self.dimensions)
+        return ("base", *experts, "uniform", *(("dpo_sum",) if self.tlpo.baseline else ()), "tlpo")
 
-def label(text: str | None, key: str = "label") -> dict[str, str]:
-    """{"pool": "generation"} for "pool=generation", as Ray's label selectors take it; {} for None."""
-    if text is None:
-        return {}
-    name, equals, value = text.partition("=")
-    _require(bool(name and equals and value), key, 'of the form name=value, such as "pool=generation"')
-    return {name: value}
-
-
-def _require(holds: bool, key: str, wanted: str) -> None:
-    if not holds:
-        raise ConfigurationError(f"configuration: {key} must be {wanted}")
-
-
-def load_config(path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> AlignConfig:
-    """Defaults, then the YAML file, then `a.b=c` overrides. Raises ValueError on anything unknown."""
-    tree: dict[str, Any] = {}
-    if path is not None:
-        file = Path(path)
-        if not file.is_file():
-            raise ConfigurationError(f"configuration: no file {file}; give the path of a YAML file")
-        try:
-            loaded = yaml.safe_load(file.read_text())
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"configuration: {file} is not valid YAML: {error}") from error
-        if loaded is not None and not isinstance(loaded, dict):
+    @model_validator(mode="after")
+    def _fits_together(self) -> AlignConfig:
+        check_compute(self.tlpo, self.resources.compute, self.resources.pools.training.count)
+        if self.schedule.rounds > self.tlpo.steps:
             raise ConfigurationError(
-                f"configuration: {file} must hold a mapping, not {type(loaded).__name__}"
+                f"schedule.rounds {self.schedule.rounds} must be at most tlpo.steps {self.tlpo.steps}: every "
+                "round trains"
             )
-        tree = loaded or {}
+        if unknown := set(self.tlpo.loss.masked) - set(self.dimensions):
+            raise ConfigurationError(f"tlpo.loss.masked: {', '.join(sorted(unknown))} is not in dimensions")
+        if unknown := set(self.systems) - set(self._possible_systems()):
+            raise ConfigurationError(
+                f"evaluation.systems: no system {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(self._possible_systems())}"
+            )
+        return self
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> AlignConfig:
+    """Defaults, then the YAML file, then `a.b=c` overrides.
+
+    Text settings take the text behind the first = as it is; the others are read as YAML.
+
+    Raises:
+        ConfigurationError: for a file that cannot be read, and for any key or value that does not fit.
+    """
+    tree = AlignConfig().model_dump()
+    if path is not None:
+        _merge(tree, read_yaml(Path(path)), f"{path}: ")
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigurationError(f"configuration: override {override!r} is not of the form a.b=value")
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigurationError(f"configuration: {key} goes below a plain value")
-        node[leaf] = yaml.safe_load(text)
-    return _build(AlignConfig, tree, "")
+        value = _override_value(key, text)
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        _merge(tree, value)
+    try:
+        return AlignConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigurationError("configuration: " + "; ".join(map(_sentence, error.errors()))) from error
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def is_override(text: str) -> bool:
+    """Whether a command-line argument is `a.b=c`; otherwise it names a file, whose path may hold a = too."""
+    return "=" in text and text.partition("=")[0].split(".")[0] in AlignConfig.model_fields
+
+
+def to_dict(config: Settings) -> dict[str, Any]:
     """Plain dict of lists and scalars, as YAML and JSON take it."""
-    return {
-        name: to_dict(value)
-        if dataclasses.is_dataclass(value)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for name, value in ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    return config.model_dump(mode="json")
+
+
+def to_yaml(config: Settings) -> str:
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in `file`; an empty file is an empty mapping.
+
+    Raises:
+        ConfigurationError: for a file that is missing, not text, not YAML or not a mapping, and for a key
+            that occurs twice.
+    """
+    if not file.is_file():
+        raise ConfigurationError(f"configuration: no file {file}; give the path of a YAML file")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"configuration: {file} cannot be read: {error.strerror}") from error
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        loaded = yaml.load(data.decode(encoding), _Loader)  # noqa: S506  # a SafeLoader
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"configuration: {file} is not {encoding} text; save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"configuration: {file} is not valid YAML: {error}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigurationError(f"configuration: {file} must hold a mapping, not {type(loaded).__name__}")
+    return loaded or {}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars (`on` and `no` are text, 1e-4 is a number), and no key twice."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value} occurs twice", key_node.start_mark
+                )
+            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+        return super().construct_mapping(node, deep)
 
-def to_yaml(config: AlignConfig) -> str:
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(\.\d+|\d+\.\d*)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+    ),
+    list("-+.0123456789"),
+)
 
 
-def _build(cls: type, tree: dict[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    for key in tree:
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
-            meant = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(hints)}"
-            raise ConfigurationError(f"configuration: unknown key {prefix}{key}{meant}")
-    values = {}
-    for key, value in tree.items():
-        hint, where = hints[key], prefix + key
-        if dataclasses.is_dataclass(hint):
+def _merge(tree: dict[str, Any], given: Mapping[str, Any], source: str = "", prefix: str = "") -> None:
+    """Put `given` over `tree`; a section that is empty leaves everything as it is."""
+    for key, value in given.items():
+        if isinstance(tree.get(key), dict):
+            if value is None:
+                continue
             if not isinstance(value, dict):
-                raise ConfigurationError(f"configuration: {where} is a section, not a plain value")
-            values[key] = _build(typing.cast(type, hint), value, where + ".")
+                raise ConfigurationError(
+                    f"configuration: {source}{prefix}{key} is a section, not a plain value; set one of "
+                    f"{', '.join(f'{prefix}{key}.{name}' for name in tree[key])}"
+                )
+            _merge(tree[key], value, source, f"{prefix}{key}.")
         else:
-            values[key] = _coerce(hint, value, where)
-    return cls(**values)
+            tree[str(key)] = value
 
 
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """Check `value` against a type hint; an int is a float, a list a tuple, nothing else changes type."""
-    if isinstance(hint, types.UnionType):  # only `X | None` is used above
-        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        return None if value is None else _coerce(inner, value, where)
-    if typing.get_origin(hint) is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_coerce(typing.get_args(hint)[0], item, where) for item in items)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if type(value) is not hint:
-        raise ConfigurationError(f"configuration: {where} must be {hint.__name__}, got {value!r}")
-    return value
+def _override_value(key: str, text: str) -> Any:
+    hint: Any = AlignConfig
+    for name in key.split("."):
+        if not (isinstance(hint, type) and issubclass(hint, Settings)):
+            raise ConfigurationError(f"configuration: {key} goes below a plain value")
+        hint = typing.get_type_hints(hint).get(name) if name in hint.model_fields else Any
+        if hint is Any:
+            break  # unknown, which validation reports
+    if hint is not Any and _is_text(hint):
+        return None if text == "null" and type(None) in typing.get_args(hint) else text
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"configuration: {key}={text} cannot be read as YAML: {error}") from error
+
+
+def _is_text(hint: Any) -> bool:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return all(_is_text(part) for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return all(isinstance(choice, str) for choice in typing.get_args(hint))
+    return hint is str
+
+
+def _sentence(error: ErrorDetails) -> str:
+    *parents, name = error["loc"] or ("",)
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        known = _fields(parents)
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+        prefix = "".join(f"{parent}." for parent in parents)
+        return f"unknown key {where}; " + (
+            f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+        )
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+    wanted = error["msg"].replace("Input should", "must", 1)
+    return f"{where} {wanted}, got {error['input']!r}"
+
+
+def _fields(parents: Sequence[Any]) -> list[str]:
+    hint: Any = AlignConfig
+    for name in parents:
+        if not (isinstance(hint, type) and issubclass(hint, Settings)):
+            return []
+        hint = typing.get_type_hints(hint)[name]
+    return list(hint.model_fields)

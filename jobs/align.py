@@ -13,7 +13,7 @@ from ft2ray.errors import UserError
 
 
 def run(settings: list[str]) -> int:
-    settings = ["cluster.address=auto", *settings]  # the cluster that runs the job
+    settings = ["resources.address=auto", *settings]  # the cluster that runs the job
     try:
         config = read_settings([s for s in settings if not s.startswith("--")])
         check_lasting("run_dir", config.run_dir)

@@ -33,7 +33,6 @@ from ft2ray.pipeline.evaluation import run_judge
 from ft2ray.preference.rules import PairRule, column_pairs
 from ft2ray.records import Prompt, PromptGroup
 from ft2ray.rounds.prompts import read_clip
-from ft2ray.rounds.scores import pair_rule
 from ft2ray.run import read_config
 
 
@@ -45,8 +44,8 @@ def judged(run_dir: str, group: PromptGroup) -> tuple[np.ndarray, np.ndarray]:
     judge = Judge.load(run_judge(config))
     prompt = Prompt(group.prompt_id, group.portrait, group.speech, group.start_seconds, group.seconds)
     portrait, wav_T = (
-        load_portrait(prompt.portrait, size=config.prompts.size, mesher=mesher),
-        read_clip(prompt),
+        load_portrait(prompt.portrait, size=config.generator.size, mesher=mesher),
+        read_clip(prompt, config.prompts.max_recording_seconds),
     )
     judge_NK = np.full((len(group.candidates), len(group.dimensions)), np.nan)
     rule_NK = judge_NK.copy()
@@ -95,7 +94,7 @@ def main() -> None:
         found = list(pool.map(judged, [arguments.run] * len(groups), groups))
     judge, rules = [one[0] for one in found], [one[1] for one in found]
     scores = {"critic": [group.scores_NK() for group in groups], "rules": rules}
-    rule, lines = pair_rule(read_config(arguments.run)), []
+    rule, lines = read_config(arguments.run).pairs, []
     print(f"{len(groups)} groups; pairs by {rule}")
     for name, scores in {"critic": [group.scores_NK() for group in groups], "rules": rules}.items():
         for k, dimension in enumerate(groups[0].dimensions):

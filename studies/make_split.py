@@ -55,8 +55,8 @@ FILM = {
     "wild_9": (("retalk_1",), "judges", "validation"),
     "wild_10": (("retalk_2",), "judges", "test"),
 }
-SPEECH_TRAIN = (("package", "test", 24), ("prompts", "train", 22), ("judges", "train", 8), ("critic", "train", 12),
-                ("critic", "validation", 4))  # fmt: skip
+SPEECH_TRAIN = (("package", "test", 24), ("prompts", "train", 22), ("judges", "train", 8),
+                ("critic", "train", 12), ("critic", "validation", 4))  # fmt: skip
 """People of train speech, drawn in this order; the others train the base."""
 PORTRAITS_PACKAGE = 72
 """Portraits that become 24 blends of three; of the others every fourth validates the critic."""

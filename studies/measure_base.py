@@ -31,7 +31,8 @@ from ft2ray.evaluation.lipsync import Ridge, correlation, fit_ridge, mouth_curve
 from ft2ray.generator.portrait.codec import PortraitCodec
 from ft2ray.generator.portrait.generator import FRAME_SAMPLES, PortraitGenerator
 from ft2ray.generator.portrait.motion import GRID_AUDIO_OFFSET_FRAMES, fit_pose
-from ft2ray.generator.sampler import Conditions, SamplerConfig
+from ft2ray.generator.sampler import Conditions
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import read_audio
 from ft2ray.media.face import FaceMesher, eye_opening, face_height
 from ft2ray.media.portrait import Portrait, load_portrait
@@ -52,8 +53,8 @@ MAX_LAG = 5
 CONTEXT, STRENGTH = 5, 3.0
 FEATURES = "whisper"
 SETTINGS = (
-    *(SamplerConfig(audio_scale=scale) for scale in (0.5, 1.0, 2.0, 3.5, 6.0)),
-    SamplerConfig(steps=5),
+    *(SamplerSettings(audio_scale=scale) for scale in (0.5, 1.0, 2.0, 3.5, 6.0)),
+    SamplerSettings(steps=5),
 )
 BLINK_SHARE = 0.75
 """The mesh sees painted lids close to two thirds at most; below three quarters of the usual opening is a
@@ -315,7 +316,9 @@ def main() -> None:
     judge_clips = [read_real(path, mesher, GRID_AUDIO_OFFSET_FRAMES) for path in grid]
     for name, members in (("measure", clips), ("GRID judge", judge_clips)):
         lips = {
-            "base": true_lips(members, partial(generator.sample, seed=0, config=SamplerConfig()), generator),
+            "base": true_lips(
+                members, partial(generator.sample, seed=0, config=SamplerSettings()), generator
+            ),
             "teacher": true_lips(members, partial(teacher_latent, teacher, generator), generator),
         }
         results.append({"name": f"correlation with true lips, {name} clips", **lips})

@@ -12,7 +12,8 @@ from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import Portrait, load_portrait
 from tests.s3_server import S3Server, weed
 
-ASSETS = Path(__file__).parents[1] / "ft2ray" / "assets"
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "ft2ray" / "assets"
 REAL_MEDIA = Path(__file__).parents[2] / "shared" / "real"
 
 

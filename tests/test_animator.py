@@ -7,7 +7,7 @@ import pytest
 
 from ft2ray.animator import Animator, Stopped
 from ft2ray.errors import MediaError
-from ft2ray.generator.sampler import SamplerConfig
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.video import read_video
 from tests.serving.conftest import PORTRAIT, SPEECH, random_policy, speech
 
@@ -24,7 +24,7 @@ def one_second(tmp_path_factory) -> Path:
 
 def test_another_policy_makes_another_clip_and_the_base_stays_the_base(animator, one_second, tmp_path):
     def make(**choice):
-        return animator.animate(PORTRAIT, one_second, SamplerConfig(steps=2), seed=1, **choice)
+        return animator.animate(PORTRAIT, one_second, SamplerSettings(steps=2), seed=1, **choice)
 
     base = make()
     assert (base.system, base.policy, base.frames) == ("base", "base", 25)
@@ -57,7 +57,7 @@ def test_a_policy_that_does_not_fit_leaves_the_one_at_work(one_second, before):
         animator.attach(good)
 
     def make():
-        return animator.animate(PORTRAIT, one_second, SamplerConfig(steps=2), seed=1)
+        return animator.animate(PORTRAIT, one_second, SamplerSettings(steps=2), seed=1)
 
     clip = make()
     with pytest.raises(ValueError, match="does not fit this transformer"):
@@ -73,7 +73,7 @@ def test_progress_goes_up_and_ends_the_work_when_told(animator, one_second):
         return share < 0.5
 
     with pytest.raises(Stopped):
-        animator.animate(PORTRAIT, one_second, SamplerConfig(steps=4, shift=5.0), progress=progress)
+        animator.animate(PORTRAIT, one_second, SamplerSettings(steps=4, shift=5.0), progress=progress)
     assert told == [("encoding", 0.0), ("sampling", 0.0), ("sampling", 0.25), ("sampling", 0.5)]
     animator.probe()  # the hook is gone, nobody is told any more
     assert len(told) == 4
@@ -81,7 +81,7 @@ def test_progress_goes_up_and_ends_the_work_when_told(animator, one_second):
 
 def test_a_recording_beyond_the_limit_is_refused(animator):
     with pytest.raises(MediaError) as refused:
-        animator.animate(PORTRAIT, SPEECH, SamplerConfig(steps=1))
+        animator.animate(PORTRAIT, SPEECH, SamplerSettings(steps=1))
     assert refused.value.reason == "too_long"
 
 
@@ -99,7 +99,7 @@ def test_the_probe_sees_broken_weights(animator):
 
 def test_a_clip_runs_at_the_rate_of_its_generator(animator, one_second, tmp_path, monkeypatch):
     monkeypatch.setattr(animator.generator, "fps", 20.0)  # pretends: the same 25 frames, shown more slowly
-    clip = animator.animate(PORTRAIT, one_second, SamplerConfig(steps=1), system="base")
+    clip = animator.animate(PORTRAIT, one_second, SamplerSettings(steps=1), system="base")
     (tmp_path / "clip.mp4").write_bytes(clip.mp4)
     with av.open(str(tmp_path / "clip.mp4")) as opened:
         assert opened.streams.video[0].average_rate == 20

@@ -13,7 +13,7 @@ from tests.conftest import ASSETS
 
 def test_dry_run_prints_the_resolved_configuration(capsys, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("tlpo: {rank: 4}\n")
+    file.write_text("tlpo: {batch: 4}\n")
     assert main(["align", str(file), "tlpo.steps=9", "--dry-run"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed == to_dict(load_config(file, ["tlpo.steps=9"]))
@@ -49,7 +49,7 @@ def test_a_clip_is_made_and_scored_on_s3(s3, tmp_path, capsys):
     storage.upload(tmp_path / "speech.wav", f"{s3}/speech.wav")
     storage.upload(ASSETS / "portraits" / "grace_hopper.jpg", f"{s3}/face.jpg")
     places = ["--portrait", f"{s3}/face.jpg", "--audio", f"{s3}/speech.wav", "--out", f"{s3}/out/clip.mp4"]
-    assert main(["generate", *places, "generator.steps=2"]) == 0
+    assert main(["generate", *places, "generator.sampling.steps=2"]) == 0
     assert capsys.readouterr().out == f"{s3}/out/clip.mp4: 50 frames\n"
     assert main(["score", f"{s3}/out/clip.mp4"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -70,6 +70,6 @@ def test_mistakes_on_s3_are_one_sentence_too(s3, capsys):
 
 
 def test_a_configuration_is_read_from_s3(s3, capsys):
-    storage.write_atomically(f"{s3}/mine.yaml", b"tlpo: {rank: 4}")
+    storage.write_atomically(f"{s3}/mine.yaml", b"tlpo: {batch: 4}")
     assert main(["align", f"{s3}/mine.yaml", "--dry-run"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["tlpo"]["rank"] == 4
+    assert yaml.safe_load(capsys.readouterr().out)["tlpo"]["batch"] == 4

@@ -1,26 +1,30 @@
-import dataclasses
-
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from ft2ray.config import AlignConfig, load_config, to_dict, to_yaml
+from ft2ray.errors import ConfigurationError
+from tests.conftest import ROOT
 
 
 def test_the_resolved_yaml_loads_back_to_the_same_configuration(tmp_path):
     config = load_config(
-        None, ["tlpo.steps=7", "evaluation.seeds=[3,4]", "cluster.address=auto", "tlpo.sdpo_mu=0.9"]
+        None,
+        ["tlpo.steps=7", "evaluation.seeds=[3,4]", "resources.address=auto", "tlpo.loss.safeguard_mu=0.9"],
     )
     file = tmp_path / "c.yaml"
     file.write_text(to_yaml(config))
     assert load_config(file) == config
-    assert config.tlpo.steps == 7 and config.evaluation.seeds == (3, 4) and config.tlpo.sdpo_mu == 0.9
+    assert (
+        config.tlpo.steps == 7 and config.evaluation.seeds == (3, 4) and config.tlpo.loss.safeguard_mu == 0.9
+    )
 
 
 def test_overrides_win_over_the_file(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump({"tlpo": {"steps": 5, "rank": 4}}))
+    file.write_text(yaml.safe_dump({"tlpo": {"steps": 5, "experts": {"rank": 4}}}))
     config = load_config(file, ["tlpo.steps=6"])
-    assert (config.tlpo.steps, config.tlpo.rank) == (6, 4)
+    assert (config.tlpo.steps, config.tlpo.experts.rank) == (6, 4)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +32,13 @@ def test_overrides_win_over_the_file(tmp_path):
     [
         ("tlpo.stepz=5", "did you mean tlpo.steps?"),
         ("tlop.steps=5", "did you mean tlpo?"),
-        ("tlpo.steps=many", "tlpo.steps must be int"),
-        ("tlpo.steps=true", "tlpo.steps must be int"),
+        ("tlpo.steps=many", "tlpo.steps must be a valid integer"),
+        ("tlpo.steps=true", "tlpo.steps must be a valid integer"),
         ("tlpo=5", "is a section"),
         ("tlpo", "not of the form"),
-        ("seed.deeper=5", "seed must be int"),
-        ("tlpo.loss=kto", "tlpo.loss must be dpo, ipo or simpo"),
-        ("curation.candidates=1", "curation.candidates must be at least 2"),
+        ("seed.deeper=5", "goes below a plain value"),
+        ("tlpo.loss.kind=kto", "tlpo.loss.kind must be 'dpo', 'ipo' or 'simpo'"),
+        ("curation.candidates=1", "curation.candidates must be greater than or equal to 2"),
     ],
 )
 def test_mistakes_are_refused_by_name(override, says):
@@ -55,13 +59,112 @@ def test_a_missing_or_broken_file_is_one_sentence(tmp_path):
 
 
 def test_floats_may_be_written_as_integers_or_in_exponent_form():
-    config = load_config(None, ["tlpo.beta=100", "tlpo.learning_rate=1e-4"])
-    assert config.tlpo.beta == 100.0 and isinstance(config.tlpo.beta, float)
-    assert config.tlpo.learning_rate == 1e-4
+    config = load_config(None, ["tlpo.loss.beta=100", "tlpo.optimizer.learning_rate=1e-4"])
+    beta = config.tlpo.loss.beta
+    assert beta == 100.0 and isinstance(beta, float)
+    assert config.tlpo.optimizer.learning_rate == 1e-4
 
 
 def test_the_configuration_is_frozen_and_plain():
     config = AlignConfig()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         config.seed = 1  # type: ignore[misc]
     assert yaml.safe_load(to_yaml(config)) == to_dict(config)
+
+
+def test_text_settings_are_taken_as_they_are():
+    for text in ("my photos #2", "@x", "*x", "[x] photos", "a=b", "%x", "yes", "2024", "null folder"):
+        assert load_config(None, [f"prompts.portraits={text}"]).prompts.portraits == text
+    assert load_config(None, ["resources.pools.critic.on=pool=a"]).resources.pools.critic.selector == {
+        "pool": "a"
+    }
+    assert load_config(None, ["resources.address=null"]).resources.address is None
+
+
+def test_an_override_of_one_pool_keeps_the_defaults_of_that_pool():
+    pools = load_config(None, ["resources.pools.critic.count=3"]).resources.pools
+    assert pools.critic == AlignConfig().resources.pools.critic.replaced(count=3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_other_encodings_are_read_where_they_say_so(tmp_path, encoding):
+    file = tmp_path / "c.yaml"
+    file.write_bytes("run_dir: läufe".encode(encoding))
+    assert load_config(file).run_dir == "läufe"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"run_dir: l\xe4ufe", "c.yaml is not utf-8 text; save it as UTF-8"),
+        (b"tlpo: {steps: 3}\ntlpo: {batch: 2}", "key tlpo occurs twice"),
+        (b"tlpo: {steps: 3, steps: 4}", "key steps occurs twice"),
+        (b"tlpo: {stepz: 3}", "did you mean tlpo.steps"),
+        (b"tlpo: 3", "c.yaml: tlpo is a section"),
+    ],
+)
+def test_what_a_file_cannot_say_is_named(tmp_path, data, says):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(data)
+    with pytest.raises(ConfigurationError, match=says):
+        load_config(file)
+
+
+def test_an_empty_section_is_the_defaults(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("prompts:\n  # seconds: 2\nseed: 4\n")
+    assert load_config(file) == AlignConfig(seed=4)
+
+
+def test_words_that_yaml_1_1_takes_for_truth_values_are_text(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("resources: {pools: {training: {on: pool=no}}}\ntlpo: {optimizer: {learning_rate: 1e-4}}")
+    config = load_config(file)
+    assert config.resources.pools.training.on == "pool=no" and config.tlpo.optimizer.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["tlpo.loss.beta=.nan"], "tlpo.loss.beta must be a finite number"),
+        (["prompts.seconds=0.5"], "prompts.seconds must be greater than or equal to 1"),
+        (["evaluation.systems=[tlpo]"], "a list with base in it"),
+        (["evaluation.systems=[base, expert_xx]"], "no system expert_xx; there are base, expert_mn"),
+        (["tlpo.baseline=false", "evaluation.systems=[base, dpo_sum]"], "no system dpo_sum"),
+        (["tlpo.batch=3"], "tlpo.batch 3 must be a multiple of resources.pools.training.count 2"),
+        (["schedule.rounds=50"], "must be at most tlpo.steps 40"),
+        (["tlpo.loss.masked=[xx]"], "xx is not in dimensions"),
+    ],
+)
+def test_values_and_combinations_that_cannot_work_are_refused(overrides, says):
+    with pytest.raises(ConfigurationError, match=says):
+        load_config(None, overrides)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_presets_load(file):
+    assert load_config(file).run_dir.startswith("runs/")
+
+
+def test_knobs_of_every_owner_are_reachable():
+    config = load_config(
+        None,
+        [
+            "tlpo.loss.gamma=0.5",
+            "tlpo.gate.mode=segments",
+            "tlpo.gate.boundaries=[0.3, 0.6]",
+            "tlpo.gate.order=[2, 1, 0]",
+            "tlpo.draws.timestep=logit_normal",
+            "tlpo.draws.mean=0.3",
+            "tlpo.draws.std=0.8",
+            "pairs.max_pairs=4",
+            "pairs.full_strict=true",
+            "pairs.full_tolerance=0.1",
+            r"tlpo.experts.targets=blocks\.\d+\.attn1\.to_q",
+            "tlpo.optimizer.max_norm=0.3",
+            "generator.sampling.window=40",
+            "generator.sampling.overlap=9",
+        ],
+    )
+    assert config.tlpo.experts.targets == r"blocks\.\d+\.attn1\.to_q"
+    assert config.tlpo.gate.order == (2, 1, 0) and config.pairs.full_tolerance == 0.1

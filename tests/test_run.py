@@ -15,7 +15,7 @@ def run_dir(request, tmp_path) -> str:
 
 
 def test_what_was_asked_comes_back(run_dir):
-    config = load_config(None, [f"run_dir={run_dir}", "tlpo.rank=3"])
+    config = load_config(None, [f"run_dir={run_dir}", "tlpo.experts.rank=3"])
     prompt = Prompt("id", "s3://b/a.jpg", "b.flac", 0.0, 3.0)
     plan = Plan([prompt], [prompt], [Quarantined("c.jpg", "no_face", "There is none.")])
     run_folder.write_inputs(config, plan)

@@ -2,7 +2,7 @@
 
 Its scores are relative to the clips of one call: with s_i the mean over all clips j of logit P(i better than
 j), they are sigmoid(s_i). That is the least-squares fit of Bradley and Terry's model (1952): the logits of
-two scores differ by the log-odds that one clip beats the other, so `preference.margin_space: logit` measures
+two scores differ by the log-odds that one clip beats the other, so `pairs.margin_space: logit` measures
 just that. 0.5 is the average clip of the call, a clip alone has 0.5, and a Yes only says: better than the
 average. The curation hands such a critic (`groupwise`) all candidates of a prompt at once.
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ft2ray.generator.sampler import Conditions, OnStep, SamplerConfig, conditional_velocity
+from ft2ray.generator.sampler import Conditions, OnStep, conditional_velocity
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.portrait import Portrait
 from ft2ray.media.video import FPS
 
@@ -49,7 +50,7 @@ class Generator(ABC):
 
     @abstractmethod
     def sample(
-        self, cond: Conditions, seed: int, config: SamplerConfig, on_step: OnStep | None = None
+        self, cond: Conditions, seed: int, config: SamplerSettings, on_step: OnStep | None = None
     ) -> torch.Tensor:
         """Sample one candidate.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ft2ray.errors import ConfigurationError
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import SpeechWanTransformer
 
 
@@ -37,38 +37,6 @@ class Conditions:
     latent_CFHW: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How to sample.
-
-    steps: Euler steps; shift: Wan's timestep shift, t -> shift t / (1 + (shift - 1) t); text_scale,
-    audio_scale: guidance of FantasyTalking, v0 + text_scale (v_text - v0) + audio_scale (v_all - v_text);
-    noise_scale: standard deviation of the noise that sampling starts from, 1 in training; a larger one gives
-    livelier and less certain clips;
-    window, overlap: latent frames of one window and of the stretch where neighbours are cross-faded.
-    """
-
-    steps: int = 10
-    shift: float = 1.0
-    text_scale: float = 1.0
-    audio_scale: float = 2.0
-    noise_scale: float = 1.0
-    window: int = 80
-    overlap: int = 24
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.shift <= 0:
-            raise ConfigurationError(
-                f"sampler: needs steps >= 1 and shift > 0, got {self.steps} and {self.shift}"
-            )
-        if not self.noise_scale > 0:
-            raise ConfigurationError(f"sampler: noise_scale {self.noise_scale} must be above 0")
-        if not 0 < self.overlap <= self.window // 2:
-            raise ConfigurationError(
-                f"sampler: overlap {self.overlap} must be 1 to half of the window {self.window}"
-            )
-
-
 OnStep = Callable[[int, float], None]
 """(steps done, time t reached, from 1 down to 0), as diffusers' `callback_on_step_end`."""
 
@@ -79,7 +47,7 @@ def timesteps(steps: int, shift: float) -> list[float]:
     return [shift * t / (shift * t + (1 - t)) for t in even]
 
 
-def guidance_weights(config: SamplerConfig, has_text: bool) -> dict[str, float]:
+def guidance_weights(config: SamplerSettings, has_text: bool) -> dict[str, float]:
     """Weight of each pass ("null", "text", "all") in the guided velocity; passes of weight 0 are left out.
 
     v = v0 + s_t (v_text - v0) + s_a (v_all - v_text) = (1 - s_t) v0 + (s_t - s_a) v_text + s_a v_all.
@@ -126,7 +94,7 @@ def sample(
     cond: Conditions,
     shape: Sequence[int],
     seed: int,
-    config: SamplerConfig,
+    config: SamplerSettings,
     on_step: OnStep | None = None,
 ) -> torch.Tensor:
     """One clip: latent x_CFHW of `shape` (C, F, H, W), float32 on the CPU.
@@ -146,7 +114,7 @@ def sample(
 def integrate(
     velocity: Callable[[torch.Tensor, float], torch.Tensor],
     x_CFHW: torch.Tensor,
-    config: SamplerConfig,
+    config: SamplerSettings,
     on_step: OnStep | None = None,
 ) -> torch.Tensor:
     """Euler steps of dx/dt = velocity(x, t) from t = 1 to t = 0."""
@@ -163,7 +131,7 @@ WindowVelocity = Callable[[torch.Tensor, float, int], torch.Tensor]
 
 
 def windowed_velocity(
-    velocity: WindowVelocity, x_CFHW: torch.Tensor, t: float, config: SamplerConfig
+    velocity: WindowVelocity, x_CFHW: torch.Tensor, t: float, config: SamplerSettings
 ) -> torch.Tensor:
     """Velocity of a clip of any length: windows cross-faded at every Euler step, so no seam can build up."""
     frames = x_CFHW.shape[1]
@@ -179,7 +147,7 @@ def windowed_velocity(
 
 
 def _passes(
-    transformer: SpeechWanTransformer, cond: Conditions, config: SamplerConfig, device: torch.device
+    transformer: SpeechWanTransformer, cond: Conditions, config: SamplerSettings, device: torch.device
 ) -> WindowVelocity:
     """Guided velocity of one window; all guidance passes run as one batch."""
     weights = guidance_weights(config, has_text=cond.text_LD is not None)

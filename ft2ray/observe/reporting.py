@@ -28,7 +28,7 @@ from ft2ray.records import Prompt
 from ft2ray.rounds.policies import curves_url
 from ft2ray.rounds.prompts import Plan
 from ft2ray.rounds.schedule import last_step, slots
-from ft2ray.rounds.scores import pair_counts, pair_rule, scored_candidates
+from ft2ray.rounds.scores import pair_counts, scored_candidates
 from ft2ray.run import (
     policy_dir,
     read_config,
@@ -66,9 +66,9 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
         raise DataError(
             f"{run_dir} holds no measurements of its policy yet; run `ft2ray align` to its end first"
         )
-    dimensions = config.tlpo.dimensions
+    dimensions = config.dimensions
     report = build_report(
-        [_row(m, dimensions) for m in rows if m["system"] in config.evaluation.systems],
+        [_row(m, dimensions) for m in rows if m["system"] in config.systems],
         [_row(m, dimensions) for m in rows if m["system"] in REFERENCES]
         + [Row("real_video", name, 0, _chosen(figures, dimensions)) for name, figures in judge.real.items()],
         _calibration(critic, dimensions),
@@ -127,7 +127,7 @@ def export_run_pairs(run_dir: str, out: str) -> str:
     if not group_store(run_dir).committed({slot.group_id for slot in wanted}):
         raise DataError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     file = join(out, PAIRS)
-    counts = export_pairs(curated(run_dir, wanted), pair_rule(config), file, critic, QUESTIONS)
+    counts = export_pairs(curated(run_dir, wanted), config.pairs, file, critic, QUESTIONS)
     return f"{file}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
@@ -153,7 +153,7 @@ def _videos(
 ) -> list[ReportVideo]:
     words = {p.prompt_id: _words(p) for p in plan.evaluation}
     videos = []
-    for system in config.evaluation.systems:
+    for system in config.systems:
         for m in rows:
             if m["system"] == system and m["video"] and m["prompt_id"] in words:
                 figures = _chosen(dict(m["metrics"]), dimensions)

@@ -7,7 +7,6 @@ Curation and training take turns or run at the same time, as `schedule` says (se
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from ray import serve
 from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
-from ft2ray.config import AlignConfig, label
+from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
 from ft2ray.evaluation.judge import Judge
 from ft2ray.loaders import critic_card, generator_fingerprint
@@ -33,7 +32,8 @@ from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.evaluation import evaluate, run_judge
 from ft2ray.pipeline.preflight import check_resources
-from ft2ray.pipeline.training import check_settings, train
+from ft2ray.pipeline.training import train
+from ft2ray.resources import Pool
 from ft2ray.rounds.intake import CURATING, CurationFailed, intake_folder
 from ft2ray.rounds.policies import is_published, policy_url
 from ft2ray.rounds.prompts import Plan, plan_prompts
@@ -72,22 +72,18 @@ def align(config: AlignConfig) -> str:
         ValueError: for settings and media that can not work.
         RunEnded: where a disk is full, the store or the critic fails; later the same call goes on.
     """
-    check_settings(config)
-    config = dataclasses.replace(config, run_dir=absolute(config.run_dir))  # workers sit in other folders
+    config = config.replaced(run_dir=absolute(config.run_dir))  # workers sit in other folders
     with in_one_sentence(config.run_dir), exclusive(config.run_dir):
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(config, "prompts"):
-            plan = plan_prompts(config.prompts)
+            plan = plan_prompts(config.prompts, config.generator.size)
         for refused in plan.quarantined:
             say(f"  quarantined {refused.path} [{refused.reason}]: {refused.message}")
         say(f"  {len(plan.curation)} prompts to curate, {len(plan.evaluation)} kept apart for the evaluation")
         write_inputs(config, plan)
-        with ray_cluster(config.cluster.address):
+        with ray_cluster(config.resources.address):
             _align_on_ray(config, plan)
-            c = config.cluster
-            report = _on_node(
-                c.generator_cpus, c.generator_gpus, c.generators_on, write_run_report, config.run_dir, True
-            )
+            report = _on_node(config.resources.pools.generators, write_run_report, config.run_dir, True)
     say(f"Done. Open {report}")
     return report
 
@@ -104,8 +100,8 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     policy = take_turns(work) if config.schedule.max_staleness == 0 else run_together(work)
     publish(config.run_dir, policy)
 
-    clips = len(plan.evaluation) * len(config.evaluation.seeds) * len(config.evaluation.systems)
-    say(f"Evaluating {len(config.evaluation.systems)} systems on held-out prompts: {clips} clips")
+    clips = len(plan.evaluation) * len(config.evaluation.seeds) * len(config.systems)
+    say(f"Evaluating {len(config.systems)} systems on held-out prompts: {clips} clips")
     with timed(config, "evaluation"):
         rows = len(plan.evaluation) * len(config.evaluation.seeds)
         for _ in tqdm(evaluate(config, plan.evaluation, generator, judge, policy), total=rows, unit="prompt"):
@@ -114,26 +110,22 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
 
 def identities(config: AlignConfig) -> tuple[str, str, tuple[str, ...]]:
     """Fingerprints of generator and critic, and the critic's dimensions."""
-    c, generator, critic = config.cluster, config.generator.weights, config.critic
+    pools, generator, critic = config.resources.pools, config.generator.weights, config.critic
     found = (
         generator_fingerprint(generator)
         if generator == "embedded"
-        else _on_node(
-            c.generator_cpus, c.generator_gpus, c.generators_on, generator_fingerprint, generator, True
-        )
+        else _on_node(pools.generators, generator_fingerprint, generator, True)
     )
     named = critic.weights, critic.fps, critic.pixels, True  # the user's own words: they may name code
     card = (
-        critic_card(*named)
-        if critic.weights == "embedded"
-        else _on_node(c.critic_cpus, c.critic_gpus, c.critic_on, critic_card, *named)
+        critic_card(*named) if critic.weights == "embedded" else _on_node(pools.critic, critic_card, *named)
     )
     return found, card.fingerprint, card.dimensions
 
 
-def _on_node(cpus: float, gpus: float, on: str | None, call: Callable[..., T], *args: Any) -> T:
+def _on_node(pool: Pool, call: Callable[..., T], *args: Any) -> T:
     """`call` where the pool it is about has room: the driver's node may have no GPU and a small disk."""
-    task: Any = ray.remote(call).options(num_cpus=cpus, num_gpus=gpus, label_selector=label(on))
+    task: Any = ray.remote(call).options(**pool.options())
     try:
         return ray.get(task.remote(*args))
     except RayTaskError as error:
@@ -143,6 +135,7 @@ def _on_node(cpus: float, gpus: float, on: str | None, call: Callable[..., T], *
 def take_turns(work: Work) -> str:
     """Each round: curate all of it, then train on it. Returns the last policy published."""
     config, policy = work.config, ""
+    baseline = ", the dpo_sum baseline" if config.tlpo.baseline else ""
     for round in range(config.schedule.rounds):
         of = f"round {round + 1} of {config.schedule.rounds}"
         say(f"Curating {of}: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
@@ -151,9 +144,7 @@ def take_turns(work: Work) -> str:
             for _ in filled(work, missing):
                 pass
         check_pairs(work)
-        say(
-            f"Training {of}: {len(config.tlpo.dimensions)} experts, the dpo_sum baseline, the gate at the end"
-        )
+        say(f"Training {of}: {len(config.dimensions)} experts{baseline}, the gate at the end")
         with timed(config, "training"):
             policy = train(config, work.key, work.slots, round)
     return policy
@@ -236,7 +227,7 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
         yield
         return
     try:
-        start_critic(config.critic, config.cluster)
+        start_critic(config.critic, config.resources.pools.critic)
         yield
     finally:  # or it would stay on a shared cluster after a run that failed
         serve.delete(APP)
@@ -244,8 +235,8 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
 
 def check_critic(config: AlignConfig, critic: str, dimensions: tuple[str, ...]) -> None:
     """Scores of two critics do not compare, nor do other dimensions than the critic's."""
-    if dimensions != config.tlpo.dimensions:
-        raise UserError(f"tlpo.dimensions {list(config.tlpo.dimensions)} are not the critic's {dimensions}")
+    if dimensions != config.dimensions:
+        raise UserError(f"dimensions {list(config.dimensions)} are not the critic's {dimensions}")
     others = critics(config.run_dir) - {critic}
     if others:
         raise UserError(
@@ -259,9 +250,9 @@ def check_pairs(work: Work) -> None:
     candidates = scored_candidates(work.config, work.slots)
     pairs = pair_counts(work.config, candidates)
     say("  pairs: " + ", ".join(f"{name} {count}" for name, count in pairs.items()))
-    if any(pairs[name] for name in work.config.tlpo.dimensions):
+    if any(pairs[name] for name in work.config.dimensions):
         return
-    unscored = candidates.filter(candidates[work.config.tlpo.dimensions[0]].is_null())
+    unscored = candidates.filter(candidates[work.config.dimensions[0]].is_null())
     errors = Counter(unscored["error"].to_pylist())
     if not errors:
         raise UserError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")

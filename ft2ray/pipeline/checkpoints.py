@@ -91,7 +91,7 @@ class Checkpoints:
     def report(self, folder: Path, step: int) -> None:
         """Upload while the training goes on; where the last one is still on its way, wait for both.
 
-        A store slower than `tlpo.checkpoint_every` would fill the disk of temporary files otherwise.
+        A store slower than `resources.compute.checkpoint_every` would fill the disk otherwise.
         """
         behind = self.last is not None and self.last.exists()
         ray.train.report(

@@ -17,9 +17,10 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ft2ray.config import ClusterConfig, CriticConfig, label
+from ft2ray.critic.settings import CriticSettings
 from ft2ray.critic.talking.view import WINDOW_FRAMES
 from ft2ray.errors import CriticError
+from ft2ray.resources import Pool
 
 if TYPE_CHECKING:
     from ft2ray.critic.base import Critic
@@ -147,28 +148,24 @@ def first_answer(critic: Critic, probe: View, seconds: float) -> np.ndarray:
         thread.shutdown(wait=False)
 
 
-def critic_app(critic: CriticConfig, cluster: ClusterConfig) -> serve.Application:
+def critic_app(critic: CriticSettings, pool: Pool) -> serve.Application:
     """The critic of a run: `batch` clips of one window at a time, waiting ones bounded by the curation."""
     return CriticService.options(  # type: ignore[attr-defined]  # the decorator makes it a Deployment
-        num_replicas=cluster.critic_replicas,
+        num_replicas=pool.count,
         health_check_period_s=critic.timeout_seconds / 6,  # Serve replaces a replica after three bad ones,
         graceful_shutdown_timeout_s=critic.timeout_seconds / 6,  # and would wait for its calls even then
         max_ongoing_requests=4 * critic.batch,
-        ray_actor_options={
-            "num_cpus": cluster.critic_cpus,
-            "num_gpus": cluster.critic_gpus,
-            "label_selector": label(cluster.critic_on),
-        },
+        ray_actor_options=pool.options(),
     ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds, critic.fps, critic.pixels)
 
 
-def start_critic(critic: CriticConfig, cluster: ClusterConfig) -> DeploymentHandle:
+def start_critic(critic: CriticSettings, pool: Pool) -> DeploymentHandle:
     """Deploy inside the cluster only: handles, no HTTP port."""
     serve.start(proxy_location="Disabled")
-    return serve.run(critic_app(critic, cluster), name=APP, route_prefix=None)
+    return serve.run(critic_app(critic, pool), name=APP, route_prefix=None)
 
 
-def call_seconds(critic: CriticConfig) -> float:
+def call_seconds(critic: CriticSettings) -> float:
     """How long curation waits for a score: until a replica that hangs has been found out and replaced.
 
     Were it no longer than the batch itself may take, the next try would wait for the same replica in vain.

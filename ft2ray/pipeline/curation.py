@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from ft2ray.config import AlignConfig, label
+from ft2ray.config import AlignConfig
 from ft2ray.errors import CriticError, MediaError
 from ft2ray.media.video import write_video
 from ft2ray.observe.metrics import metric
@@ -94,8 +94,8 @@ class GenerateGroup:
             return out
         began = time.time()
         try:
-            portrait = load_portrait(prompt.portrait, size=self.config.prompts.size, mesher=self.mesher)
-            wav_T = read_clip(prompt)
+            portrait = load_portrait(prompt.portrait, size=self.config.generator.size, mesher=self.mesher)
+            wav_T = read_clip(prompt, self.config.prompts.max_recording_seconds)
         except MediaError as error:  # readable when the run was planned, but not any more
             path = f"{prompt.portrait} with {prompt.speech}"
             return out | {"refused": {"path": path, "reason": error.reason, "message": str(error)}}
@@ -127,18 +127,18 @@ class GenerateGroup:
         """The group without scores, and what the critic is to see of each candidate (None: nothing)."""
         import torch
 
-        from ft2ray.generator.sampler import SamplerConfig
+        from ft2ray.generator.settings import SamplerSettings
 
         prompt, fingerprint = slot.prompt, self.generator.fingerprint
         conditions = self.generator.encode_prompt(portrait, wav_T)
         candidates: list[Candidate] = []
         views: list[Any] = []
         for draw in draws(self.config, slot.round, prompt.prompt_id):
-            x_CFHW = self.generator.sample(conditions, draw.seed, SamplerConfig(**draw.sampler))
+            x_CFHW = self.generator.sample(conditions, draw.seed, SamplerSettings(**draw.sampler))
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
             identity = draw.candidate_id(prompt.prompt_id, fingerprint, self.policy)
             video = None
-            if self.config.curation.keep_videos:
+            if self.config.resources.keep_videos:
                 video = f"store/videos/{identity}.mp4"
                 with new_file(join(self.config.run_dir, video)) as file:
                     write_video(file, frames_FHW3, self.generator.fps, wav_T)
@@ -172,7 +172,7 @@ class GenerateGroup:
             seconds=prompt.seconds,
             generator=fingerprint,
             critic=None,
-            dimensions=self.config.tlpo.dimensions,
+            dimensions=self.config.dimensions,
             text_LD=as_array(conditions.text_LD),
             audio_LD=conditions.audio_LD.numpy(),
             image_LD=as_array(conditions.image_LD),
@@ -268,17 +268,16 @@ def curate(config: AlignConfig, key: str, slots: Sequence[Slot]) -> Iterator[dic
         .map(
             GenerateGroup,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
             fn_constructor_args=(config, key),
-            compute=ActorPoolStrategy(size=min(config.cluster.generators, len(items))),
-            num_cpus=config.cluster.generator_cpus,
-            num_gpus=config.cluster.generator_gpus,
-            label_selector=label(config.cluster.generators_on),
+            compute=ActorPoolStrategy(size=min(config.resources.pools.generators.count, len(items))),
+            **config.resources.pools.generators.options(),
         )
         .map(
             ScoreAndCommit,  # type: ignore[arg-type]
             fn_constructor_args=(config,),
-            compute=ActorPoolStrategy(size=config.cluster.critic_replicas),
+            compute=ActorPoolStrategy(size=config.resources.pools.critic.count),
             num_cpus=SCORER_CPUS,
-            label_selector=label(config.cluster.generators_on),  # a group need not cross the network twice
+            # Beside the generators: a group need not cross the network twice.
+            label_selector=config.resources.pools.generators.selector,
         )
     )
     yield from groups.iter_rows()

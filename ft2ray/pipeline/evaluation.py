@@ -16,12 +16,13 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from ft2ray.config import AlignConfig, label
+from ft2ray.config import AlignConfig
 from ft2ray.evaluation.compare import REFERENCES
 from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import write_video
 from ft2ray.records import Prompt, content_id
 from ft2ray.rounds.prompts import read_clip
+from ft2ray.rounds.schedule import recorded
 from ft2ray.storage import RowStore, exists, join, local_copy, local_folder, new_file, read_bytes, versions
 
 MEASUREMENT = pa.schema(
@@ -56,15 +57,10 @@ def run_judge(config: AlignConfig) -> Path:
     return local_copy(fitted)
 
 
-def sampler_settings(config: AlignConfig) -> dict[str, Any]:
-    g = config.generator
-    return {"steps": g.steps, "shift": g.shift, "text_scale": g.text_scale, "audio_scale": g.audio_scale}
-
-
 def row_id(
     config: AlignConfig, prompt_id: str, seed: int, system: str, generator: str, policy: str, judge: str
 ) -> str:
-    return content_id(prompt_id, seed, system, sampler_settings(config), generator, policy, judge)
+    return content_id(prompt_id, seed, system, recorded(config.generator.sampling), generator, policy, judge)
 
 
 class MeasurePrompt:
@@ -88,21 +84,18 @@ class MeasurePrompt:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ft2ray.evaluation.measure import measure_clip
-        from ft2ray.generator.sampler import SamplerConfig
         from ft2ray.media.portrait import load_portrait
 
         seed = row.pop("seed")
         prompt = Prompt(**row)
-        portrait = load_portrait(prompt.portrait, size=self.config.prompts.size, mesher=self.mesher)
-        wav_T = read_clip(prompt)
+        portrait = load_portrait(prompt.portrait, size=self.config.generator.size, mesher=self.mesher)
+        wav_T = read_clip(prompt, self.config.prompts.max_recording_seconds)
         conditions, fps = self.generator.encode_prompt(portrait, wav_T), self.generator.fps
         noise_seed = int(content_id("evaluation", seed, prompt.prompt_id)[:8], 16)
         rows = []
-        for system in self.config.evaluation.systems:
+        for system in self.config.systems:
             self.attached.use(system)
-            x_CFHW = self.generator.sample(
-                conditions, noise_seed, SamplerConfig(**sampler_settings(self.config))
-            )
+            x_CFHW = self.generator.sample(conditions, noise_seed, self.config.generator.sampling)
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
             measured = measure_clip(frames_FHW3, wav_T, fps, portrait, self.judge, self.mesher)
             video = None
@@ -115,7 +108,7 @@ class MeasurePrompt:
                 for reference, metrics in measured.audio_references().items():
                     rows.append(self._row(prompt.prompt_id, seed, reference, metrics, None))
         self.store.commit(rows)
-        return {"prompt_id": prompt.prompt_id, "seed": seed, "clips": len(self.config.evaluation.systems)}
+        return {"prompt_id": prompt.prompt_id, "seed": seed, "clips": len(self.config.systems)}
 
     def _row(
         self, prompt_id: str, seed: int, system: str, metrics: dict[str, float | None], video: str | None
@@ -148,7 +141,7 @@ def measured(
         row_id(config, prompt.prompt_id, seed, system, generator, policy, judge)
         for prompt in prompts
         for seed in config.evaluation.seeds
-        for system in (*config.evaluation.systems, *REFERENCES)
+        for system in (*config.systems, *REFERENCES)
     }
     return [row for row in measurement_store(config.run_dir).rows() if row["row_id"] in wanted]
 
@@ -165,7 +158,7 @@ def evaluate(
         for prompt in prompts
         if any(
             row_id(config, prompt.prompt_id, seed, system, generator, policy, judge) not in done
-            for system in config.evaluation.systems
+            for system in config.systems
         )
     ]
     if not todo:
@@ -174,9 +167,7 @@ def evaluate(
     rows = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
         MeasurePrompt,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
         fn_constructor_args=(config, policy_dir, with_video),
-        compute=ActorPoolStrategy(size=min(config.cluster.generators, len(todo))),
-        num_cpus=config.cluster.generator_cpus,
-        num_gpus=config.cluster.generator_gpus,
-        label_selector=label(config.cluster.generators_on),
+        compute=ActorPoolStrategy(size=min(config.resources.pools.generators.count, len(todo))),
+        **config.resources.pools.generators.options(),
     )
     yield from rows.iter_rows()

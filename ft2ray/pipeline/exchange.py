@@ -155,7 +155,7 @@ def _bucketed(
         x_CFHW = torch.from_numpy(group.candidates[0].latents_CFHW)
         samples.append((x_CFHW[None], [conditions_of(group)]))
     assert policy.gate is not None
-    times_S = torch.tensor(timesteps(config.generator.steps, config.generator.shift)[:-1])
+    times_S = torch.tensor(timesteps(config.generator.sampling.steps, config.generator.sampling.shift)[:-1])
     found = timestep_buckets(policy.gate, generator.transformer.timestep_embedding, times_S, buckets)
     attached = AttachedPolicy(generator.transformer, policy)
     return list(zip(found, bucketing_errors(generator.velocity, attached, found, samples), strict=True))

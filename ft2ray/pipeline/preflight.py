@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ft2ray.config import AlignConfig, label
+from ft2ray import resources
+from ft2ray.config import AlignConfig
 from ft2ray.errors import ConfigurationError
 from ft2ray.pipeline.curation import SCORER_CPUS
 
@@ -54,21 +55,18 @@ class Pool:
 
 def stages(config: AlignConfig) -> list[list[Pool]]:
     """The pools that have to run at the same time, for each stage."""
-    c = config.cluster
-    generation, training = label(c.generators_on), label(c.train_on)
+    pools = config.resources.pools
+
+    def pool(name: str, of: resources.Pool) -> Pool:
+        return Pool(name, of.count, {"CPU": of.cpus, "GPU": of.gpus}, of.selector)
+
+    generators = pool("generators", pools.generators)
     curating = [
-        Pool("generators", c.generators, {"CPU": c.generator_cpus, "GPU": c.generator_gpus}, generation),
-        Pool("scorers", c.critic_replicas, {"CPU": SCORER_CPUS}, generation),
-        Pool(
-            "critic replicas",
-            c.critic_replicas,
-            {"CPU": c.critic_cpus, "GPU": c.critic_gpus},
-            label(c.critic_on),
-        ),
+        generators,
+        Pool("scorers", pools.critic.count, {"CPU": SCORER_CPUS}, generators.on),
+        pool("critic replicas", pools.critic),
     ]
-    workers = [
-        Pool("train workers", config.tlpo.workers, {"CPU": c.train_cpus, "GPU": c.train_gpus}, training)
-    ]
+    workers = [pool("train workers", pools.training)]
     return [curating, workers] if config.schedule.max_staleness == 0 else [curating + workers]
 
 
@@ -109,14 +107,14 @@ def written(labels: Labels) -> str:
 
 
 def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
-    """Read `cluster.may_add`: "4 x CPU=16 GPU=8 pool=training" is up to four nodes of that kind."""
+    """Read `resources.may_add`: "4 x CPU=16 GPU=8 pool=training" is up to four nodes of that kind."""
     groups = []
     for text in may_add:
         found = _GROUP.fullmatch(text)
         if found is None:
             raise ConfigurationError(
-                f"configuration: cluster.may_add {text!r} is not of the form '4 x CPU=16 GPU=8 pool=a': the "
-                "most nodes of a group, what one of them offers, then its labels"
+                f"configuration: resources.may_add {text!r} is not of the form '4 x CPU=16 GPU=8 pool=a': "
+                "the most nodes of a group, what one of them offers, then its labels"
             )
         amounts = (item.split("=") for item in found[2].split())
         labels = dict(item.split("=") for item in found[3].split())
@@ -127,15 +125,15 @@ def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
 def check_resources(config: AlignConfig) -> None:
     """Raises ValueError, with the sum, if some stage can not ever run on the connected cluster.
 
-    Ray does not tell whether an autoscaler may add nodes, nor which: `cluster.may_add` does.
+    Ray does not tell whether an autoscaler may add nodes, nor which: `resources.may_add` does.
     """
     import ray
 
     nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
-    nodes += [node for count, node in node_groups(config.cluster.may_add) for _ in range(count)]
+    nodes += [node for count, node in node_groups(config.resources.may_add) for _ in range(count)]
     for pools in stages(config):
         if found := refusals(pools, nodes):
             raise ConfigurationError(
-                f"cluster: {'; '.join(found)}. Lower cluster.* or tlpo.workers, or let the cluster grow "
-                "and say so in cluster.may_add"
+                f"cluster: {'; '.join(found)}. Lower resources.pools.*, or let the cluster grow and say so "
+                "in resources.may_add"
             )

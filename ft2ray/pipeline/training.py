@@ -23,25 +23,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ft2ray.config import AlignConfig, label
-from ft2ray.errors import ConfigurationError, StoreUnavailable
+from ft2ray.config import AlignConfig
+from ft2ray.errors import StoreUnavailable
 from ft2ray.loaders import load_generator
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.tensorboard import Board, board
 from ft2ray.observe.timeline import TrainingClock
-from ft2ray.preference.draws import DrawConfig
 from ft2ray.preference.rules import FULL, SUM, Pair, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.intake import CurationFailed, Intake
 from ft2ray.rounds.policies import is_published, policy_url, publish_version
 from ft2ray.rounds.schedule import Slot, last_step
-from ft2ray.rounds.scores import pair_rule
 from ft2ray.run import progress_url, publish, read_fingerprints
 from ft2ray.storage import read_bytes, write_atomically
-from ft2ray.tlpo.experts import ExpertConfig
-from ft2ray.tlpo.gate import GateConfig
-from ft2ray.tlpo.losses import LossConfig
-from ft2ray.tlpo.run import TlpoRun, TlpoSettings
+from ft2ray.tlpo.run import TlpoRun
 
 
 def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, list[Pair]]:
@@ -50,9 +45,9 @@ def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, 
     critic: fingerprint of the run's critic; ValueError where another one gave the scores.
     """
     group.require_critic(critic)
-    rule, p_NK = pair_rule(config), group.scores_NK()
+    rule, p_NK = config.pairs, group.scores_NK()
     return {
-        **pairs(p_NK, config.tlpo.dimensions, rule),
+        **pairs(p_NK, config.dimensions, rule),
         SUM: summed_pairs(p_NK, rule),
         FULL: full_dimension_pairs(p_NK, rule),
     }
@@ -68,17 +63,17 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
     published = policy_url(config.run_dir, key, round + 1)
     if is_published(published):
         return published
-    check_settings(config)
-    resources = {"CPU": config.cluster.train_cpus, "GPU": config.cluster.train_gpus}
+    pool = config.resources.pools.training
+    resources = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": (pool.memory or 0) * 1e9}
     files, path = checkpoint_files(config.run_dir)
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"config": config, "key": key, "slots": list(slots), "round": round},
         scaling_config=ScalingConfig(
-            num_workers=config.tlpo.workers,
-            use_gpu=config.cluster.train_gpus > 0,
+            num_workers=pool.count,
+            use_gpu=pool.gpus > 0,
             resources_per_worker={k: v for k, v in resources.items() if v},
-            label_selector=label(config.cluster.train_on),  # type: ignore[call-arg]  # annotated as Train v1
+            label_selector=pool.selector,  # type: ignore[call-arg]  # annotated as Train v1
         ),
         run_config=RunConfig(
             name=key,
@@ -116,41 +111,17 @@ def progress(config: AlignConfig, key: str, steps: int) -> Iterator[None]:
         thread.join()
 
 
-def check_settings(config: AlignConfig) -> None:
-    """ValueError where the `tlpo` section asks for what can not be combined."""
-    if config.tlpo.batch % config.tlpo.workers:
-        raise ConfigurationError(
-            f"tlpo.batch {config.tlpo.batch} must be a multiple of tlpo.workers {config.tlpo.workers}"
-        )
-    settings(config)
-
-
-def settings(config: AlignConfig) -> TlpoSettings:
-    t, g = config.tlpo, config.generator
-    return TlpoSettings(
-        dimensions=t.dimensions,
-        expert=ExpertConfig(rank=t.rank, alpha=t.alpha, seed=config.seed),
-        loss=LossConfig(
-            kind=t.loss,
-            beta=t.beta,
-            safeguard_mu=t.sdpo_mu,
-            winner_weight=t.winner_weight,
-            masked=t.masked,
-        ),
-        gate=GateConfig(mode=t.gate, shared=t.gate_shared),
-        draw=DrawConfig(seed=config.seed, shift=g.shift, per_group=t.reference_draws),
-        batch=t.batch,
-        steps=t.steps,
-        learning_rate=t.learning_rate,
-        gate_steps=t.gate_steps,
-        gate_learning_rate=t.gate_learning_rate,
-        checkpoint_every=t.checkpoint_every,
-        precision={None: None, "fp32": torch.float32, "bf16": torch.bfloat16}[t.precision],
-        checkpointing=t.checkpointing,
-        microbatch=t.microbatch,
-        zero_stage=t.zero_stage,
-        offload=t.offload,
-        ema=t.ema,
+def new_training(config: AlignConfig, rank: int = 0, workers: int = 1) -> TlpoRun:
+    """A training of this configuration at step 0, without groups."""
+    return TlpoRun(
+        load_generator(config.generator.weights, allow_code=True),
+        config.dimensions,
+        config.tlpo,
+        config.resources.compute,
+        config.seed,
+        config.generator.sampling.shift,
+        rank,
+        workers,
     )
 
 
@@ -166,7 +137,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())  # where the generator loads itself to
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    run = TlpoRun(load_generator(config.generator.weights, allow_code=True), settings(config), rank, workers)
+    run = new_training(config, rank, workers)
     _, critic = read_fingerprints(run_dir)
     intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
@@ -216,7 +187,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
                 if shown is not None:
                     publish_version(run_dir, key, round + 1, run.policy(), curves)
                     publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
-                    shown.gate(weights_SNK.numpy(), run.settings.dimensions, run.step)
+                    shown.gate(weights_SNK.numpy(), run.dimensions, run.step)
 
 
 def show(run: TlpoRun, shown: Board) -> None:

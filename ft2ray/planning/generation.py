@@ -16,8 +16,9 @@ from torch import Tensor
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer
 from ft2ray.planning.shapes import GeneratorShape
 from ft2ray.planning.trace import Cost, extrapolated, trace
-from ft2ray.tlpo.experts import ExpertConfig, Experts
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.gate import TimestepLayerGate
+from ft2ray.tlpo.settings import ExpertSettings, GateSettings
 from ft2ray.tlpo.step import PairBatch, velocity_errors
 
 
@@ -65,7 +66,7 @@ def decode_cost(shape: GeneratorShape) -> Cost:
     return extrapolated(cost, frames)
 
 
-def expert_step_cost(shape: GeneratorShape, expert: ExpertConfig, pairs: int, checkpointing: bool) -> Cost:
+def expert_step_cost(shape: GeneratorShape, expert: ExpertSettings, pairs: int, checkpointing: bool) -> Cost:
     """A step of stage 1 on `pairs` pairs: reference and policy on winners and losers, and the backward."""
 
     def cost(layers: int) -> Cost:
@@ -77,7 +78,11 @@ def expert_step_cost(shape: GeneratorShape, expert: ExpertConfig, pairs: int, ch
 
 
 def gate_step_cost(
-    shape: GeneratorShape, expert: ExpertConfig, dimensions: tuple[str, ...], pairs: int, checkpointing: bool
+    shape: GeneratorShape,
+    expert: ExpertSettings,
+    dimensions: tuple[str, ...],
+    pairs: int,
+    checkpointing: bool,
 ) -> Cost:
     """A step of stage 2: the same with all experts frozen and at work, and the backward to the gate."""
 
@@ -86,13 +91,13 @@ def gate_step_cost(
         experts = experts_on(model, dimensions, expert)
         width = model.config["num_attention_heads"] * model.config["attention_head_dim"]
         with torch.device("meta"):
-            gate = TimestepLayerGate(layers, len(dimensions), width, GateConfig("full"))
+            gate = TimestepLayerGate(layers, len(dimensions), width, GateSettings(mode="full"))
         return trace(training_step(shape, model, experts, gate, pairs, checkpointing))
 
     return _over_layers(shape, cost)
 
 
-def experts_on(model: SpeechWanTransformer, names: tuple[str, ...], expert: ExpertConfig) -> Experts:
+def experts_on(model: SpeechWanTransformer, names: tuple[str, ...], expert: ExpertSettings) -> Experts:
     """Experts where the base is (without data, if that is the meta device); peft makes them on the CPU."""
     device = next(model.parameters()).device
     experts = Experts(model, names, expert)
@@ -100,7 +105,7 @@ def experts_on(model: SpeechWanTransformer, names: tuple[str, ...], expert: Expe
     return experts
 
 
-def expert_parameters(shape: GeneratorShape, expert: ExpertConfig) -> int:
+def expert_parameters(shape: GeneratorShape, expert: ExpertSettings) -> int:
     """Parameters of one expert."""
     experts = Experts(shape.transformer(1), ("expert",), expert)
     return shape.layers * sum(parameter.numel() for parameter in experts.parameters("expert"))

@@ -43,7 +43,7 @@ def gpu_named(name: str) -> Gpu:
     if name not in GPUS:
         near = difflib.get_close_matches(name, GPUS, n=1)
         raise UserError(
-            f"plan.gpu: {name!r} is unknown{f'; did you mean {near[0]}?' if near else ''} "
+            f"plan: --gpu {name!r} is unknown{f'; did you mean {near[0]}?' if near else ''} "
             f"(known: {', '.join(GPUS)})"
         )
     return GPUS[name]

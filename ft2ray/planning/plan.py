@@ -1,11 +1,11 @@
 """`ft2ray plan`: what a configuration takes on a named card, and whether it can run there at all.
 
-    plan = make_plan(config)
+    plan = make_plan(config, "H100", cards=8)
     print(plan.table())
     plan.check()                # ValueError with the sum where a worker does not fit on its card
 
 FLOPs and bytes come from running the configured modules without data (trace.py); seconds are FLOPs over the
-card's bf16 rate times `plan.achieved`, an assumption that only a run on the card can replace.
+card's bf16 rate times `achieved`, an assumption that only a run on the card can replace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
-from ft2ray.generator.sampler import SamplerConfig, guidance_weights
+from ft2ray.generator.sampler import guidance_weights
 from ft2ray.planning.critic_cost import CriticShape, critic_shape, scoring_cost
 from ft2ray.planning.generation import (
     decode_cost,
@@ -28,7 +28,6 @@ from ft2ray.planning.generation import (
 )
 from ft2ray.planning.gpus import USABLE, Gpu, gpu_named
 from ft2ray.planning.shapes import GeneratorShape, generator_shape
-from ft2ray.tlpo.experts import ExpertConfig
 
 GB, TERA = 1e9, 1e12
 TF32_RATE = 0.5  # of the bf16 rate: the VAE's convolutions run in float32
@@ -102,32 +101,43 @@ class Plan:
         if refused:
             raise UserError(
                 f"plan: {'; '.join(refused)}; of the {self.gpu.memory_gb:g} GB of one {self.gpu.name} "
-                f"{self.gpu.usable_gb:.1f} GB ({USABLE:.0%}) are for tensors. Take a larger plan.gpu, "
-                "tlpo.checkpointing=true, tlpo.zero_stage=3, tlpo.microbatch=1, or smaller clips"
+                f"{self.gpu.usable_gb:.1f} GB ({USABLE:.0%}) are for tensors. Take a larger --gpu, "
+                "resources.compute.checkpointing=true, resources.compute.zero_stage=3, "
+                "resources.compute.microbatch=1, or smaller clips"
             )
 
 
-def make_plan(config: AlignConfig) -> Plan:
-    """Cost of `config` on the card of its `plan` section. ValueError for what can not be planned."""
-    p, t = config.plan, config.tlpo
-    gpu, shape = gpu_named(p.gpu), generator_shape(config)
+def make_plan(config: AlignConfig, gpu_name: str = "H100", cards: int = 8, achieved: float = 0.4) -> Plan:
+    """Cost of `config` on named cards.
+
+    Args:
+        gpu_name: a card of gpus.py.
+        cards: in all, each a training worker.
+        achieved: share of the card's bf16 rate that is reached: an assumption.
+
+    Raises:
+        UserError: for what cannot be planned.
+    """
+    if cards < 1 or not 0 < achieved <= 1:
+        raise UserError(f"plan: needs cards of at least 1 and a rate in (0, 1], got {cards} and {achieved}")
+    t, compute = config.tlpo, config.resources.compute
+    gpu, shape = gpu_named(gpu_name), generator_shape(config)
     critic = critic_shape(
-        config.critic.weights, shape.seconds, config.critic.fps, config.critic.pixels, len(t.dimensions)
+        config.critic.weights, shape.seconds, config.critic.fps, config.critic.pixels, len(config.dimensions)
     )
-    expert = ExpertConfig(rank=t.rank, alpha=t.alpha)
-    pairs = pairs_at_once(config)
-    experts = expert_parameters(shape, expert)
+    pairs = pairs_at_once(config, cards)
+    experts = expert_parameters(shape, t.experts)
 
     def seconds(flops: float, rate: float = 1.0) -> float:
-        return flops / (gpu.tflops * TERA * p.achieved * rate)
+        return flops / (gpu.tflops * TERA * achieved * rate)
 
     passes = guidance_passes(config, shape)
     window, windows = shape.one_window()
     forward, decode = forward_cost(window, max(passes)), decode_cost(shape)
-    calls = config.generator.steps * windows * sum(passes) / len(passes) / max(passes)
+    calls = config.generator.sampling.steps * windows * sum(passes) / len(passes) / max(passes)
     scoring = scoring_cost(critic)
-    step = {on: expert_step_cost(shape, expert, pairs, on) for on in (True, False)}
-    gate = gate_step_cost(shape, expert, t.dimensions, pairs, t.checkpointing)
+    step = {on: expert_step_cost(shape, t.experts, pairs, on) for on in (True, False)}
+    gate = gate_step_cost(shape, t.experts, config.dimensions, pairs, compute.checkpointing)
 
     clip = Work(
         "generate one clip",
@@ -137,18 +147,21 @@ def make_plan(config: AlignConfig) -> Plan:
     score = Work("score one clip", scoring.flops, seconds(scoring.flops))
     update, gate_update = (
         Work(name, cost.flops * t.batch / pairs, seconds(cost.flops * t.batch / pairs))
-        for name, cost in (("DPO step of one expert", step[t.checkpointing]), ("DPO step of the gate", gate))
+        for name, cost in (
+            ("DPO step of one expert", step[compute.checkpointing]),
+            ("DPO step of the gate", gate),
+        )
     )
     # Every round generates each prompt once more; the baseline trains as often as all experts together.
-    clips = config.prompts.curation * config.curation.candidates * config.schedule.rounds
-    updates = 2 * len(t.dimensions) * t.steps
+    clips = config.prompts.curation_prompts * config.curation.candidates * config.schedule.rounds
+    updates = (2 if t.baseline else 1) * len(config.dimensions) * t.steps
     training = updates * update.seconds + t.gate_steps * gate_update.seconds
     on_one = {
         f"curation: {clips} clips generated": clips * clip.seconds,
         f"curation: {clips} clips scored": clips * score.seconds,
         f"training: {updates} expert and {t.gate_steps} gate steps": training,
     }
-    totals = {name: value / p.workers for name, value in on_one.items()}
+    totals = {name: value / cards for name, value in on_one.items()}
 
     base, thinker = shape.transformer(), critic.thinker()
     encoders, text_encoder, vae = shape.encoders(), shape.text_encoder(), shape.vae() if shape.wan else None
@@ -161,29 +174,34 @@ def make_plan(config: AlignConfig) -> Plan:
     workers = (
         Worker("generator", max(sampling, loading, key=lambda parts: sum(parts.values()))),
         Worker("critic", {"weights": _bytes(thinker), "cache and activations": scoring.peak_bytes}),
-        training_worker(config, shape, base, experts, step[t.checkpointing].peak_bytes, gate.peak_bytes),
+        training_worker(
+            config, cards, shape, base, experts, step[compute.checkpointing].peak_bytes, gate.peak_bytes
+        ),
     )
-    other = "without" if t.checkpointing else "with"
+    other = "without" if compute.checkpointing else "with"
     return Plan(
         gpu=gpu,
-        cards=p.workers,
-        achieved=p.achieved,
+        cards=cards,
+        achieved=achieved,
         facts=_facts(config, shape, critic, base, thinker, experts),
         workers=workers,
-        other_memory={f"training activations {other} checkpointing": step[not t.checkpointing].peak_bytes},
+        other_memory={
+            f"training activations {other} checkpointing": step[not compute.checkpointing].peak_bytes
+        },
         works=(clip, score, update, gate_update),
         totals=totals | {"together": sum(totals.values())},
     )
 
 
-def pairs_at_once(config: AlignConfig) -> int:
+def pairs_at_once(config: AlignConfig, workers: int) -> int:
     """Pairs that a training worker puts through the transformer together: of its share of a step."""
-    share = config.tlpo.batch // config.plan.workers or 1
-    return min(config.tlpo.microbatch or share, share)
+    share = config.tlpo.batch // workers or 1
+    return min(config.resources.compute.microbatch or share, share)
 
 
 def training_worker(
     config: AlignConfig,
+    workers: int,
     shape: GeneratorShape,
     base: nn.Module,
     experts: int,
@@ -194,21 +212,21 @@ def training_worker(
 
     ZeRO divides among the workers: at stage 2 gradients and moments, at 3 the base too, adapters never.
     """
-    t = config.tlpo
-    adapters = len(t.dimensions) + 1
-    shared = 1 / config.plan.workers
-    divided = shared if t.zero_stage else 1.0
-    master = TRAINED_BYTES if t.zero_stage else 0  # DeepSpeed updates a copy of its own
+    compute = config.resources.compute
+    adapters = len(config.dimensions) + config.tlpo.baseline
+    shared = 1 / workers
+    divided = shared if compute.zero_stage else 1.0
+    master = TRAINED_BYTES if compute.zero_stage else 0  # DeepSpeed updates a copy of its own
     gradients = experts * TRAINED_BYTES
     weights = _bytes(base)
-    if t.zero_stage == 3:  # the block at work and the one being fetched are whole
+    if compute.zero_stage == 3:  # the block at work and the one being fetched are whole
         block = max(_bytes(module) for module in base.blocks)  # type: ignore[union-attr]
         weights = weights * shared + 2 * block
     training = {
         "base": weights,
         "adapters": adapters * experts * TRAINED_BYTES,
         "gradients": gradients * divided,
-        "optimiser": 0.0 if t.offload else adapters * experts * (OPTIMIZER_BYTES + master) * divided,
+        "optimiser": 0.0 if compute.offload else adapters * experts * (OPTIMIZER_BYTES + master) * divided,
         # The peak of a step has the gradients of its adapter in it.
         "activations": max(expert_peak - gradients, gate_peak),
     }
@@ -224,7 +242,7 @@ def _facts(
     thinker: nn.Module,
     experts: int,
 ) -> dict[str, str]:
-    t = config.tlpo
+    t, compute = config.tlpo, config.resources.compute
     f, h, w = shape.latent_CFHW[1:]
     frames, rows, columns = critic.grid
     return {
@@ -232,26 +250,23 @@ def _facts(
             "torch.", ""
         ),
         "clip": f"{shape.seconds:.2f} s, latent {f} x {h} x {w}, {shape.tokens:,} tokens",
-        "sampling": f"{config.generator.steps} steps, guidance passes per step: "
+        "sampling": f"{config.generator.sampling.steps} steps, guidance passes per step: "
         + ", ".join(map(str, sorted(set(guidance_passes(config, shape))))),
         "critic": f"{critic.name}, {_count(thinker.parameters())} parameters",
         "scored clip": f"{critic.prefix_tokens:,} tokens (sound, and {frames} x {rows} x {columns} patches), "
         f"{critic.questions} questions",
-        "experts": f"{len(t.dimensions)} and the baseline, rank {t.rank}: {experts / 1e6:,.1f} M each",
-        "training": f"{t.batch} pairs a step, ZeRO {t.zero_stage}, "
-        f"{'with' if t.checkpointing else 'without'} checkpointing",
+        "experts": f"{len(config.dimensions)}{' and the baseline' if t.baseline else ''}, "
+        f"rank {t.experts.rank}: {experts / 1e6:,.1f} M each",
+        "training": f"{t.batch} pairs a step, ZeRO {compute.zero_stage}, "
+        f"{'with' if compute.checkpointing else 'without'} checkpointing",
     }
 
 
 def guidance_passes(config: AlignConfig, shape: GeneratorShape) -> list[int]:
     """Passes of the guidance for each of the scales that the candidates are dealt."""
     return [
-        len(
-            guidance_weights(
-                SamplerConfig(text_scale=config.generator.text_scale, audio_scale=scale), shape.wan
-            )
-        )
-        for scale in config.curation.audio_scales
+        len(guidance_weights(config.generator.sampling.replaced(audio_scale=scale), shape.wan))
+        for scale in config.curation.vary.audio_scale
     ]
 
 

@@ -27,7 +27,7 @@ from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
 from ft2ray.generator.checkpoint import CONFIG_FILE, read_config, read_portrait_config
 from ft2ray.generator.portrait.generator import TOKENS_PER_FRAME
-from ft2ray.generator.sampler import SamplerConfig, window_starts
+from ft2ray.generator.sampler import window_starts
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer, cast_weights
 from ft2ray.generator.wan.encoders import TEXT_TOKENS
 from ft2ray.generator.wan.folder import read_architecture
@@ -155,8 +155,8 @@ def generator_shape(config: AlignConfig) -> GeneratorShape:
         text=1,
         image=0,
         audio=TOKENS_PER_FRAME * frames,
-        window=SamplerConfig.window,
-        overlap=SamplerConfig.overlap,
+        window=config.generator.sampling.window,
+        overlap=config.generator.sampling.overlap,
         wan=False,
     )
 

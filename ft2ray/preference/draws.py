@@ -17,35 +17,39 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from ft2ray.preference.rules import Pair
+from ft2ray.settings import Settings
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it mod 1 fill [0, 1) as evenly as any sequence can
 
 
+class DrawSettings(Settings):
+    """Which times a training sees, and how often it draws new noise."""
+
+    timestep: Literal["uniform", "logit_normal"] = "uniform"
+    mean: float = 0.0  # of the logit of t, for logit_normal
+    std: float = Field(1.0, gt=0)
+    # Draws of noise and time per prompt group, taken in turn by all its pairs in all dimensions, so that the
+    # reference's errors can be kept; None draws anew for every pair.
+    per_group: int | None = Field(None, ge=1)
+
+
 @dataclass(frozen=True)
-class DrawConfig:
-    """`timestep`: "uniform" or "logit_normal" (`mean`, `std` of the logit of t). `shift` as in the sampler:
-    t -> shift t / (1 + (shift - 1) t), so that training sees the noise levels that sampling visits.
-    `per_group`: None draws noise and time anew for every pair; a number gives each group so many of them,
-    taken in turn by all its pairs in all dimensions, so that the reference's errors can be kept."""
+class DrawRule:
+    """Everything that decides a draw beside its number and the pairs.
+
+    `shift` is the sampler's, t -> shift t / (1 + (shift - 1) t), so that training sees the noise levels that
+    sampling visits.
+    """
 
     seed: int = 0
-    timestep: str = "uniform"
-    mean: float = 0.0
-    std: float = 1.0
     shift: float = 1.0
-    per_group: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.per_group is not None and self.per_group < 1:
-            raise ValueError(f"draws: {self.per_group} draws per group; at least 1, or none of its own")
-        if self.timestep not in ("uniform", "logit_normal"):
-            raise ValueError(f"draws: timestep {self.timestep!r} is unknown; take uniform or logit_normal")
-        if not (self.std > 0 and self.shift > 0):
-            raise ValueError(f"draws: std {self.std} and shift {self.shift} must be above 0")
+    settings: DrawSettings = DrawSettings()
 
 
 @dataclass(frozen=True)
@@ -89,35 +93,35 @@ class PairPool:
     def pick(self, key: int) -> tuple[str, Pair]:
         """The (group_id, pair) that wins for this 64-bit key."""
         if not self._ids:
-            raise ValueError("no pair to draw from: no group has one by the rule; lower preference.margin")
+            raise ValueError("no pair to draw from: no group has one by the rule; lower pairs.margin")
         group_id = self._ids[_winner(self._keys, key)]
         pairs = self._pairs[group_id]
         return group_id, pairs[_winner([_hash(p.winner, p.loser) for p in pairs], key)]
 
 
-def draw(config: DrawConfig, dimension: str, cursor: int, pool: PairPool) -> PairDraw:
+def draw(config: DrawRule, dimension: str, cursor: int, pool: PairPool) -> PairDraw:
     """Draw number `cursor` (from 0) of `dimension`."""
     if cursor < 0:
         raise ValueError(f"draws: cursor {cursor} is negative; it counts the draws already made")
     group_id, pair = pool.pick(_hash("pair", config.seed, dimension, cursor))
     stream, number = (dimension, cursor)
-    if config.per_group is not None:
-        stream, number = (group_id, cursor % config.per_group)
+    if config.settings.per_group is not None:
+        stream, number = (group_id, cursor % config.settings.per_group)
     noise_seed = _hash("noise", config.seed, stream, number) >> 1  # 63 bits: a torch seed is an int64
     # One offset per stream, then golden-ratio steps: any run of draws covers the timesteps evenly.
     offset = _hash("timestep", config.seed, stream) / 2**64
     return PairDraw(group_id, pair, noise_seed, _timestep((offset + number * GOLDEN) % 1.0, config))
 
 
-def draws(config: DrawConfig, dimension: str, cursor: int, count: int, pool: PairPool) -> list[PairDraw]:
+def draws(config: DrawRule, dimension: str, cursor: int, count: int, pool: PairPool) -> list[PairDraw]:
     """Draws cursor .. cursor + count - 1; the next cursor is cursor + count."""
     return [draw(config, dimension, cursor + i, pool) for i in range(count)]
 
 
-def _timestep(u: float, config: DrawConfig) -> float:
+def _timestep(u: float, config: DrawRule) -> float:
     u = min(max(u, 1e-4), 1 - 1e-4)  # t = 0 and t = 1 carry no signal: all data, or all noise
-    if config.timestep == "logit_normal":
-        u = 1 / (1 + math.exp(-NormalDist(config.mean, config.std).inv_cdf(u)))
+    if config.settings.timestep == "logit_normal":
+        u = 1 / (1 + math.exp(-NormalDist(config.settings.mean, config.settings.std).inv_cdf(u)))
     return config.shift * u / (1 + (config.shift - 1) * u)
 
 

@@ -68,7 +68,7 @@ class Intake:
                 group = PromptGroup.from_row(self.groups.get(group_id))
                 run.add(group, self.pairs_of(group))
             self.seen |= set(joining)
-            if self.complete and set(run.settings.dimensions) <= set(run.untrained):
+            if self.complete and set(run.dimensions) <= set(run.untrained):
                 raise CurationFailed
             if enough:
                 return
@@ -108,7 +108,7 @@ class Intake:
         return filled < sum(oldest_policy(self.config, slot.round) <= published for slot in self.slots)
 
     def _lacks_pairs(self, run: TlpoRun, there: set[str]) -> bool:
-        lacking = set(run.settings.dimensions) & set(run.untrained)
+        lacking = set(run.dimensions) & set(run.untrained)
         for group_id in there - self.seen:
             if not lacking:
                 break

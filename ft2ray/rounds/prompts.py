@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ft2ray.config import PromptsConfig
 from ft2ray.errors import MediaError, UserError
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.records import Prompt, content_id
+from ft2ray.rounds.settings import PromptSettings
 from ft2ray.storage import absolute, base_name, is_s3, join, list_files
 
 MIN_SHARE = 0.9  # a last clip that is this much of `seconds` long is kept and filled up with silence
@@ -49,15 +49,23 @@ class _Recording:
     audible_starts: tuple[float, ...]  # on the grid of hop_seconds
 
 
-def plan_prompts(config: PromptsConfig) -> Plan:
-    """Read and check every file of the two folders; raises ValueError if nothing usable is left."""
+def plan_prompts(config: PromptSettings, size: int) -> Plan:
+    """Read and check every file of the two folders.
+
+    Args:
+        config: where they are, and how many prompts to make of them.
+        size: pixels of the square video.
+
+    Raises:
+        UserError: where nothing usable is left.
+    """
     quarantined: list[Quarantined] = []
     portraits: dict[str, str] = {}  # portrait_id -> path: the same photo twice counts once
     recordings: dict[str, _Recording] = {}
     mesher = FaceMesher()
     for path in _files(config.portraits, "portraits"):
         try:
-            portrait = load_portrait(path, size=config.size, mesher=mesher)
+            portrait = load_portrait(path, size=size, mesher=mesher)
             portraits.setdefault(portrait.portrait_id, path)
         except MediaError as error:
             quarantined.append(Quarantined(path, error.reason, str(error)))
@@ -73,17 +81,17 @@ def plan_prompts(config: PromptsConfig) -> Plan:
     curation_portraits, evaluation_portraits = _split_portraits(portraits)
     curation_clips, evaluation_clips = _split_recordings(list(recordings.values()), config)
     return Plan(
-        curation=_cross(curation_portraits, curation_clips, config)[: config.curation],
-        evaluation=_cross(evaluation_portraits, evaluation_clips, config)[: config.evaluation],
+        curation=_cross(curation_portraits, curation_clips, config, size)[: config.curation_prompts],
+        evaluation=_cross(evaluation_portraits, evaluation_clips, config, size)[: config.evaluation_prompts],
         quarantined=quarantined,
     )
 
 
-def read_clip(prompt: Prompt) -> np.ndarray:
+def read_clip(prompt: Prompt, max_seconds: float) -> np.ndarray:
     """wav_T of exactly `prompt.seconds`, filled up with silence where the recording ends."""
     samples = round(prompt.seconds * SAMPLE_RATE)
     start = round(prompt.start_seconds * SAMPLE_RATE)
-    wav_T = read_audio(prompt.speech)[start : start + samples]
+    wav_T = read_audio(prompt.speech, max_seconds)[start : start + samples]
     return np.pad(wav_T, (0, samples - len(wav_T)))
 
 
@@ -107,8 +115,8 @@ def _require_usable(found: dict[str, Any], folder: str, kind: str, quarantined: 
         raise UserError(f"prompts: no usable {kind} in {folder} ({why})")
 
 
-def _inspect_recording(path: str, config: PromptsConfig) -> _Recording:
-    wav_T = read_audio(path)
+def _inspect_recording(path: str, config: PromptSettings) -> _Recording:
+    wav_T = read_audio(path, config.max_recording_seconds)
     check_speech(wav_T, max_seconds=config.max_recording_seconds)
     total = len(wav_T) / SAMPLE_RATE
     starts = np.arange(0.0, max(total - MIN_SHARE * config.seconds, 0.0) + 1e-6, config.hop_seconds)
@@ -140,7 +148,9 @@ def _split_portraits(portraits: dict[str, str]) -> tuple[dict[str, str], dict[st
 _Clip = tuple[_Recording, float]
 
 
-def _split_recordings(recordings: list[_Recording], config: PromptsConfig) -> tuple[list[_Clip], list[_Clip]]:
+def _split_recordings(
+    recordings: list[_Recording], config: PromptSettings
+) -> tuple[list[_Clip], list[_Clip]]:
     """A third of the recordings is kept for the evaluation; a single one is cut in two, nothing shared."""
     recordings = sorted(recordings, key=lambda r: r.audio_id)
     if len(recordings) > 1:
@@ -176,7 +186,7 @@ def _apart(starts: tuple[float, ...], seconds: float) -> list[float]:
     return chosen
 
 
-def _cross(portraits: dict[str, str], clips: list[_Clip], config: PromptsConfig) -> list[Prompt]:
+def _cross(portraits: dict[str, str], clips: list[_Clip], config: PromptSettings, size: int) -> list[Prompt]:
     """Portraits x clips in diagonals, so that a prefix of the list spreads over both."""
     prompts, faces = [], sorted(portraits)
     for diagonal in range(len(faces)):
@@ -184,7 +194,7 @@ def _cross(portraits: dict[str, str], clips: list[_Clip], config: PromptsConfig)
             portrait_id = faces[(n + diagonal) % len(faces)]
             prompts.append(
                 Prompt(
-                    prompt_id=content_id(portrait_id, recording.audio_id, start, config.seconds, config.size),
+                    prompt_id=content_id(portrait_id, recording.audio_id, start, config.seconds, size),
                     portrait=portraits[portrait_id],
                     speech=recording.path,
                     start_seconds=start,

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import cycle, islice, product
+from typing import Any
 
-from ft2ray.config import AlignConfig, to_dict
+from ft2ray.config import AlignConfig
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.records import Draw, Prompt, content_id
 
 
@@ -31,29 +33,44 @@ def draws(config: AlignConfig, round: int, prompt_id: str) -> list[Draw]:
     Candidates that differ in the way of sampling alone share their noise, so that they show the same motion
     better or worse (DenseDPO, 2506.03517): neither the critic nor the loss has to see through other motion.
     """
-    ways = list(product(config.curation.noise_scales, config.curation.audio_scales))
+    vary, sampling = config.curation.vary, config.generator.sampling
+    ways = [
+        sampling.replaced(noise_scale=noise_scale, audio_scale=audio_scale)
+        for noise_scale, audio_scale in product(vary.noise_scale, vary.audio_scale)
+    ]
     return [
         Draw(
             seed=int(content_id(config.seed, round, prompt_id, n // len(ways))[:8], 16),
-            sampler={
-                "steps": config.generator.steps,
-                "shift": config.generator.shift,
-                "text_scale": config.generator.text_scale,
-                "audio_scale": audio_scale,
-                "noise_scale": noise_scale,
-            },
+            sampler=recorded(way),
         )
-        for n, (noise_scale, audio_scale) in enumerate(islice(cycle(ways), config.curation.candidates))
+        for n, way in enumerate(islice(cycle(ways), config.curation.candidates))
     ]
+
+
+def recorded(sampling: SamplerSettings) -> dict[str, Any]:
+    """A way to sample as rows and ids hold it: fields that came later only where they are not the default."""
+    later = {"window", "overlap"}
+    default = SamplerSettings()
+    return {name: value for name, value in sampling if name not in later or value != getattr(default, name)}
 
 
 def training_key(config: AlignConfig, generator: str, critic: str, prompts: list[Prompt]) -> str:
     """Identity of the training run: everything that decides what it learns, but for the order of arrival."""
-    names = ("tlpo", "preference", "schedule", "generator", "curation")
-    sections = {name: to_dict(getattr(config, name)) for name in names}
-    sections["tlpo"].pop("checkpoint_every")  # how often it is saved does not change what is learnt,
-    sections["curation"].pop("keep_videos")  # nor does what else is kept
-    return content_id(sections, config.seed, generator, critic, [prompt.prompt_id for prompt in prompts])
+    return content_id(learnt(config), generator, critic, [prompt.prompt_id for prompt in prompts])
+
+
+def learnt(config: AlignConfig) -> dict[str, Any]:
+    """The settings that decide what a training learns and are not the default: a new field changes nothing.
+
+    Weights and prompts have identities of their own. The sampler's guidance and noise are those of the
+    evaluation; curation has its own.
+    """
+    parts = {"seed", "dimensions", "curation", "pairs", "schedule", "tlpo"}
+    chosen = config.model_dump(mode="json", include=parts, exclude_defaults=True)
+    sampling = config.generator.sampling.model_dump(
+        mode="json", exclude_defaults=True, exclude={"audio_scale", "noise_scale"}
+    )
+    return chosen | ({"sampling": sampling} if sampling else {})
 
 
 def slots(config: AlignConfig, generator: str, critic: str, prompts: list[Prompt]) -> list[Slot]:

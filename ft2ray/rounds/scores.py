@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from ft2ray.config import AlignConfig
 from ft2ray.pipeline.curation import group_store
-from ft2ray.preference.rules import FULL, SUM, PairRule
+from ft2ray.preference.rules import FULL, SUM
 from ft2ray.preference.scored_rows import pairs_of_rows
 from ft2ray.rounds.schedule import Slot
 
@@ -37,16 +37,7 @@ def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
     columns["place"] = pa.array(np.arange(len(group)) - np.asarray(starts)[group])
     columns |= {name: candidates.field(name) for name in ("policy", "error")}
     scores = candidates.field("scores")
-    return pa.table(
-        columns | {name: pc.list_element(scores, k) for k, name in enumerate(config.tlpo.dimensions)}
-    )
-
-
-def pair_rule(config: AlignConfig) -> PairRule:
-    p = config.preference
-    return PairRule(
-        kind=p.rule, answers_differ=p.answers_differ, margin=p.margin, margin_space=p.margin_space
-    )
+    return pa.table(columns | {name: pc.list_element(scores, k) for k, name in enumerate(config.dimensions)})
 
 
 def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
@@ -54,10 +45,10 @@ def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
 
     ValueError where more than one critic gave the scores.
     """
-    pools = (*config.tlpo.dimensions, SUM, FULL)
+    pools = (*config.dimensions, SUM, FULL)
     counts = Counter(dict.fromkeys(pools, 0))
-    batches = candidates.select(["group_id", "critic", *config.tlpo.dimensions]).to_batches(BATCH_ROWS)
-    for pairs in pairs_of_rows(batches, config.tlpo.dimensions, pair_rule(config), pools):
+    batches = candidates.select(["group_id", "critic", *config.dimensions]).to_batches(BATCH_ROWS)
+    for pairs in pairs_of_rows(batches, config.dimensions, config.pairs, pools):
         counts.update(pairs["dimension"].to_pylist())
     return dict(counts)
 

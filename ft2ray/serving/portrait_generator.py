@@ -41,10 +41,10 @@ class PortraitGenerator:
 
         self.settings = settings
         config = read_config(settings.run_dir) if settings.run_dir else AlignConfig()
-        self.defaults = config.generator
+        self.defaults = config.generator.sampling
         weights = settings.weights or config.generator.weights
         allowed = settings.allow_code or settings.weights is not None
-        self.animator = Animator(weights, config.prompts.size, settings.max_seconds, allowed)
+        self.animator = Animator(weights, config.generator.size, settings.max_seconds, allowed)
         self.animator.probe()
         self.worker = ThreadPoolExecutor(1)
         self.began: float | None = None
@@ -80,14 +80,11 @@ class PortraitGenerator:
 
     def _animate(self, order: Order, progress: Progress) -> Made | Refusal:
         from ft2ray.animator import Stopped
-        from ft2ray.generator.sampler import SamplerConfig
 
         self.began = time.monotonic()
         defaults = self.defaults
-        sampler = SamplerConfig(
+        sampler = defaults.replaced(
             steps=order.steps or defaults.steps,
-            shift=defaults.shift,
-            text_scale=defaults.text_scale,
             audio_scale=defaults.audio_scale if order.audio_scale is None else order.audio_scale,
         )
         try:

@@ -1,6 +1,6 @@
 """Experts: one LoRA adapter per preference dimension, all on one frozen transformer.
 
-    experts = Experts(transformer, ("mn", "ls", "vq"), ExpertConfig(rank=16))
+    experts = Experts(transformer, ("mn", "ls", "vq"), ExpertSettings(rank=16))
     with experts.reference(): ...             # adapters off: exactly the base
     with experts.train_expert("ls"): ...      # base + LS, and only LS learns
     with experts.fused(("mn", "ls", "vq"), gate): ...   # the weighted sum, all adapters frozen
@@ -18,60 +18,57 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from ft2ray.tlpo.settings import ExpertSettings
 from ft2ray.tlpo.stacked_lora import StackedLora, install_stacked_forward
 
-# Q, K, V of the self-attention and both linears of the FFN: 351 M per expert on Wan-14B at rank 128.
-TARGETS = r"blocks\.\d+\.(attn1\.to_[qkv]|ffn\.net\.(0\.proj|2))"
 TIMESTEPS = 1000.0  # the transformer is given 1000 t
 
 # (tau_BD, t_B) -> w_BNK; a TimestepLayerGate is one. A plain tensor [N or 1, K] stands for constant weights.
 WeightSource = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class ExpertConfig:
-    """`rank` and `alpha` of the LoRA (the update is alpha / rank * B A); `targets`: a regular expression over
-    module names; `seed` draws every A, each expert apart: it starts the same whoever is beside it."""
-
-    rank: int = 16
-    alpha: float = 16.0
-    targets: str = TARGETS
-    seed: int = 0
-
-    def lora(self) -> LoraConfig:
-        return LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, lora_dropout=0.0)  # type: ignore[arg-type]
+def lora_config(settings: ExpertSettings) -> LoraConfig:
+    """The settings as peft takes them."""
+    alpha, targets = cast(Any, (settings.alpha, settings.targets))  # peft's annotations are too narrow
+    return LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)
 
 
 class Experts:
     """The adapters of one transformer and which of them are at work: none, until it is told otherwise."""
 
-    def __init__(self, transformer: nn.Module, names: Sequence[str], config: ExpertConfig | None = None):
+    def __init__(
+        self,
+        transformer: nn.Module,
+        names: Sequence[str],
+        settings: ExpertSettings | None = None,
+        seed: int = 0,
+    ):
         """Freezes `transformer` and adds one zero-effect adapter per name (B = 0), in float32.
 
         A bf16 base does not make bf16 adapters: its 8 bits of mantissa would swallow an update that is less
-        than 1/256 of the weight.
+        than 1/256 of the weight. `seed` draws every A, each expert on its own: it starts the same whichever
+        others there are.
         """
-        config = config or ExpertConfig()
+        settings = settings or ExpertSettings()
         existing = set(getattr(transformer, "peft_config", {}))
         if existing:
             raise ValueError(f"the transformer already carries {sorted(existing)}; call detach_experts first")
         if len(set(names)) != len(names) or not names:
             raise ValueError(f"experts need distinct names, got {list(names)}")
         transformer.requires_grad_(False)
-        _add_adapters(transformer, {name: config.lora() for name in names})
+        _add_adapters(transformer, {name: lora_config(settings) for name in names})
         self._adopt(transformer, names)
         for name in names:
             for parameter in self.parameters(name):
                 parameter.data = parameter.data.float()
-            self._initialise(name, config.seed)
+            self._initialise(name, seed)
 
     @classmethod
     def from_states(

@@ -14,44 +14,21 @@ Shapes: B batch, D width of the timestep embedding, N layers, K experts, S times
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ft2ray.errors import UserError
-
-MODES = ("full", "timestep", "layer", "uniform", "segments")
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """`mode`:
-    "full"      w = softmax(P_l tau) + b_l                (`shared`: one P for all layers, own b_l)
-    "timestep"  w = softmax(P tau) + b, the same in every layer
-    "layer"     w = 1/K + b_l, the same at every timestep
-    "uniform"   w = 1/K, nothing to train
-    "segments"  one expert at a time, hard-switched by t (AlignHuman): expert `order[i]` works on
-                [boundaries[i-1], boundaries[i]), from t = 0 (clean) up to t = 1 (noise); nothing to train
-    """
-
-    mode: str = "full"
-    shared: bool = False
-    boundaries: tuple[float, ...] = ()
-    order: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"gate: mode {self.mode!r} is unknown; take one of {', '.join(MODES)}")
+from ft2ray.tlpo.settings import GateSettings
 
 
 class TimestepLayerGate(nn.Module):
     """Callable (tau_BD, t_B) -> weights w_BNK in float32; N is 1 where all layers share their weights."""
 
-    def __init__(self, layers: int, experts: int, width: int, config: GateConfig | None = None):
+    def __init__(self, layers: int, experts: int, width: int, config: GateSettings | None = None):
         super().__init__()
-        self.config = config = config or GateConfig()
+        self.config = config = config or GateSettings()
         self.layers, self.experts, self.width = layers, experts, width
         projections = {"full": 1 if config.shared else layers, "timestep": 1}.get(config.mode, 0)
         biases = {"full": layers, "timestep": 1, "layer": layers}.get(config.mode, 0)
@@ -101,15 +78,13 @@ class UserWeights:
         return user_K[None, None] if self.how == "replace" else self.gate(tau_BD, t_B) * user_K
 
 
-def _segments(config: GateConfig, experts: int) -> tuple[Tensor, Tensor]:
+def _segments(config: GateSettings, experts: int) -> tuple[Tensor, Tensor]:
     order = config.order or tuple(range(experts))
     bounds = config.boundaries or tuple((i + 1) / len(order) for i in range(len(order) - 1))
     if len(order) != len(bounds) + 1 or any(not 0 <= k < experts for k in order):
         raise ValueError(
             f"gate: {len(bounds)} boundaries need {len(bounds) + 1} of the {experts} experts, got {order}"
         )
-    if any(not 0 < b < 1 for b in bounds) or list(bounds) != sorted(set(bounds)):
-        raise ValueError(f"gate: boundaries must rise strictly within (0, 1), got {bounds}")
     return torch.tensor(bounds), torch.tensor(order)
 
 

@@ -27,32 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ft2ray.tlpo.settings import LossSettings
+
 Metrics = dict[str, float]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """`kind`: dpo, ipo or simpo. `beta` is for mean-reduced errors. `gamma`: SimPO's target margin.
-    `safeguard_mu`: None is off; 0.9 is the default of Diffusion-SDPO (see `safe_loser_scale`).
-    `winner_weight`: of the winners' flow-matching loss, in units of DPO's own weight at the start.
-    `masked`: the dimensions whose error counts the lip region only."""
-
-    kind: str = "dpo"
-    beta: float = 500.0
-    gamma: float = 0.0
-    safeguard_mu: float | None = None
-    winner_weight: float = 0.0
-    masked: tuple[str, ...] = ("ls",)
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("dpo", "ipo", "simpo"):
-            raise ValueError(f"loss: kind {self.kind!r} is unknown; take dpo, ipo or simpo")
-        if not self.beta > 0:
-            raise ValueError(f"loss: beta {self.beta} must be above 0")
-        if self.safeguard_mu is not None and not 0 < self.safeguard_mu <= 1:
-            raise ValueError(f"loss: safeguard_mu {self.safeguard_mu} must be in (0, 1]")
-        if not self.winner_weight >= 0:
-            raise ValueError(f"loss: winner_weight {self.winner_weight} must be 0 or above")
 
 
 @dataclass(frozen=True)
@@ -96,7 +73,7 @@ def simpo(errors: PairErrors, beta: float, gamma: float = 0.0) -> tuple[Tensor, 
     return -F.logsigmoid(margin_B).mean(), _metrics(margin_B, errors)
 
 
-def preference_loss(errors: PairErrors, config: LossConfig) -> tuple[Tensor, Metrics]:
+def preference_loss(errors: PairErrors, config: LossSettings) -> tuple[Tensor, Metrics]:
     """The loss named by `config.kind`, and the winners' own."""
     if config.kind == "simpo":
         loss, metrics = simpo(errors, config.beta, config.gamma)

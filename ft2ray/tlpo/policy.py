@@ -21,7 +21,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from ft2ray.errors import WeightsError
 from ft2ray.preference.rules import SUM as SUM  # the adapter is named after its pairs
 from ft2ray.storage import exists, is_s3, join, local_folder, read_bytes, upload_folder
 from ft2ray.tlpo.experts import Experts
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate, UserWeights
+from ft2ray.tlpo.gate import TimestepLayerGate, UserWeights
+from ft2ray.tlpo.settings import GateSettings
 
 FORMAT = 1
 PREFIX = "transformer."  # the pipelines' name of the module that the adapters belong to
@@ -114,7 +115,7 @@ class AttachedPolicy:
             assert self.gate is not None
             gate = self.gate
         else:
-            gate = TimestepLayerGate(1, len(policy.dimensions), 1, GateConfig("uniform"))
+            gate = TimestepLayerGate(1, len(policy.dimensions), 1, GateSettings(mode="uniform"))
         source = gate if weights is None else UserWeights(gate, weights, policy.dimensions, how)
         self.experts.use(policy.dimensions, source)
 
@@ -244,14 +245,14 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _gate_description(gate: TimestepLayerGate) -> dict[str, Any]:
-    config = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(gate.config).items()}
-    return {"layers": gate.layers, "experts": gate.experts, "width": gate.width, **config}
+    sizes = {"layers": gate.layers, "experts": gate.experts, "width": gate.width}
+    return sizes | gate.config.model_dump(mode="json")
 
 
 def _build_gate(description: dict[str, Any]) -> TimestepLayerGate:
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items()}
-    sizes = {key: settings.pop(key) for key in ("layers", "experts", "width")}
-    return TimestepLayerGate(**sizes, config=GateConfig(**settings))
+    sizes = {key: description[key] for key in ("layers", "experts", "width")}
+    settings = {key: value for key, value in description.items() if key not in sizes}
+    return TimestepLayerGate(**sizes, config=GateSettings(**settings))
 
 
 def _copy_gate(gate: TimestepLayerGate) -> TimestepLayerGate:

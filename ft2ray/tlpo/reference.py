@@ -1,6 +1,6 @@
 """Errors of the reference (adapters off) that are computed once, since the frozen base never changes.
 
-With `DrawConfig.per_group` every prompt group has that many draws of noise and time, shared by its pairs in
+With `DrawRule.per_group` every prompt group has that many draws of noise and time, shared by its pairs in
 all dimensions. So the error of a candidate under a draw is wanted again and again: by pairs with the same
 winner or loser, by every expert, the baseline and the gate, and each time the group comes up again.
 

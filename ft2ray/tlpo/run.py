@@ -1,13 +1,13 @@
 """The whole of TLPO as one resumable loop in plain PyTorch: stage 1 (experts), then stage 2 (gate).
 
-    run = TlpoRun(generator, settings, rank, workers)
+    run = TlpoRun(generator, dimensions, settings)
     run.add(group, pairs)           # as often as there are groups, before or during the training
     run.train(until, save, intake)  # intake(run) before every step, save(run) every `checkpoint_every` steps
     run.policy()                    # the experts and the gate as they are now
 
 One step of stage 1 updates every expert once, each on a batch of its own dimension, and the baseline `sum`
-(plain DPO on the summed score) as often as all experts together. A dimension that has no pair (yet) is left
-alone, which `untrained` names.
+(plain DPO on the summed score), where there is one, as often as all experts together. A dimension that has
+no pair (yet) is left alone, which `untrained` names.
 
 No global random numbers are used: what is drawn has seeds of its own and depends on the cursors alone.
 
@@ -16,9 +16,9 @@ Shapes: C latent channels, F latent frames, H W latent grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,104 +27,69 @@ from ft2ray.errors import ConfigurationError
 from ft2ray.generator.base import Generator
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.transformer import cast_weights
-from ft2ray.preference.draws import DrawConfig, PairDraw, PairPool, draws
+from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
 from ft2ray.tlpo.average import Average
-from ft2ray.tlpo.experts import ExpertConfig, Experts
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate, heat_map
-from ft2ray.tlpo.losses import LossConfig, Metrics
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.gate import TimestepLayerGate, heat_map
+from ft2ray.tlpo.losses import Metrics
 from ft2ray.tlpo.policy import SUM, Policy, policy_of
 from ft2ray.tlpo.reference import reference_errors
+from ft2ray.tlpo.settings import ComputeSettings, TlpoSettings, check_compute
 from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, noise_of, pair_batch, update
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
 from ft2ray.tlpo.zero import ShardedAdamW, shard_base
 
 GATE = "gate"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NO_PAIRS = "no dimension has a single preference pair"
-HOW_TO_GET_PAIRS = "lower preference.margin, set preference.answers_differ=false, or curate more candidates"
-
-
-@dataclass(frozen=True)
-class TlpoSettings:
-    """`batch` pairs a step over all workers; learning rates of AdamW without weight decay.
-
-    precision: dtype of the frozen base, None as it is; adapters and gate are float32 in any case.
-    checkpointing: activations of the blocks are made again in the backward instead of kept.
-    microbatch: pairs of a worker's share that go through the transformer at a time, None for all.
-    zero_stage: 0, gradients are averaged as DDP does, every worker holds everything; 2, gradients and moments
-        are divided among the workers; 3, the frozen base too. The gate is tiny and never divided.
-    offload: moments are kept, and the experts updated, in the CPU's memory; wants zero_stage 2 or 3.
-    ema: decay of the running averages that are published instead of the last weights, None for these.
-    """
-
-    dimensions: tuple[str, ...]
-    expert: ExpertConfig
-    loss: LossConfig
-    gate: GateConfig
-    draw: DrawConfig
-    batch: int
-    steps: int
-    learning_rate: float
-    gate_steps: int
-    gate_learning_rate: float
-    checkpoint_every: int
-    max_norm: float = 1.0
-    precision: torch.dtype | None = None
-    checkpointing: bool = False
-    microbatch: int | None = None
-    zero_stage: int = 0
-    offload: bool = False
-    ema: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.zero_stage not in (0, 2, 3):
-            raise ConfigurationError(f"tlpo.zero_stage must be 0, 2 or 3, not {self.zero_stage}")
-        if self.offload and self.zero_stage == 0:
-            raise ConfigurationError(
-                "tlpo.offload needs tlpo.zero_stage 2 or 3: DeepSpeed keeps the moments then"
-            )
-        if self.zero_stage and self.loss.safeguard_mu is not None:
-            raise ConfigurationError(
-                "tlpo.sdpo_mu compares raw gradients, which no worker holds with ZeRO; set tlpo.zero_stage=0 "
-                "or tlpo.sdpo_mu=null"
-            )
-        if self.draw.per_group is not None and self.loss.kind == "simpo":
-            raise ConfigurationError(
-                "tlpo.reference_draws: simpo has no reference whose errors could be kept"
-            )
-        if self.draw.per_group is not None and self.zero_stage == 3:
-            raise ConfigurationError(
-                "tlpo.reference_draws: with tlpo.zero_stage=3 all workers must run the transformer together, "
-                "but each meets a new draw at another step; take stage 0 or 2, or set it to null"
-            )
+HOW_TO_GET_PAIRS = "lower pairs.margin, set pairs.answers_differ=false, or curate more candidates"
 
 
 class TlpoRun:
-    """State: `step` (of steps + gate_steps), experts, gate, optimisers and one draw cursor per pool."""
+    """State: `step` (of steps + gate_steps), experts, gate, optimisers and one draw cursor per pool.
+
+    Args:
+        generator: whose transformer is aligned.
+        dimensions: names of the experts, in the order of the gate's weights.
+        settings: what is learnt.
+        compute: how it is computed.
+        seed: of the experts' first weights and of the draws.
+        shift: the sampler's, see DrawRule.
+        rank: of this worker.
+        workers: in all.
+    """
 
     def __init__(
         self,
         generator: Generator,
+        dimensions: Sequence[str],
         settings: TlpoSettings,
+        compute: ComputeSettings | None = None,
+        seed: int = 0,
+        shift: float = 1.0,
         rank: int = 0,
         workers: int = 1,
     ):
-        self.generator, self.settings = generator, settings
+        self.compute = compute = compute or ComputeSettings()
+        check_compute(settings, compute, workers)
+        self.generator, self.settings, self.dimensions = generator, settings, tuple(dimensions)
         self.rank, self.workers = rank, workers
+        self.draws = DrawRule(seed, shift, settings.draws)
         self.device = next(generator.transformer.parameters()).device
         if settings.precision is not None:
-            cast_weights(generator.transformer, settings.precision)
-        if settings.checkpointing:
+            cast_weights(generator.transformer, PRECISIONS[settings.precision])
+        if compute.checkpointing:
             generator.transformer.enable_gradient_checkpointing()
-        self._base = shard_base(generator.transformer) if settings.zero_stage == 3 else None
-        self.adapters = (*settings.dimensions, SUM)
+        self._base = shard_base(generator.transformer) if compute.zero_stage == 3 else None
+        self.adapters = (*self.dimensions, SUM) if settings.baseline else self.dimensions
         self.groups: dict[str, PromptGroup] = {}
         self.pools = {name: PairPool() for name in (*self.adapters, FULL)}
-        self.experts = Experts(generator.transformer, self.adapters, settings.expert)
+        self.experts = Experts(generator.transformer, self.adapters, settings.experts, seed)
         config = generator.transformer.config
         width = config.num_attention_heads * config.attention_head_dim
-        self.gate = TimestepLayerGate(config.num_layers, len(settings.dimensions), width, settings.gate)
+        self.gate = TimestepLayerGate(config.num_layers, len(self.dimensions), width, settings.gate)
         self.gate.to(self.device)
         self.optimizers: dict[str, torch.optim.AdamW | ShardedAdamW] = {
             name: self._optimizer(self.experts.parameters(name)) for name in self.adapters
@@ -132,7 +97,7 @@ class TlpoRun:
         self.gate_learns = any(True for _ in self.gate.parameters())
         if self.gate_learns:
             self.optimizers[GATE] = torch.optim.AdamW(
-                self.gate.parameters(), settings.gate_learning_rate, weight_decay=0.0
+                self.gate.parameters(), settings.optimizer.gate_learning_rate, weight_decay=0.0
             )
         self.average = None
         if settings.ema is not None:
@@ -155,8 +120,9 @@ class TlpoRun:
         return self.settings.steps + (self.settings.gate_steps if self.gate_learns else 0)
 
     def add(self, group: PromptGroup, pairs: Mapping[str, list[Pair]]) -> None:
-        """Draw from this group's `pairs` (by pool) from now on."""
+        """Draw from this group's `pairs` (by pool) from now on; those of the sum only with the baseline."""
         self.groups[group.group_id] = group
+        pairs = {name: found for name, found in pairs.items() if name in self.pools}
         for name, found in pairs.items():
             self.pools[name].add(group.group_id, found)
         paired = {n for found in pairs.values() for pair in found for n in (pair.winner, pair.loser)}
@@ -170,23 +136,23 @@ class TlpoRun:
         while self.step < until:
             if intake is not None:
                 intake(self)
-            if set(settings.dimensions) <= set(self.untrained):
+            if set(self.dimensions) <= set(self.untrained):
                 raise ConfigurationError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
             if self.step < settings.steps:
-                for name in settings.dimensions:
+                for name in self.dimensions:
                     self._update_expert(name)
-                for _ in settings.dimensions:
+                for _ in self.dimensions if settings.baseline else ():
                     self._update_expert(SUM)
             else:
                 self._update_gate()
             self.step += 1
-            if self.step % settings.checkpoint_every == 0 or self.step in (settings.steps, until):
+            if self.step % self.compute.checkpoint_every == 0 or self.step in (settings.steps, until):
                 save(self)
 
     def policy(self) -> Policy:
         """What is published: the running averages where they are kept, else the weights of now."""
         with self.average.in_place() if self.average else nullcontext():
-            return policy_of(self.experts, self.settings.dimensions, self.generator.fingerprint, self.gate)
+            return policy_of(self.experts, self.dimensions, self.generator.fingerprint, self.gate)
 
     def gate_weights(self) -> torch.Tensor:
         """Weights w_SNK of the published gate (see `heat_map`). With ZeRO all workers have to call it."""
@@ -209,9 +175,9 @@ class TlpoRun:
         self.cursors = counters
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW | ShardedAdamW:
-        settings = self.settings
-        if settings.zero_stage:
-            return ShardedAdamW(parameters, settings.learning_rate, settings.max_norm, settings.offload)
+        settings = self.settings.optimizer
+        if self.compute.zero_stage:
+            return ShardedAdamW(parameters, settings.learning_rate, settings.max_norm, self.compute.offload)
         return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=0.0)
 
     def _update_expert(self, name: str) -> None:
@@ -223,7 +189,7 @@ class TlpoRun:
                 name,
                 self._batch(name),
                 self.settings.loss,
-                self.settings.microbatch,
+                self.compute.microbatch,
                 optimizer.backward if isinstance(optimizer, ShardedAdamW) else None,
             )
             self._apply(name, name, metrics)
@@ -234,10 +200,10 @@ class TlpoRun:
                 self.generator.velocity,
                 self.experts,
                 self.gate,
-                self.settings.dimensions,
+                self.dimensions,
                 self._batch(FULL),
                 self.settings.loss,
-                self.settings.microbatch,
+                self.compute.microbatch,
             )
             self._apply(GATE, FULL, metrics)
 
@@ -246,7 +212,7 @@ class TlpoRun:
         if isinstance(optimizer, ShardedAdamW):
             metrics["grad_norm"] = optimizer.update()
         else:
-            metrics["grad_norm"] = update(optimizer, self.settings.max_norm)
+            metrics["grad_norm"] = update(optimizer, self.settings.optimizer.max_norm)
         if self.average is not None:
             self.average.update(name, self.cursors[pool] // self.settings.batch - 1)
         self.curves.append({"step": self.step, "name": name, **metrics})
@@ -255,9 +221,9 @@ class TlpoRun:
         """This worker's share of the next batch of a pool; all workers move the same cursor."""
         size, cursor = self.settings.batch, self.cursors[name]
         self.cursors[name] = cursor + size
-        chosen = draws(self.settings.draw, name, cursor, size, self.pools[name])[self.rank :: self.workers]
+        chosen = draws(self.draws, name, cursor, size, self.pools[name])[self.rank :: self.workers]
         batch = pair_batch(chosen, self._latents, self._conditions, self._lip_mask, self.device)
-        if self.settings.draw.per_group is None:
+        if self.settings.draws.per_group is None:
             return batch
         known = [self._reference(draw) for draw in chosen]
         return replace(
@@ -270,7 +236,7 @@ class TlpoRun:
         """Errors [M] of the reference under this draw, by candidate of its group; computed once."""
         key, group_id = (draw.group_id, draw.noise_seed), draw.group_id
         if key not in self._references:
-            candidates, pairs = self._paired[group_id], self.settings.microbatch
+            candidates, pairs = self._paired[group_id], self.compute.microbatch
             latents = torch.stack([self._latents(group_id, n) for n in candidates])
             masks = torch.stack([self._lip_mask(group_id, n) for n in candidates])
             errors_KM = reference_errors(

@@ -1,7 +1,7 @@
 """One training step: forward, loss and backward for a batch of pairs; gradients are left in `.grad`.
 
-    metrics = expert_step(velocity, experts, "ls", batch, LossConfig())                         # stage 1
-    metrics = gate_step(velocity, experts, gate, ("mn", "ls", "vq"), batch, LossConfig())       # stage 2
+    metrics = expert_step(velocity, experts, "ls", batch, LossSettings())                         # stage 1
+    metrics = gate_step(velocity, experts, gate, ("mn", "ls", "vq"), batch, LossSettings())       # stage 2
     update(optimizer)
 
 `velocity(x_BCFHW, t_B, conditions)` is the generator: any callable that runs the transformer on which the
@@ -31,13 +31,13 @@ from ft2ray.preference.draws import PairDraw
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.losses import (
-    LossConfig,
     Metrics,
     PairErrors,
     preference_loss,
     safe_loser_scale,
     velocity_error,
 )
+from ft2ray.tlpo.settings import LossSettings
 
 Velocity = Callable[[Tensor, Tensor, list[Any]], Tensor]
 Backward = Callable[[Tensor], None]
@@ -130,7 +130,7 @@ def velocity_errors(velocity: Velocity, batch: PairBatch, masked: bool) -> tuple
     if masked:
         if batch.mask_w_BCFHW is None or batch.mask_l_BCFHW is None:
             raise ValueError(
-                "this dimension's loss is masked but the batch has no lip masks (LossConfig.masked)"
+                "this dimension's loss is masked but the batch has no lip masks (LossSettings.masked)"
             )
         mask_TCFHW = torch.cat([batch.mask_w_BCFHW, batch.mask_l_BCFHW])
     t = t_T.view(-1, *[1] * (x0_TCFHW.dim() - 1))
@@ -145,7 +145,7 @@ def expert_step(
     experts: Experts,
     dimension: str,
     batch: PairBatch,
-    config: LossConfig,
+    config: LossSettings,
     microbatch: int | None = None,
     backward: Backward | None = None,
 ) -> Metrics:
@@ -170,7 +170,7 @@ def gate_step(
     gate: TimestepLayerGate,
     names: Sequence[str],
     batch: PairBatch,
-    config: LossConfig,
+    config: LossSettings,
     microbatch: int | None = None,
 ) -> Metrics:
     """Stage 2: gradients for the gate alone, from full-dimension pairs, whole frame; all else frozen."""
@@ -187,7 +187,7 @@ def gate_step(
 
 @torch.no_grad()
 def pair_metrics(
-    velocity: Velocity, experts: Experts, batch: PairBatch, config: LossConfig, masked: bool = False
+    velocity: Velocity, experts: Experts, batch: PairBatch, config: LossSettings, masked: bool = False
 ) -> Metrics:
     """Loss and metrics of the experts as they are set right now (`experts.use`); no gradients."""
     reference = _reference_errors(velocity, experts, batch, masked, config)
@@ -216,7 +216,7 @@ def average_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _reference_errors(
-    velocity: Velocity, experts: Experts, batch: PairBatch, masked: bool, config: LossConfig
+    velocity: Velocity, experts: Experts, batch: PairBatch, masked: bool, config: LossSettings
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     if config.kind == "simpo":
         return None, None
@@ -234,7 +234,7 @@ class Gradients:
     """
 
     def __init__(
-        self, parameters: list[nn.Parameter], config: LossConfig, backward: Backward | None = None
+        self, parameters: list[nn.Parameter], config: LossSettings, backward: Backward | None = None
     ) -> None:
         assert backward is None or config.safeguard_mu is None
         self.parameters, self.config, self.backward = parameters, config, backward

@@ -36,7 +36,9 @@ WHOLE_BELOW = 100_000  # elements; smaller weights (norms, biases) are not worth
 def _deepspeed() -> Any:
     """DeepSpeed, joined to the process group that is there; takes a second to import, so only when wanted."""
     if not (dist.is_available() and dist.is_initialized()):
-        raise ConfigurationError("tlpo.zero_stage: there is no process group; train with Ray, or set it to 0")
+        raise ConfigurationError(
+            "resources.compute.zero_stage: there is no process group; train with Ray, or set it to 0"
+        )
     import deepspeed
     import deepspeed.ops
 

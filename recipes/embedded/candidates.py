@@ -19,7 +19,8 @@ import torch
 from ft2ray.critic.talking.view import WINDOW_FRAMES
 from ft2ray.generator.portrait.generator import FRAME_SAMPLES, PortraitGenerator, speech_tokens
 from ft2ray.generator.portrait.motion import MotionBasis
-from ft2ray.generator.sampler import Conditions, SamplerConfig
+from ft2ray.generator.sampler import Conditions
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.speech import SpeechEncoder
 from recipes.embedded.motion_sources import LipSource, Recording
 
@@ -54,7 +55,7 @@ def sample_candidates(
         start = int(rng.integers(recording.frames - WINDOW_FRAMES + 1))
         wav_T = recording.wav_T[start * FRAME_SAMPLES : (start + WINDOW_FRAMES) * FRAME_SAMPLES]
         condition = Conditions(None, torch.from_numpy(speech_tokens(wav_T, encoder)), WINDOW_FRAMES)
-        config = SamplerConfig(steps=8, audio_scale=GUIDANCE[number % len(GUIDANCE)])
+        config = SamplerSettings(steps=8, audio_scale=GUIDANCE[number % len(GUIDANCE)])
         latent = generator.sample(condition, int(rng.integers(1 << 31)), config) * generator.scale_C111
         candidates.append(Candidate(latent[:, :, 0, 0].numpy(), recording, start))
     return candidates

@@ -157,7 +157,7 @@ def test_the_pools_of_a_run_fit_its_cluster(name):
     config, spec = load_config(CLUSTER / "overlays" / name / "align.yaml"), spec_of(name)
     assert too_little(config, spec) == []
     may_add = [(g["maxReplicas"] - g["replicas"], node(g)) for g in spec["workerGroupSpecs"]]
-    assert node_groups(config.cluster.may_add) == may_add
+    assert node_groups(config.resources.may_add) == may_add
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from ft2ray.generator.sampler import (
     Conditions,
-    SamplerConfig,
     audio_slice,
     crossfade_weights,
     guidance_weights,
@@ -17,6 +16,7 @@ from ft2ray.generator.sampler import (
     window_starts,
     windowed_velocity,
 )
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import AudioWanTransformer
 
 PORTRAIT = dict(
@@ -65,7 +65,7 @@ def test_shift_of_wan():
 
 @given(st.floats(0, 6), st.floats(0, 6), st.floats(-1, 1), st.floats(-1, 1), st.floats(-1, 1))
 def test_guidance_is_the_three_pass_formula(text_scale, audio_scale, null, text, both):
-    weights = guidance_weights(SamplerConfig(text_scale=text_scale, audio_scale=audio_scale), has_text=True)
+    weights = guidance_weights(SamplerSettings(text_scale=text_scale, audio_scale=audio_scale), has_text=True)
     values = {"null": null, "text": text, "all": both}
     got = sum(weight * values[name] for name, weight in weights.items())
     assert got == pytest.approx(null + text_scale * (text - null) + audio_scale * (both - text), abs=1e-9)
@@ -74,11 +74,11 @@ def test_guidance_is_the_three_pass_formula(text_scale, audio_scale, null, text,
 @pytest.mark.parametrize(
     ("config", "has_text", "passes"),
     [
-        (SamplerConfig(text_scale=1, audio_scale=1), True, ["all"]),
-        (SamplerConfig(text_scale=5, audio_scale=5), True, ["null", "all"]),
-        (SamplerConfig(text_scale=5, audio_scale=4.5), True, ["null", "text", "all"]),
-        (SamplerConfig(text_scale=5, audio_scale=2), False, ["text", "all"]),
-        (SamplerConfig(text_scale=1, audio_scale=0), True, ["text"]),
+        (SamplerSettings(text_scale=1, audio_scale=1), True, ["all"]),
+        (SamplerSettings(text_scale=5, audio_scale=5), True, ["null", "all"]),
+        (SamplerSettings(text_scale=5, audio_scale=4.5), True, ["null", "text", "all"]),
+        (SamplerSettings(text_scale=5, audio_scale=2), False, ["text", "all"]),
+        (SamplerSettings(text_scale=1, audio_scale=0), True, ["text"]),
     ],
 )
 def test_passes_that_change_nothing_are_not_run(config, has_text, passes):
@@ -105,12 +105,12 @@ def test_euler_is_exact_on_a_straight_path():
     """With the true velocity eps - x0 of one target, any number of steps ends at x0."""
     noise, target = torch.randn(2, 3, 1, 1), torch.randn(2, 3, 1, 1)
     for steps in (1, 7):
-        out = integrate(lambda x, t: noise - target, noise, SamplerConfig(steps=steps, shift=3.0))
+        out = integrate(lambda x, t: noise - target, noise, SamplerSettings(steps=steps, shift=3.0))
         torch.testing.assert_close(out, target)
 
 
 def test_same_seed_same_bits_and_other_seed_other_clip():
-    model, cond, config = toy(), speech(30), SamplerConfig(steps=3)
+    model, cond, config = toy(), speech(30), SamplerSettings(steps=3)
     first = sample(model, cond, (5, 30, 1, 1), 7, config)
     torch.manual_seed(99)
     torch.randn(10)
@@ -125,15 +125,15 @@ def test_noise_scale_is_the_size_of_the_noise_at_the_start():
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     for scale in (0.5, 1.0, 1.7):
         torch.testing.assert_close(
-            sample(model, cond, shape, 1, SamplerConfig(2, noise_scale=scale)), scale * noise
+            sample(model, cond, shape, 1, SamplerSettings(steps=2, noise_scale=scale)), scale * noise
         )
 
 
 def test_a_short_clip_is_one_window():
     """Window settings do not touch clips that fit: same bits."""
     model, cond = toy(), speech(30)
-    whole = sample(model, cond, (5, 30, 1, 1), 0, SamplerConfig(steps=3, window=30, overlap=5))
-    again = sample(model, cond, (5, 30, 1, 1), 0, SamplerConfig(steps=3, window=64, overlap=20))
+    whole = sample(model, cond, (5, 30, 1, 1), 0, SamplerSettings(steps=3, window=30, overlap=5))
+    again = sample(model, cond, (5, 30, 1, 1), 0, SamplerSettings(steps=3, window=64, overlap=20))
     assert torch.equal(whole, again)
 
 
@@ -144,8 +144,8 @@ def test_overlapping_windows_equal_one_window_where_frames_do_not_see_each_other
         torch.nn.init.zeros_(block.attn1.to_v.weight)
         torch.nn.init.zeros_(block.attn1.to_v.bias)
     cond = speech(50)
-    whole = sample(model, cond, (5, 50, 1, 1), 0, SamplerConfig(steps=2, window=50, overlap=10))
-    parts = sample(model, cond, (5, 50, 1, 1), 0, SamplerConfig(steps=2, window=20, overlap=9))
+    whole = sample(model, cond, (5, 50, 1, 1), 0, SamplerSettings(steps=2, window=50, overlap=10))
+    parts = sample(model, cond, (5, 50, 1, 1), 0, SamplerSettings(steps=2, window=20, overlap=9))
     difference = (whole - parts).abs().amax(dim=(0, 2, 3))
     starts = window_starts(50, 20, 9)
     inner = [f for f in range(50) if all(f not in (start, start + 19) for start in starts)]
@@ -155,7 +155,7 @@ def test_overlapping_windows_equal_one_window_where_frames_do_not_see_each_other
 @given(st.integers(60, 300), st.integers(1, 20))
 def test_long_clips_have_no_seam_in_the_velocity(frames, overlap):
     """Windows that disagree completely (velocity 0 and 1 in turn) make no jump between two frames."""
-    config = SamplerConfig(window=50, overlap=overlap)
+    config = SamplerSettings(window=50, overlap=overlap)
     starts = window_starts(frames, 50, overlap)
 
     def disagreeing(x_CFHW, t, start):
@@ -167,8 +167,8 @@ def test_long_clips_have_no_seam_in_the_velocity(frames, overlap):
 
 def test_long_clips_are_close_to_one_long_window():
     model, cond = toy(), speech(150)
-    whole = sample(model, cond, (5, 150, 1, 1), 3, SamplerConfig(steps=4, window=150, overlap=1))
-    parts = sample(model, cond, (5, 150, 1, 1), 3, SamplerConfig(steps=4, window=50, overlap=20))
+    whole = sample(model, cond, (5, 150, 1, 1), 3, SamplerSettings(steps=4, window=150, overlap=1))
+    parts = sample(model, cond, (5, 150, 1, 1), 3, SamplerSettings(steps=4, window=50, overlap=20))
     assert (whole - parts).abs().mean() < 0.1 * whole.std()
 
 
@@ -196,7 +196,7 @@ def test_i2v_with_36_channels_text_and_image_tokens():
         image_LD=torch.randn(7, 10, generator=generator),
         latent_CFHW=torch.randn(20, 3, 4, 4, generator=generator),
     )
-    config = SamplerConfig(steps=1, text_scale=5.0, audio_scale=4.5)
+    config = SamplerSettings(steps=1, text_scale=5.0, audio_scale=4.5)
     got = sample(model, cond, (16, 3, 4, 4), 0, config)
 
     noise = torch.randn((16, 3, 4, 4), generator=torch.Generator().manual_seed(0))
@@ -223,5 +223,5 @@ def test_i2v_with_36_channels_text_and_image_tokens():
     "bad", [{"steps": 0}, {"shift": 0.0}, {"noise_scale": 0.0}, {"window": 8, "overlap": 8}, {"overlap": 0}]
 )
 def test_impossible_settings_are_refused(bad):
-    with pytest.raises(ValueError, match="sampler"):
-        SamplerConfig(**bad)
+    with pytest.raises(ValueError, match="SamplerSettings"):
+        SamplerSettings(**bad)

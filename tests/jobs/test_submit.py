@@ -16,17 +16,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-that-only-these-tests-know"
 SETTINGS = [
-    "generator.steps=2",
-    "prompts.curation=3",
-    "prompts.evaluation=1",
+    "generator.sampling.steps=2",
+    "prompts.curation_prompts=3",
+    "prompts.evaluation_prompts=1",
     "curation.candidates=2",
-    "preference.margin=0.0",
-    "tlpo.rank=2",
+    "pairs.margin=0.0",
+    "tlpo.experts.rank=2",
     "tlpo.batch=2",
     "tlpo.steps=2",
     "tlpo.gate_steps=1",
-    "tlpo.workers=1",
-    "cluster.generators=1",
+    "resources.pools.training.count=1",
+    "resources.pools.generators.count=1",
     "evaluation.seeds=[0]",
     "evaluation.systems=[base,tlpo]",
     "evaluation.report_videos=1",
@@ -78,7 +78,9 @@ def test_a_user_mistake_fails_the_job_with_one_sentence(head, settings, sentence
 
 
 def test_what_would_wait_for_ever_fails_the_job_with_the_sum(head, tmp_path):
-    submitted = submit(head, "too-large", f"run_dir={tmp_path}", *SETTINGS, "cluster.generators=20")
+    submitted = submit(
+        head, "too-large", f"run_dir={tmp_path}", *SETTINGS, "resources.pools.generators.count=20"
+    )
     sum_ = "generators 20 x 0.5 CPU = 10 + scorers 1 x 0.1 CPU = 0.1 + critic replicas 1 x 0.2 CPU = 0.2"
     assert f"ft2ray: cluster: {sum_}: 10.3 CPU in all, the cluster offers 4." in submitted.stdout
     assert job(head, "too-large")["driver_exit_code"] == 2 and "Traceback" not in submitted.stdout

@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, run_dir: str):
         self.dir = run_dir
-        self.config = load_config(None, [f"run_dir={run_dir}", *SETTINGS, "preference.margin=0.0"])
+        self.config = load_config(None, [f"run_dir={run_dir}", *SETTINGS, "pairs.margin=0.0"])
         self.key = training_key(self.config, "gen", "crit", PROMPTS)
         self.slots = slots(self.config, "gen", "crit", PROMPTS)
         write_inputs(self.config, Plan(PROMPTS, PROMPTS, [Quarantined("c.jpg", "no_face", "There is none.")]))
@@ -39,7 +39,7 @@ class Run:
         slot, zero = self.slots[number], np.zeros((1, 1, 1, 1), np.float32)
         group = PromptGroup(
             slot.group_id, slot.round, slot.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "gen", "crit",
-            self.config.tlpo.dimensions, None, np.zeros((2, 2), np.float32), 1,
+            self.config.dimensions, None, np.zeros((2, 2), np.float32), 1,
             [Candidate(f"c{n}", policy, n, {}, zero, zero, None, s) for n, s in enumerate(scores)],
         )  # fmt: skip
         group_store(self.dir).commit_once([group.to_row()])

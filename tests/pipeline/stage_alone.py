@@ -18,18 +18,17 @@ from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.preflight import check_resources
-from ft2ray.pipeline.training import pairs_of, settings, train
+from ft2ray.pipeline.training import new_training, pairs_of, train
 from ft2ray.rounds.intake import Intake
 from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.schedule import slots, training_key
 from ft2ray.run import write_fingerprints, write_inputs
-from ft2ray.tlpo.run import TlpoRun
 
 
 def begun(given: Sequence[str]) -> tuple[Work, str]:
     """What is to be done, as the run folder states it from now on, and the fingerprint of the critic."""
     config = load_config(None, given)
-    plan = plan_prompts(config.prompts)
+    plan = plan_prompts(config.prompts, config.generator.size)
     generator = load_generator(config.generator.weights).fingerprint
     critic = load_critic(config.critic.weights).fingerprint
     write_inputs(config, plan)
@@ -53,7 +52,7 @@ def train_all(work: Work) -> str:
 def replayed(given: Sequence[str]) -> tuple[str, list]:
     """What one process without Ray learns that sees the same groups at the same steps: policy and curves."""
     work, critic = begun(given)
-    run = TlpoRun(load_generator(work.config.generator.weights), settings(work.config))
+    run = new_training(work.config)
     intake = Intake(
         work.config, work.key, work.slots, lambda group: pairs_of(work.config, group, critic), rank=0
     )
@@ -64,7 +63,7 @@ def replayed(given: Sequence[str]) -> tuple[str, list]:
 def main(stage: str, *given: str) -> None:
     work, _ = begun(given)
     stages = {"curate": curate_all, "train": train_all, "turns": take_turns, "together": run_together}
-    with in_one_sentence(work.config.run_dir), ray_cluster(work.config.cluster.address):
+    with in_one_sentence(work.config.run_dir), ray_cluster(work.config.resources.address):
         check_resources(work.config)
         print(stages[stage](work))
 

@@ -45,11 +45,17 @@ def commit_nulls(run: Run) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["tlpo.workers=3"], "tlpo.batch 8 must be a multiple of tlpo.workers 3"),
-        (["tlpo.offload=true"], "tlpo.offload needs tlpo.zero_stage 2 or 3"),
-        (["tlpo.zero_stage=2", "tlpo.sdpo_mu=0.9"], "set tlpo.zero_stage=0 or tlpo.sdpo_mu=null"),
-        (["tlpo.loss=simpo", "tlpo.reference_draws=4"], "simpo has no reference"),
-        (["tlpo.zero_stage=3", "tlpo.reference_draws=4"], "take stage 0 or 2"),
+        (
+            ["resources.pools.training.count=3"],
+            "tlpo.batch 8 must be a multiple of resources.pools.training.count 3",
+        ),
+        (["resources.compute.offload=true"], "offload needs zero_stage 2 or 3"),
+        (
+            ["resources.compute.zero_stage=2", "tlpo.loss.safeguard_mu=0.9"],
+            "set resources.compute.zero_stage=0 or tlpo.loss.safeguard_mu=null",
+        ),
+        (["tlpo.loss.kind=simpo", "tlpo.draws.per_group=4"], "simpo has no reference"),
+        (["resources.compute.zero_stage=3", "tlpo.draws.per_group=4"], "take stage 0 or 2"),
     ],
 )
 def test_a_training_that_can_not_be_is_refused_before_anything_is_made(settings, says, tmp_path, capsys):
@@ -66,9 +72,7 @@ def test_one_pair_in_one_dimension_is_enough_to_go_on(run, capsys):
 
 def test_scores_without_a_pair_say_what_to_change(run):
     run.commit(0, YES, YES)
-    with pytest.raises(
-        ValueError, match="no dimension has a single preference pair; lower preference.margin"
-    ):
+    with pytest.raises(ValueError, match="no dimension has a single preference pair; lower pairs.margin"):
         check_pairs(work(run))
 
 

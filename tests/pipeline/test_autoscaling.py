@@ -23,26 +23,26 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 ROOT = Path(__file__).parents[2]
 GROUPS, NODES = 9, 3
 SETTINGS = [
-    "cluster.address=auto",
-    f"cluster.may_add=[{NODES} x CPU=3 pool=generation, 1 x CPU=1 pool=training]",
-    f"cluster.generators={NODES}",
-    "cluster.generator_cpus=2",  # the head has 1, a node 3: one generator on each node
-    "cluster.generators_on=pool=generation",
-    "cluster.train_on=pool=training",
+    "resources.address=auto",
+    f"resources.may_add=[{NODES} x CPU=3 pool=generation, 1 x CPU=1 pool=training]",
+    f"resources.pools.generators.count={NODES}",
+    "resources.pools.generators.cpus=2",  # the head has 1, a node 3: one generator on each node
+    "resources.pools.generators.on=pool=generation",
+    "resources.pools.training.on=pool=training",
     "generator.weights=tests.pipeline.faulty_parts:SlowGenerator",
     "critic.weights=tests.pipeline.faulty_parts:DiscerningCritic",
     "prompts.seconds=1.5",
-    f"prompts.curation={GROUPS}",
-    "prompts.evaluation=1",
+    f"prompts.curation_prompts={GROUPS}",
+    "prompts.evaluation_prompts=1",
     "curation.candidates=2",
-    "preference.margin=0.0",
+    "pairs.margin=0.0",
     "schedule.max_staleness=1",
-    "tlpo.rank=2",
+    "tlpo.experts.rank=2",
     "tlpo.batch=2",
     "tlpo.steps=10",
     "tlpo.gate_steps=4",
-    "tlpo.checkpoint_every=1",
-    "tlpo.workers=1",
+    "resources.compute.checkpoint_every=1",
+    "resources.pools.training.count=1",
 ]
 NODE_TYPES = {
     "generation": {"resources": {"CPU": 3}, "labels": {"pool": "generation"}, "max_workers": NODES},

@@ -28,7 +28,9 @@ def test_measurements_of_other_judges_policies_and_samplers_stay_out(tmp_path):
     commit(config, "judge", "policy", 1.0)
     commit(config, "another judge", "policy", 2.0)
     commit(config, "judge", "another policy", 3.0)
-    commit(load_config(None, [f"run_dir={tmp_path}", "generator.audio_scale=6"]), "judge", "policy", 4.0)
+    commit(
+        load_config(None, [f"run_dir={tmp_path}", "generator.sampling.audio_scale=6"]), "judge", "policy", 4.0
+    )
     rows = measured(config, [PROMPT], "generator", "policy", "judge")
     assert sorted(row["system"] for row in rows) == ["base", "wrong_audio"]
     assert {dict(row["metrics"])["ls"] for row in rows} == {1.0}

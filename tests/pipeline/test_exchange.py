@@ -16,10 +16,11 @@ from ft2ray.pipeline.exchange import export_run_adapters, import_run_adapter
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.run import policy_dir, publish
 from ft2ray.storage import join, write_atomically
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.formats.adapters import read_adapter, write_adapter
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.policy import AttachedPolicy, load_policy, policy_of, save_policy
+from ft2ray.tlpo.settings import ExpertSettings, GateSettings
 
 DIMS = ("mn", "ls", "vq")
 FRAMES = 6
@@ -34,14 +35,17 @@ def generator():
 def run(tmp_path, generator):
     run = tmp_path / "run"
     write_atomically(run / "config.yaml", to_yaml(load_config(None, [f"run_dir={run}"])).encode())
-    experts = Experts(generator.transformer, (*DIMS, "sum"), ExpertConfig(rank=2, alpha=3.0))
+    experts = Experts(generator.transformer, (*DIMS, "sum"), ExpertSettings(rank=2, alpha=3.0))
     torch.manual_seed(0)
     for name in experts.names:
         for parameter in experts.parameters(name):
             torch.nn.init.normal_(parameter, std=0.02)
     config = generator.transformer.config
     gate = TimestepLayerGate(
-        config.num_layers, 3, config.num_attention_heads * config.attention_head_dim, GateConfig("full")
+        config.num_layers,
+        3,
+        config.num_attention_heads * config.attention_head_dim,
+        GateSettings(mode="full"),
     )
     for parameter in gate.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -91,7 +95,11 @@ def test_a_run_is_exported_whole_with_the_error_of_its_buckets(run, tmp_path, ca
 
 
 def test_a_foreign_lora_becomes_the_expert_of_a_new_current_policy(run, tmp_path, capsys, generator):
-    experts = Experts(generator.transformer, ("x",), ExpertConfig(3, 9.0, r"blocks\.\d+\.attn2\.to_[qv]"))
+    experts = Experts(
+        generator.transformer,
+        ("x",),
+        ExpertSettings(rank=3, alpha=9.0, targets=r"blocks\.\d+\.attn2\.to_[qv]"),
+    )
     torch.nn.init.normal_(experts.parameters("x")[1])
     foreign = (experts.config("x"), experts.state("x"))
     detach_experts(generator.transformer)

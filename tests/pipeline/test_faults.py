@@ -37,17 +37,17 @@ SETTINGS = [
     "generator.weights=tests.pipeline.faulty_parts:TrainableGenerator",
     "critic.weights=tests.pipeline.faulty_parts:DiscerningCritic",
     "prompts.seconds=1.5",
-    f"prompts.curation={GROUPS}",
-    "prompts.evaluation=1",
+    f"prompts.curation_prompts={GROUPS}",
+    "prompts.evaluation_prompts=1",
     "curation.candidates=2",
-    "preference.margin=0.0",
-    "tlpo.rank=2",
+    "pairs.margin=0.0",
+    "tlpo.experts.rank=2",
     "tlpo.batch=2",
     "tlpo.steps=10",
     "tlpo.gate_steps=4",
-    "tlpo.checkpoint_every=1",
+    "resources.compute.checkpoint_every=1",
 ]
-JOIN = "cluster.address=auto"
+JOIN = "resources.address=auto"
 GENERATOR, CRITIC, TRAINER = "GenerateGroup", "ServeReplica:curation-critic", "RayTrainWorker"
 
 
@@ -205,7 +205,7 @@ def exported(port: int) -> Iterator[set[str]]:
 def test_together_a_train_worker_a_generator_and_the_driver_that_are_killed_cost_nothing_but_time(
     head, metrics_port, undisturbed, tmp_path
 ):
-    together = ["schedule.rounds=3", "schedule.max_staleness=1", "tlpo.workers=1"]
+    together = ["schedule.rounds=3", "schedule.max_staleness=1", "resources.pools.training.count=1"]
     run_dir, slots = str(tmp_path), 3 * GROUPS
     process = stage(head, "together", tmp_path, *together)
     with exported(metrics_port) as seen:
@@ -248,7 +248,7 @@ def test_a_critic_that_hangs_once_is_replaced_and_scores_everything(head, shared
 @pytest.mark.parametrize("schedule", ["schedule.max_staleness=0", "schedule.max_staleness=1"])
 def test_a_critic_that_always_hangs_ends_the_run_and_leaves_no_nulls_behind(head, tmp_path, schedule):
     critic = "critic.weights=tests.pipeline.faulty_parts:AlwaysHangs"
-    limits = ("critic.timeout_seconds=4", "critic.retries=0", "prompts.curation=1")
+    limits = ("critic.timeout_seconds=4", "critic.retries=0", "prompts.curation_prompts=1")
     command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={tmp_path}"]
     process = head.start(*command, *SETTINGS, JOIN, critic, *limits, schedule)
     output, _ = process.communicate(timeout=WAIT)

@@ -2,17 +2,24 @@
 
 import pytest
 
-from ft2ray.config import AlignConfig, ClusterConfig, ScheduleConfig, load_config
+from ft2ray.config import AlignConfig, load_config
 from ft2ray.pipeline.preflight import Node, Pool, check_resources, node_groups, refusals, stages
+from ft2ray.resources import Pool as PoolSettings
+from ft2ray.resources import Pools, ResourceSettings
+from ft2ray.rounds.settings import ScheduleSettings
 
 GPU_NODE = Node({"CPU": 8.0, "GPU": 4.0})
 
 
 def test_together_the_pools_add_up_and_in_turns_they_do_not():
-    config = AlignConfig(cluster=ClusterConfig(generators=4, generator_gpus=1.0, train_gpus=1.0))
+    config = AlignConfig(
+        resources=ResourceSettings(
+            pools=Pools(generators=PoolSettings(count=4, gpus=1.0), training=PoolSettings(count=2, gpus=1.0))
+        )
+    )
     (curation, training) = stages(config)
     assert refusals(curation, [GPU_NODE]) == refusals(training, [GPU_NODE]) == []
-    (together,) = stages(AlignConfig(cluster=config.cluster, schedule=ScheduleConfig(max_staleness=1)))
+    (together,) = stages(config.replaced(schedule=ScheduleSettings(max_staleness=1)))
     (sentence,) = refusals(together, [GPU_NODE])
     assert "generators 4 x 0.5 CPU and 1 GPU = 4 + train workers 2 x 0.5 CPU and 1 GPU = 2: 6 GPU" in sentence
     assert "the cluster offers 4" in sentence
@@ -35,10 +42,13 @@ def test_what_is_left_over_on_several_nodes_is_no_room_for_an_actor():
 
 
 def test_pools_that_keep_to_nodes_are_added_up_there():
-    cluster = ClusterConfig(
-        generators=4, generator_gpus=1.0, generators_on="pool=a", train_gpus=1.0, train_on="pool=b"
+    resources = ResourceSettings(
+        pools=Pools(
+            generators=PoolSettings(count=4, gpus=1.0, on="pool=a"),
+            training=PoolSettings(count=2, gpus=1.0, on="pool=b"),
+        )
     )
-    (pools,) = stages(AlignConfig(cluster=cluster, schedule=ScheduleConfig(max_staleness=1)))
+    (pools,) = stages(AlignConfig(resources=resources, schedule=ScheduleSettings(max_staleness=1)))
     a, b = (Node(GPU_NODE.offers, {"pool": name, "ray.io/node-id": name}) for name in "ab")
     assert refusals(pools, [a, b]) == [], "the critic, which keeps to none, has room beside them"
     (sentence,) = refusals(pools, [a, Node({"CPU": 8.0, "GPU": 1.0}, b.labels), GPU_NODE])
@@ -60,13 +70,13 @@ def test_node_groups_are_read_and_nonsense_is_refused():
 
 def test_what_an_autoscaler_may_add_is_what_the_configuration_says(monkeypatch):
     monkeypatch.setattr("ray.nodes", lambda: [])
-    check_resources(load_config(None, ["cluster.may_add=[2 x CPU=1]"]))
-    with pytest.raises(ValueError, match="1.3 CPU in all, the cluster offers 1.*cluster.may_add"):
-        check_resources(load_config(None, ["cluster.may_add=[1 x CPU=1]"]))
+    check_resources(load_config(None, ["resources.may_add=[2 x CPU=1]"]))
+    with pytest.raises(ValueError, match="1.3 CPU in all, the cluster offers 1.*resources.may_add"):
+        check_resources(load_config(None, ["resources.may_add=[1 x CPU=1]"]))
     with pytest.raises(ValueError, match="the cluster offers 0"):
         check_resources(AlignConfig())
 
 
 def test_a_label_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="cluster.train_on must be of the form name=value"):
-        load_config(None, ["cluster.train_on=training"])
+    with pytest.raises(ValueError, match="resources.pools.training.on: must be of the form name=value"):
+        load_config(None, ["resources.pools.training.on=training"])

@@ -16,13 +16,12 @@ import pytest
 from ft2ray.config import AlignConfig, load_config
 from ft2ray.loaders import load_critic, load_generator
 from ft2ray.pipeline.curation import group_store
-from ft2ray.pipeline.training import pairs_of, settings
+from ft2ray.pipeline.training import new_training, pairs_of
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.rounds.policies import policy_url
 from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.schedule import Slot, slots, training_key
 from ft2ray.tlpo.policy import Policy, load_policy
-from ft2ray.tlpo.run import TlpoRun
 from tests.ray_head import RayHead
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
@@ -33,18 +32,23 @@ FRAMES = 5
 SETTINGS = [
     "generator.weights=tests.pipeline.faulty_parts:TrainableGenerator",
     "critic.weights=tests.pipeline.faulty_parts:DiscerningCritic",
-    "prompts.curation=4",
-    "prompts.evaluation=1",
-    "preference.margin=0.0",
-    "tlpo.rank=2",
+    "prompts.curation_prompts=4",
+    "prompts.evaluation_prompts=1",
+    "pairs.margin=0.0",
+    "tlpo.experts.rank=2",
     "tlpo.batch=4",
     "tlpo.steps=10",
     "tlpo.gate_steps=4",
-    "tlpo.checkpoint_every=1",
+    "resources.compute.checkpoint_every=1",
     "tlpo.ema=0.9",
 ]
-SCALE = ["tlpo.zero_stage=3", "tlpo.checkpointing=true", "tlpo.microbatch=1", "tlpo.workers=2"]
-JOIN = "cluster.address=auto"
+SCALE = [
+    "resources.compute.zero_stage=3",
+    "resources.compute.checkpointing=true",
+    "resources.compute.microbatch=1",
+    "resources.pools.training.count=2",
+]
+JOIN = "resources.address=auto"
 
 
 def made(slot: Slot) -> PromptGroup:
@@ -67,7 +71,7 @@ def made(slot: Slot) -> PromptGroup:
 def prepared(run_dir: Path, *more: str) -> tuple[AlignConfig, list[PromptGroup], str]:
     """Configuration, the groups, which are committed to the store, and where the policy will be published."""
     config = load_config(None, [f"run_dir={run_dir}", *SETTINGS, *more])
-    prompts = plan_prompts(config.prompts).curation
+    prompts = plan_prompts(config.prompts, config.generator.size).curation
     parts = (
         load_generator(config.generator.weights).fingerprint,
         load_critic(config.critic.weights).fingerprint,
@@ -119,9 +123,7 @@ def undisturbed(head, tmp_path_factory) -> tuple[Policy, Policy]:
     run_dir = tmp_path_factory.mktemp("scale")
     config, groups, url = prepared(run_dir, *SCALE)
     finish(training(head, run_dir, *SCALE))
-    alone = TlpoRun(
-        load_generator(config.generator.weights), settings(load_config(None, [*SETTINGS, "tlpo.workers=1"]))
-    )
+    alone = new_training(load_config(None, [*SETTINGS, "resources.pools.training.count=1"]))
     for group in groups:
         alone.add(group, pairs_of(config, group, group.critic))
     alone.train(alone.last_step, lambda run: None)

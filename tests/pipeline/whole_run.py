@@ -14,25 +14,25 @@ from ft2ray.run import policy_dir
 
 SYSTEMS = {"base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo"}
 SETTINGS = [
-    "generator.steps=3",
-    "prompts.curation=3",
-    "prompts.evaluation=2",
+    "generator.sampling.steps=3",
+    "prompts.curation_prompts=3",
+    "prompts.evaluation_prompts=2",
     "curation.candidates=3",
-    "preference.answers_differ=false",
-    "preference.margin=0.0",
-    "tlpo.rank=2",
+    "pairs.answers_differ=false",
+    "pairs.margin=0.0",
+    "tlpo.experts.rank=2",
     "tlpo.batch=2",
     "tlpo.steps=8",
     "tlpo.gate_steps=4",
-    "tlpo.checkpoint_every=1",
+    "resources.compute.checkpoint_every=1",
     "evaluation.seeds=[0]",
     "evaluation.report_videos=1",
     "evaluation.bootstrap=200",
-    "cluster.generators=1",
-    "tlpo.workers=1",
+    "resources.pools.generators.count=1",
+    "resources.pools.training.count=1",
 ]
 # The same on two generator actors and two train workers.
-TWO_ROUNDS = ("schedule.rounds=2", "cluster.generators=2", "tlpo.workers=2")
+TWO_ROUNDS = ("schedule.rounds=2", "resources.pools.generators.count=2", "resources.pools.training.count=2")
 SLOTS = 6  # 3 prompts in 2 rounds
 
 

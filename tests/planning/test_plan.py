@@ -19,7 +19,7 @@ from ft2ray.planning.gpus import GPUS, gpu_named
 from ft2ray.planning.plan import Plan, Worker, make_plan
 from ft2ray.planning.shapes import generator_shape
 from ft2ray.planning.trace import trace
-from ft2ray.tlpo.experts import ExpertConfig
+from ft2ray.tlpo.settings import ExpertSettings
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_wan_14b_has_the_published_size(wan):
     assert round(sum(p.numel() for p in model.parameters()) - audio, -7) == 16_390_000_000
     assert (shape.tokens, shape.audio) == (21_504, 175)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}  # norms stay in float32
-    small = ExpertConfig(rank=1, alpha=1.0)  # the count is linear in the rank
+    small = ExpertSettings(rank=1, alpha=1.0)  # the count is linear in the rank
     assert 128 * expert_parameters(shape, small) == 351_272_960
 
 
@@ -124,10 +124,10 @@ def test_a_plan_says_what_it_takes_and_adds_up(capsys, monkeypatch, tmp_path):
     values = json.loads((files("ft2ray") / "assets" / "base" / "config.json").read_text())
     values["transformer"]["num_layers"] = 2  # the embedded generator with less to trace
     (tmp_path / "config.json").write_text(json.dumps(values))
-    settings = [f"generator.weights={tmp_path}", "tlpo.rank=2", "tlpo.alpha=2", "curation.candidates=2",
-                "prompts.curation=3"]  # fmt: skip
+    settings = [f"generator.weights={tmp_path}", "tlpo.experts.rank=2", "tlpo.experts.alpha=2",
+                "curation.candidates=2", "prompts.curation_prompts=3"]  # fmt: skip
     plan = make_plan(load_config(None, settings))
-    monkeypatch.setattr("ft2ray.planning.plan.make_plan", lambda config: plan)
+    monkeypatch.setattr("ft2ray.planning.plan.make_plan", lambda *_: plan)
     assert main(["plan", *settings]) == 0
     said = capsys.readouterr().out
     for expected in ("8 x H100", "ZeRO", "6 clips generated", "DPO step of one expert"):
@@ -142,11 +142,11 @@ def test_a_plan_says_what_it_takes_and_adds_up(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["plan.gpu=H999"], "H999"),
+        (["--gpu", "H999"], "H999"),
         (["generator.weights=nowhere"], "no nowhere/config.json"),
         (["critic.weights=nowhere"], "critic.weights nowhere is no folder"),
         (["critic.weights=Qwen/Qwen2.5-Omni-3B", "critic.pixels=20"], "less than one patch"),
-        (["tlpo.zero_stage=1"], "tlpo.zero_stage must be 0, 2 or 3"),
+        (["resources.compute.zero_stage=1"], "zero_stage must be 0, 2 or 3"),
     ],
 )
 def test_mistakes_in_a_plan_are_one_sentence(settings, says, capsys):

@@ -13,11 +13,11 @@ from ft2ray.planning.generation import expert_step_cost, experts_on, forward_cos
 from ft2ray.planning.plan import OPTIMIZER_BYTES, TRAINED_BYTES
 from ft2ray.planning.shapes import GeneratorShape
 from ft2ray.planning.trace import trace
-from ft2ray.tlpo.experts import ExpertConfig, Experts
-from ft2ray.tlpo.losses import LossConfig
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.settings import ExpertSettings, LossSettings
 from ft2ray.tlpo.step import PairBatch, expert_step
 
-EXPERT = ExpertConfig(rank=4, alpha=4.0)
+EXPERT = ExpertSettings(rank=4, alpha=4.0)
 PAIRS = 1
 WIDTH = 64
 HEARD = 17  # audio tokens around each latent frame
@@ -55,7 +55,7 @@ def real(checkpointing=False):
         return torch.randn(PAIRS, *SHAPE.latent_CFHW)
 
     batch = PairBatch(latents(), latents(), None, None, [None] * PAIRS, latents(), torch.full((PAIRS,), 0.5))
-    return model, lambda: expert_step(velocity, experts, "ls", batch, LossConfig(masked=()))
+    return model, lambda: expert_step(velocity, experts, "ls", batch, LossSettings(masked=()))
 
 
 def allocated(run, file):

@@ -10,6 +10,7 @@ from ft2ray.records import Candidate, PromptGroup
 from ft2ray.storage import read_bytes
 
 DIMS = ("mn", "ls", "vq")
+PAPER = PairRule(answers_differ=True, margin=0.3, margin_space="p")
 
 
 def make_group(name: str, scores: list[list[float] | None]) -> PromptGroup:
@@ -42,7 +43,7 @@ GROUPS = [
 
 def test_pandas_reads_the_pairs_as_they_are(tmp_path):
     path = tmp_path / "pairs.parquet"
-    counts = export_pairs(iter(GROUPS), PairRule(), path, "critic", {"ls": "Is the lip synchronized?"})
+    counts = export_pairs(iter(GROUPS), PAPER, path, "critic", {"ls": "Is the lip synchronized?"})
     assert counts == {"mn": 2, "ls": 2, "vq": 2, FULL: 1}
     table = pd.read_parquet(path)
     assert len(table) == 7
@@ -57,21 +58,21 @@ def test_pandas_reads_the_pairs_as_they_are(tmp_path):
 
 
 def test_latents_can_stay_out(tmp_path):
-    export_pairs(GROUPS, PairRule(), tmp_path / "p.parquet", "critic", latents=False)
+    export_pairs(GROUPS, PAPER, tmp_path / "p.parquet", "critic", latents=False)
     table = pd.read_parquet(tmp_path / "p.parquet")
     assert table.winner_latents.isna().all() and table.latents_shape.isna().all()
 
 
 def test_no_pair_at_all_is_an_empty_table_with_the_same_columns(tmp_path):
-    assert export_pairs(GROUPS[2:], PairRule(), tmp_path / "none.parquet", "critic") == {}
-    export_pairs(GROUPS, PairRule(), tmp_path / "some.parquet", "critic")
+    assert export_pairs(GROUPS[2:], PAPER, tmp_path / "none.parquet", "critic") == {}
+    export_pairs(GROUPS, PAPER, tmp_path / "some.parquet", "critic")
     none, some = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("none", "some"))
     assert len(none) == 0 and list(none.columns) == list(some.columns)
 
 
 def test_an_error_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "pairs.parquet"
-    export_pairs(GROUPS[:1], PairRule(), path, "critic")
+    export_pairs(GROUPS[:1], PAPER, path, "critic")
     before = path.read_bytes()
 
     def broken():
@@ -79,14 +80,14 @@ def test_an_error_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("store went away")
 
     with pytest.raises(OSError, match="went away"):
-        export_pairs(broken(), PairRule(), path, "critic")
+        export_pairs(broken(), PAPER, path, "critic")
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["pairs.parquet"]
 
 
 def test_pairs_are_exported_to_s3(s3, tmp_path):
-    counts = export_pairs(GROUPS, PairRule(), f"{s3}/pairs.parquet", "critic")
-    assert counts == export_pairs(GROUPS, PairRule(), tmp_path / "pairs.parquet", "critic") and sum(
+    counts = export_pairs(GROUPS, PAPER, f"{s3}/pairs.parquet", "critic")
+    assert counts == export_pairs(GROUPS, PAPER, tmp_path / "pairs.parquet", "critic") and sum(
         counts.values()
     )
     assert read_bytes(f"{s3}/pairs.parquet") == (tmp_path / "pairs.parquet").read_bytes()
@@ -96,5 +97,5 @@ def test_scores_of_another_critic_are_not_exported(tmp_path):
     other = make_group("g4", [[0.9, 0.1, 0.2], [0.1, 0.8, 0.9]])
     other.critic = "another"
     with pytest.raises(ValueError, match="g4 was scored by critic another, now it is critic: .* never meet"):
-        export_pairs([*GROUPS, other], PairRule(), tmp_path / "p.parquet", "critic")
+        export_pairs([*GROUPS, other], PAPER, tmp_path / "p.parquet", "critic")
     assert not (tmp_path / "p.parquet").exists()

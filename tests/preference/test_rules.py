@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from ft2ray.preference.rules import Pair, PairRule, column_pairs, full_dimension_pairs, pairs, summed_pairs
 
 DIMS = ("mn", "ls", "vq")
+PAPER = PairRule(answers_differ=True, margin=0.3, margin_space="p")
 probability = st.one_of(st.floats(0, 1), st.just(math.nan), st.sampled_from([0.0, 0.5, 1.0]))
 scores_NK = st.integers(1, 7).flatmap(lambda n: arrays(np.float64, (n, 3), elements=probability))
 rules = st.builds(
@@ -29,13 +30,13 @@ def keys(found):
 def every_kind(p_NK, rule):
     yield from pairs(p_NK, DIMS, rule).values()
     yield full_dimension_pairs(p_NK, rule)
-    yield full_dimension_pairs(p_NK, rule, strict=True)
+    yield full_dimension_pairs(p_NK, rule.replaced(full_strict=True))
     yield summed_pairs(p_NK, rule)
 
 
 @given(scores_NK, rules)
 def test_no_pair_holds_both_ways_or_with_itself_and_margins_are_positive(p_NK, rule):
-    tolerant = full_dimension_pairs(p_NK, rule, tolerance=rule.margin / 2)
+    tolerant = full_dimension_pairs(p_NK, rule.replaced(full_tolerance=rule.margin / 2))
     for found in (*every_kind(p_NK, rule), tolerant):
         assert not keys(found) & {(loser, winner) for winner, loser in keys(found)}
         assert all(pair.margin > 0 for pair in found)
@@ -52,7 +53,7 @@ def test_a_missing_score_never_becomes_a_pair(p_NK, rule):
 
 @given(scores_NK, rules, st.floats(0, 1))
 def test_a_larger_margin_only_removes_pairs(p_NK, rule, more):
-    stricter = PairRule(rule.kind, rule.answers_differ, rule.margin + more, rule.margin_space)
+    stricter = rule.replaced(margin=rule.margin + more)
     for loose, strict in zip(every_kind(p_NK, rule), every_kind(p_NK, stricter), strict=True):
         assert keys(strict) <= keys(loose)
 
@@ -66,8 +67,8 @@ def test_pairs_of_a_dimension_depend_on_its_own_column_only(p_NK, rule, k, seed)
 
 @given(scores_NK, rules, st.integers(1, 4))
 def test_best_worst_is_the_first_of_all_and_survives_a_cap(p_NK, rule, cap):
-    best = PairRule("best_worst", rule.answers_differ, rule.margin, rule.margin_space)
-    capped = PairRule("all", rule.answers_differ, rule.margin, rule.margin_space, max_pairs=cap)
+    best = rule.replaced(kind="best_worst")
+    capped = rule.replaced(max_pairs=cap)
     for all_, one, some in zip(
         every_kind(p_NK, rule), every_kind(p_NK, best), every_kind(p_NK, capped), strict=True
     ):
@@ -82,31 +83,31 @@ def test_renaming_the_candidates_renames_the_pairs(p_NK, rule):
 
 @given(scores_NK, rules)
 def test_strict_full_dimension_pairs_are_weak_ones_and_hold_in_every_column(p_NK, rule):
-    strict = full_dimension_pairs(p_NK, rule, strict=True)
+    strict = full_dimension_pairs(p_NK, rule.replaced(full_strict=True))
     assert keys(strict) <= keys(full_dimension_pairs(p_NK, rule))
-    free = PairRule("all", False, rule.margin, rule.margin_space)
+    free = rule.replaced(answers_differ=False)
     for found in pairs(p_NK, DIMS, free).values():
         assert keys(strict) <= keys(found)
 
 
 def test_the_example_of_the_paper_one_pair_of_videos_in_three_stores_with_opposite_winners():
     p_NK = np.array([[0.9, 0.1, 0.2], [0.1, 0.8, 0.9]])  # A = (Yes, No, No), B = (No, Yes, Yes)
-    found = pairs(p_NK, DIMS, PairRule())
+    found = pairs(p_NK, DIMS, PAPER)
     assert [keys(found[d]) for d in DIMS] == [{(0, 1)}, {(1, 0)}, {(1, 0)}]
-    assert full_dimension_pairs(p_NK, PairRule()) == []
-    assert keys(summed_pairs(p_NK, PairRule())) == {(1, 0)}
+    assert full_dimension_pairs(p_NK, PAPER) == []
+    assert keys(summed_pairs(p_NK, PAPER)) == {(1, 0)}
 
 
 def test_answers_must_differ_unless_told_otherwise():
     p_N = np.array([0.95, 0.55])
-    assert column_pairs(p_N, PairRule()) == []
-    assert column_pairs(p_N, PairRule(answers_differ=False)) == [Pair(0, 1, pytest.approx(0.4))]
-    assert column_pairs(np.array([0.9, 0.5]), PairRule()) != []  # 0.5 is a No
+    assert column_pairs(p_N, PAPER) == []
+    assert column_pairs(p_N, PAPER.replaced(answers_differ=False)) == [Pair(0, 1, pytest.approx(0.4))]
+    assert column_pairs(np.array([0.9, 0.5]), PAPER) != []  # 0.5 is a No
 
 
 def test_logit_margins_still_order_a_saturated_critic():
     p_N = np.array([0.001, 0.01])  # both No; 0.009 apart in P, 2.3 nats apart in logits
-    assert column_pairs(p_N, PairRule(answers_differ=False)) == []
+    assert column_pairs(p_N, PAPER.replaced(answers_differ=False)) == []
     logit = PairRule(answers_differ=False, margin=1.0, margin_space="logit")
     assert keys(column_pairs(p_N, logit)) == {(1, 0)}
     assert math.isfinite(column_pairs(np.array([0.0, 1.0]), logit)[0].margin)
@@ -120,12 +121,12 @@ def test_logit_margins_still_order_a_saturated_critic():
         lambda: PairRule(margin=math.nan),
         lambda: PairRule(margin_space="q"),
         lambda: PairRule(max_pairs=0),
-        lambda: pairs(np.zeros((4, 2)), DIMS, PairRule()),
-        lambda: pairs(np.zeros(4), DIMS, PairRule()),
-        lambda: pairs(np.full((4, 3), 1.5), DIMS, PairRule()),
-        lambda: full_dimension_pairs(np.zeros((2, 3)), PairRule(margin=0.1), tolerance=0.2),
+        lambda: pairs(np.zeros((4, 2)), DIMS, PAPER),
+        lambda: pairs(np.zeros(4), DIMS, PAPER),
+        lambda: pairs(np.full((4, 3), 1.5), DIMS, PAPER),
+        lambda: PairRule(margin=0.1, full_tolerance=0.2),
     ],
 )
 def test_mistakes_are_named(call):
-    with pytest.raises(ValueError, match=r"pair|scores"):
+    with pytest.raises(ValueError, match=r"[Pp]air|scores"):
         call()

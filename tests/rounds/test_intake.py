@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ class FakeRun:
 
     def __init__(self):
         self.step, self.joined = 0, {}
-        self.settings = SimpleNamespace(dimensions=DIMENSIONS)
+        self.dimensions = DIMENSIONS
         self.lacking = set(DIMENSIONS)
 
     @property

@@ -1,7 +1,5 @@
 """Pairs are built of one critic's scores only, wherever they are built."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -32,7 +30,7 @@ def group(name: str, critic: str | None) -> PromptGroup:
         seconds=3.0,
         generator="gen",
         critic=critic,
-        dimensions=CONFIG.tlpo.dimensions,
+        dimensions=CONFIG.dimensions,
         text_LD=None,
         audio_LD=np.zeros((1, 1), np.float32),
         frames=75,
@@ -41,7 +39,7 @@ def group(name: str, critic: str | None) -> PromptGroup:
 
 
 def stored(tmp_path, *groups: PromptGroup) -> tuple[AlignConfig, list[Slot]]:
-    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    config = CONFIG.replaced(run_dir=str(tmp_path))
     group_store(config.run_dir).commit_once([one.to_row() for one in groups])
     prompt = Prompt("prompt", "a.jpg", "b.wav", 0.0, 3.0)
     return config, [Slot(one.group_id, 0, prompt) for one in groups]
@@ -66,8 +64,8 @@ def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
 def test_a_run_folder_with_another_critics_scores_is_refused(tmp_path):
     """The first round's slots are the same whatever the critic, so a run looks at the scores themselves."""
     config, _ = stored(tmp_path, group("a", "mine"))
-    check_critic(config, "mine", config.tlpo.dimensions)
+    check_critic(config, "mine", config.dimensions)
     with pytest.raises(ValueError, match="holds scores of critic mine, now it is tuned again; choose a new"):
-        check_critic(config, "tuned again", config.tlpo.dimensions)
+        check_critic(config, "tuned again", config.dimensions)
     with pytest.raises(ValueError, match="are not the critic's"):
         check_critic(config, "mine", ("mn", "vq"))

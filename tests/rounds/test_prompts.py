@@ -9,10 +9,10 @@ import pytest
 from scipy.io import wavfile
 
 from ft2ray import storage
-from ft2ray.config import PromptsConfig
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.rounds.prompts import plan_prompts, read_clip
+from ft2ray.rounds.settings import PromptSettings
 
 ASSETS = Path(str(resources.files("ft2ray"))) / "assets"
 
@@ -29,7 +29,7 @@ def media(tmp_path):
 
 
 def plan(media, **settings):
-    return plan_prompts(PromptsConfig(portraits=str(media[0]), speech=str(media[1]), **settings))
+    return plan_prompts(PromptSettings(portraits=str(media[0]), speech=str(media[1]), **settings), 256)
 
 
 def spans(prompts):
@@ -37,12 +37,12 @@ def spans(prompts):
 
 
 def test_the_embedded_media_give_both_splits_without_shared_sound():
-    planned = plan_prompts(PromptsConfig())
+    planned = plan_prompts(PromptSettings(), 256)
     assert planned.curation and planned.evaluation and not planned.quarantined
     assert not {p.speech for p in planned.curation} & {p.speech for p in planned.evaluation}
     everything = planned.curation + planned.evaluation
     assert len({p.prompt_id for p in everything}) == len(everything)
-    assert plan_prompts(PromptsConfig()) == planned
+    assert plan_prompts(PromptSettings(), 256) == planned
 
 
 def test_a_single_recording_is_cut_in_two(media):
@@ -55,7 +55,7 @@ def test_few_prompts_hear_as_many_recordings_as_there_are(media):
     speech = media[1] / "sense_and_sensibility_0870.flac"
     for n, volume in enumerate((0.3, 0.5, 0.6, 0.7, 0.8)):
         wavfile.write(media[1] / f"{n}.wav", SAMPLE_RATE, volume * read_audio(speech))
-    planned = plan(media, curation=4, evaluation=2)  # 6 recordings, a third of them held out
+    planned = plan(media, curation_prompts=4, evaluation_prompts=2)  # 6 recordings, a third of them held out
     assert len({p.speech for p in planned.curation}) == 4
     assert len({p.speech for p in planned.evaluation}) == 2
 
@@ -114,7 +114,7 @@ def test_a_clip_is_always_exactly_as_long_as_asked(media):
         wavfile.write(media[1] / name, SAMPLE_RATE, wav_T * (0.5 if name == "a.wav" else 0.9))
     planned = plan(media)
     (prompt,) = planned.curation
-    clip_T = read_clip(prompt)
+    clip_T = read_clip(prompt, 300.0)
     assert clip_T.shape == (3 * SAMPLE_RATE,)
     assert np.abs(clip_T[: len(wav_T)]).max() > 0 and not clip_T[len(wav_T) :].any()
 
@@ -127,10 +127,10 @@ def test_folders_on_s3_give_the_same_prompts_under_their_urls(media, s3):
         assert [p.prompt_id for p in one] == [p.prompt_id for p in other]
     prompt = there.curation[0]
     assert prompt.portrait == f"{s3}/portraits/grace_hopper.jpg" and prompt.speech.startswith(f"{s3}/speech/")
-    assert np.array_equal(read_clip(prompt), read_clip(here.curation[0]))
+    assert np.array_equal(read_clip(prompt, 300.0), read_clip(here.curation[0], 300.0))
     assert [q.path for q in there.quarantined] == [f"{s3}/portraits/text.jpg"]
     storage.delete(prompt.speech)
     with pytest.raises(MediaError, match="there is no such file"):
-        read_clip(prompt)
+        read_clip(prompt, 300.0)
     with pytest.raises(ValueError, match="holds no files"):
         plan((f"{s3}/portraits", f"{s3}/nothing"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from ft2ray.config import AlignConfig, to_yaml
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 
 ROOT = Path(__file__).parents[2]
@@ -49,23 +49,24 @@ def speech(folder: Path, seconds: float) -> Path:
 @pytest.fixture(scope="session")
 def media(tmp_path_factory, animator) -> Path:
     """A folder with one.wav (1 s of speech), clip.mp4 (1.2 s, rendered from it) and long.mp4 (3 s)."""
-    from ft2ray.generator.sampler import SamplerConfig
+    from ft2ray.generator.settings import SamplerSettings
 
     folder = tmp_path_factory.mktemp("media")
     speech(folder, 1.0).rename(folder / "one.wav")
     for name, seconds in (("clip.mp4", 1.2), ("long.mp4", 3.0)):
-        clip = animator.animate(PORTRAIT, speech(folder, seconds), SamplerConfig(steps=STEPS))
+        clip = animator.animate(PORTRAIT, speech(folder, seconds), SamplerSettings(steps=STEPS))
         (folder / name).write_bytes(clip.mp4)
     return folder
 
 
 def random_policy(animator, seed: int):
     """Experts with an effect that one can see, without a gate."""
-    from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+    from ft2ray.tlpo.experts import Experts, detach_experts
     from ft2ray.tlpo.policy import policy_of
+    from ft2ray.tlpo.settings import ExpertSettings
 
     transformer = animator.generator.transformer
-    experts = Experts(transformer, ("mn", "ls", "vq"), ExpertConfig(rank=2))
+    experts = Experts(transformer, ("mn", "ls", "vq"), ExpertSettings(rank=2))
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name in experts.names:
@@ -110,7 +111,7 @@ def platform(tmp_path_factory, media) -> Iterator[Platform]:
 
     here = Platform(free_port(), *(tmp_path_factory.mktemp(name) for name in ("run", "results", "told")))
     config = AlignConfig(run_dir=str(here.run_dir))
-    config = dataclasses.replace(config, generator=dataclasses.replace(config.generator, steps=STEPS))
+    config = config.replaced(generator=config.generator.replaced(sampling=SamplerSettings(steps=STEPS)))
     (here.run_dir / "config.yaml").write_text(to_yaml(config))
     stubs.tell(here.told, 0.0)
     environment = {

@@ -7,7 +7,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from hypothesis import settings
 
-from ft2ray.tlpo.experts import ExpertConfig, Experts
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.settings import ExpertSettings
 from ft2ray.tlpo.step import PairBatch
 
 CHANNELS, FRAMES, LAYERS, WIDTH = 4, 5, 2, 24
@@ -77,7 +78,7 @@ def transformer():
 @pytest.fixture
 def experts(transformer):
     """mn, ls, vq with random effects and an alpha unlike the rank."""
-    experts = Experts(transformer, DIMS, ExpertConfig(rank=4, alpha=6))
+    experts = Experts(transformer, DIMS, ExpertSettings(rank=4, alpha=6))
     randomise(experts)
     return experts
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+from ft2ray.tlpo.experts import Experts, detach_experts
+from ft2ray.tlpo.settings import ExpertSettings
 from tests.tlpo.conftest import DIMS, make_batch, randomise, tiny_wan, velocity_of
 
 
@@ -17,7 +18,7 @@ def learning(transformer):
 
 def test_a_new_expert_changes_nothing_and_the_reference_is_bitwise_the_base(transformer, call):
     base = call()
-    experts = Experts(transformer, DIMS, ExpertConfig(rank=4))
+    experts = Experts(transformer, DIMS, ExpertSettings(rank=4))
     for name in DIMS:
         experts.use((name,))
         assert torch.equal(call(), base)
@@ -33,10 +34,10 @@ def test_a_new_expert_changes_nothing_and_the_reference_is_bitwise_the_base(tran
 
 
 def test_an_expert_starts_the_same_whoever_is_beside_it():
-    together = Experts(tiny_wan(), DIMS, ExpertConfig(rank=4, seed=7))
-    alone = Experts(tiny_wan(), ("ls",), ExpertConfig(rank=4, seed=7))
+    together = Experts(tiny_wan(), DIMS, ExpertSettings(rank=4), seed=7)
+    alone = Experts(tiny_wan(), ("ls",), ExpertSettings(rank=4), seed=7)
     assert same(together.parameters("ls"), alone.parameters("ls"))
-    other = Experts(tiny_wan(), ("ls",), ExpertConfig(rank=4, seed=8))
+    other = Experts(tiny_wan(), ("ls",), ExpertSettings(rank=4), seed=8)
     assert not torch.equal(other.parameters("ls")[0], alone.parameters("ls")[0])
     assert not torch.equal(together.parameters("ls")[0], together.parameters("mn")[0])
 
@@ -103,12 +104,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(experts, transformer):
 def test_state_goes_round_and_misfits_are_refused(experts):
     state = experts.state("mn")
     assert all(".lora_A.weight" in key or ".lora_B.weight" in key for key in state)
-    other = Experts(tiny_wan(), ("mn",), ExpertConfig(rank=4, alpha=6))
+    other = Experts(tiny_wan(), ("mn",), ExpertSettings(rank=4, alpha=6))
     other.load_state("mn", state)
     assert same(other.parameters("mn"), experts.parameters("mn"))
     with pytest.raises(ValueError, match="does not fit"):
         other.load_state("mn", dict(list(state.items())[1:]))
-    wide = Experts(tiny_wan(), ("mn",), ExpertConfig(rank=5))
+    wide = Experts(tiny_wan(), ("mn",), ExpertSettings(rank=5))
     with pytest.raises(ValueError, match="does not fit"):
         wide.load_state("mn", state)
 

@@ -1,12 +1,16 @@
 """Does it learn? A base that knows two kinds of clips, preferences for one kind, pairs never seen."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from ft2ray.tlpo.experts import ExpertConfig, Experts
-from ft2ray.tlpo.losses import LossConfig
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.settings import ExpertSettings, LossSettings
 from ft2ray.tlpo.step import PairBatch, expert_step, pair_metrics, update
 from tests.tlpo.conftest import CHANNELS, FRAMES, tiny_wan, velocity_of
+
+plain_loss = partial(LossSettings, beta=500.0, winner_weight=0.0)  # DPO alone
 
 PATTERN = torch.tensor([1.0, -1.0, 0.5, 0.0]).view(CHANNELS, 1, 1, 1).expand(CHANNELS, FRAMES, 1, 1)
 TEXT = torch.ones(3, 8)
@@ -54,10 +58,10 @@ def liking(velocity):
 @pytest.mark.parametrize(
     "config",
     [
-        LossConfig(beta=20),
-        LossConfig(beta=20, safeguard_mu=0.9),
-        LossConfig("ipo", beta=2),
-        LossConfig("simpo", beta=5),
+        plain_loss(beta=20),
+        plain_loss(beta=20, safeguard_mu=0.9),
+        plain_loss(kind="ipo", beta=2),
+        plain_loss(kind="simpo", beta=5),
     ],
     ids=["dpo", "dpo_safeguarded", "ipo", "simpo"],
 )
@@ -65,16 +69,16 @@ def test_the_margin_rises_on_held_out_pairs_and_samples_move_to_the_winners(base
     model = tiny_wan()
     model.load_state_dict(base)
     velocity, held_out = velocity_of(model), pairs(64, seed=12345)
-    experts = Experts(model, ("mn",), ExpertConfig(rank=4, alpha=4))
+    experts = Experts(model, ("mn",), ExpertSettings(rank=4, alpha=4))
     before = liking(velocity)
     optimizer = torch.optim.AdamW(experts.parameters("mn"), lr=3e-3, weight_decay=0.0)
     for step in range(40):
         expert_step(velocity, experts, "mn", pairs(8, seed=step), config)
         update(optimizer)
     experts.use(("mn",))
-    metrics = pair_metrics(velocity, experts, held_out, LossConfig(beta=20))
+    metrics = pair_metrics(velocity, experts, held_out, plain_loss(beta=20))
     assert metrics["margin"] > 0.15 and metrics["accuracy"] > 0.8
     assert liking(velocity) > before + 0.2
     experts.use()
-    assert pair_metrics(velocity, experts, held_out, LossConfig(beta=20))["margin"] == 0
+    assert pair_metrics(velocity, experts, held_out, plain_loss(beta=20))["margin"] == 0
     assert liking(velocity) == before

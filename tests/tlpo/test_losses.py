@@ -8,7 +8,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ft2ray.tlpo.losses import (
-    LossConfig,
     PairErrors,
     flow_dpo,
     ipo,
@@ -17,6 +16,7 @@ from ft2ray.tlpo.losses import (
     simpo,
     velocity_error,
 )
+from ft2ray.tlpo.settings import LossSettings
 
 error = st.floats(0, 4)
 quadruple = st.tuples(error, error, error, error)
@@ -50,7 +50,7 @@ def test_dpo_equals_its_formula_and_swapping_the_sides_mirrors_it(q, beta):
 @given(quadruple, st.floats(0.01, 1))
 def test_a_better_winner_or_a_worse_loser_lowers_the_loss(q, step):
     w, lo, rw, rl = q
-    for config in (LossConfig("dpo", beta=2), LossConfig("simpo", beta=2)):
+    for config in (LossSettings(kind="dpo", beta=2), LossSettings(kind="simpo", beta=2)):
         here = preference_loss(errors(w, lo, rw, rl), config)[0]
         assert preference_loss(errors(w - step, lo, rw, rl), config)[0] < here
         assert preference_loss(errors(w, lo + step, rw, rl), config)[0] < here
@@ -62,7 +62,7 @@ def test_the_winners_own_loss_adds_to_the_winners_gradient_alone(q, weight, kind
     e.winner_B.requires_grad_(True), e.loser_B.requires_grad_(True)
     sides = (e.winner_B, e.loser_B)
     plain, added = (
-        torch.autograd.grad(preference_loss(e, LossConfig(kind, beta=8, winner_weight=w))[0], sides)
+        torch.autograd.grad(preference_loss(e, LossSettings(kind=kind, beta=8, winner_weight=w))[0], sides)
         for w in (0.0, weight)
     )
     assert added[0].item() == pytest.approx(plain[0].item() + 2 * weight)
@@ -73,7 +73,7 @@ def test_the_winners_own_loss_adds_to_the_winners_gradient_alone(q, weight, kind
 def test_the_winners_own_loss_is_in_units_of_dpos_weight_at_the_start(w, lo, weight):
     e = errors(w, lo, w, lo)
     e.winner_B.requires_grad_(True)
-    loss = preference_loss(e, LossConfig("dpo", beta=8, winner_weight=weight))[0]
+    loss = preference_loss(e, LossSettings(kind="dpo", beta=8, winner_weight=weight))[0]
     assert loss.item() == pytest.approx(math.log(2))
     assert torch.autograd.grad(loss, e.winner_B)[0].item() == pytest.approx((1 + weight) * 8 / 4)
 
@@ -125,5 +125,5 @@ def test_the_safeguarded_step_never_raises_the_winners_error_to_first_order(w, l
 
 @pytest.mark.parametrize("bad", [{"kind": "kto"}, {"beta": 0}, {"safeguard_mu": 0}, {"safeguard_mu": 1.5}])
 def test_mistakes_are_named(bad):
-    with pytest.raises(ValueError, match="loss"):
-        LossConfig(**bad)
+    with pytest.raises(ValueError, match="LossSettings"):
+        LossSettings(**bad)

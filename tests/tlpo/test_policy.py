@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft2ray import storage
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.experts import Experts, detach_experts
+from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.policy import (
     AttachedPolicy,
     apply_system,
@@ -18,13 +18,14 @@ from ft2ray.tlpo.policy import (
     save_policy,
     whole_directory,
 )
+from ft2ray.tlpo.settings import ExpertSettings, GateSettings
 from tests.tlpo.conftest import DIMS, LAYERS, WIDTH, randomise, tiny_wan
 
 
 def make_policy(gate_mode="full", names=(*DIMS, "sum"), seed=1):
-    experts = Experts(tiny_wan(), names, ExpertConfig(rank=4, alpha=6))
+    experts = Experts(tiny_wan(), names, ExpertSettings(rank=4, alpha=6))
     randomise(experts, seed=seed)
-    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateConfig(gate_mode))
+    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateSettings(mode=gate_mode))
     torch.manual_seed(0)
     for parameter in gate.parameters():
         torch.nn.init.normal_(parameter)
@@ -59,7 +60,7 @@ def test_systems_are_what_their_names_say(transformer, call):
     experts, gate, policy = make_policy()
     results = outputs(transformer, call, policy)
     detach_experts(transformer)
-    alone = Experts(transformer, ("mn",), ExpertConfig(rank=4, alpha=6))
+    alone = Experts(transformer, ("mn",), ExpertSettings(rank=4, alpha=6))
     alone.load_state("mn", experts.state("mn"))
     alone.use(("mn",))
     assert torch.equal(call(), results["expert_mn"])
@@ -143,14 +144,16 @@ def test_whatever_decides_the_output_decides_the_fingerprint(what):
     if what == "base":
         other = policy_of(experts, DIMS, "base-2", gate)
     elif what == "alpha":
-        scaled = Experts(tiny_wan(), experts.names, ExpertConfig(rank=4, alpha=7))
+        scaled = Experts(tiny_wan(), experts.names, ExpertSettings(rank=4, alpha=7))
         for name in experts.names:
             scaled.load_state(name, experts.state(name))
         other = policy_of(scaled, DIMS, "base-1", gate)
     elif what == "gate":
         other = policy_of(experts, DIMS, "base-1")
     elif what == "mode":
-        other = policy_of(experts, DIMS, "base-1", TimestepLayerGate(LAYERS, 3, WIDTH, GateConfig("uniform")))
+        other = policy_of(
+            experts, DIMS, "base-1", TimestepLayerGate(LAYERS, 3, WIDTH, GateSettings(mode="uniform"))
+        )
     else:
         with torch.no_grad():
             experts.parameters("vq")[-1].flatten()[-1].add_(1e-3)
@@ -159,7 +162,7 @@ def test_whatever_decides_the_output_decides_the_fingerprint(what):
 
 
 def test_systems_that_a_policy_does_not_have_are_refused(transformer):
-    experts = Experts(tiny_wan(), ("mn", "ls"), ExpertConfig(rank=2))
+    experts = Experts(tiny_wan(), ("mn", "ls"), ExpertSettings(rank=2))
     attached = AttachedPolicy(transformer, policy_of(experts, DIMS, "base-1"))
     assert attached.policy.systems() == ("base", "expert_mn", "expert_ls")
     with pytest.raises(ValueError, match="no system 'tlpo' in it; it has base, expert_mn"):

@@ -1,20 +1,23 @@
 """The whole of TLPO as one loop: its order, its resuming, its workers' shares."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from ft2ray.preference.draws import DrawConfig
+from ft2ray.preference.draws import DrawSettings
 from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, PromptGroup
-from ft2ray.tlpo.experts import ExpertConfig
-from ft2ray.tlpo.gate import GateConfig
-from ft2ray.tlpo.losses import LossConfig
 from ft2ray.tlpo.policy import SUM
-from ft2ray.tlpo.run import FULL, GATE, TlpoRun, TlpoSettings
+from ft2ray.tlpo.run import FULL, GATE, TlpoRun
+from ft2ray.tlpo.settings import (
+    ComputeSettings,
+    ExpertSettings,
+    LossSettings,
+    OptimizerSettings,
+    TlpoSettings,
+)
 from ft2ray.tlpo.step import velocity_errors
 from tests.tlpo.conftest import CHANNELS, DIMS, FRAMES, tiny_wan
 
@@ -37,12 +40,13 @@ GROUPS = [make_group(i) for i in range(4)]
 PAIRS = {name: [Pair(k % 3, (k + 1) % 3, 0.5)] for k, name in enumerate((*DIMS, SUM, FULL))}
 LAST = 4  # 2 steps of the experts, 2 of the gate
 SETTINGS = TlpoSettings(
-    dimensions=DIMS, expert=ExpertConfig(rank=2), loss=LossConfig(), gate=GateConfig(), draw=DrawConfig(),
-    batch=2, steps=2, learning_rate=1e-2, gate_steps=2, gate_learning_rate=1e-2, checkpoint_every=1,
+    experts=ExpertSettings(rank=2), loss=LossSettings(beta=500.0, winner_weight=0.0), batch=2, steps=2,
+    gate_steps=2, optimizer=OptimizerSettings(learning_rate=1e-2, gate_learning_rate=1e-2),
 )  # fmt: skip
 
 
 def make_run(without=(), rank=0, workers=1, **changes):
+    compute = {name: changes.pop(name) for name in ComputeSettings.model_fields if name in changes}
     transformer = tiny_wan()
 
     def velocity(x_BCFHW, t_B, conditions):
@@ -50,7 +54,10 @@ def make_run(without=(), rank=0, workers=1, **changes):
         return transformer(x_BCFHW.to(text), t_B * 1000, text, return_dict=False)[0].to(x_BCFHW)
 
     generator = SimpleNamespace(transformer=transformer, velocity=velocity, fingerprint="base-1")
-    run = TlpoRun(generator, replace(SETTINGS, **changes), rank, workers)
+    run = TlpoRun(
+        generator, DIMS, SETTINGS.replaced(**changes), ComputeSettings(checkpoint_every=1, **compute),
+        rank=rank, workers=workers,
+    )  # fmt: skip
     for group in GROUPS:
         run.add(group, {name: found for name, found in PAIRS.items() if name not in without})
     return run
@@ -133,8 +140,11 @@ def test_checkpointing_changes_no_bit_and_parts_only_the_last_ones():
 
 def test_adapters_learn_in_float32_on_a_bf16_base():
     """The losses follow those of a float32 base as far as bf16's three digits, times beta, allow."""
-    mild = {"learning_rate": 1e-4, "loss": LossConfig(beta=50)}
-    run, exact = finished(precision=torch.bfloat16, **mild), finished(**mild)
+    mild = {
+        "optimizer": SETTINGS.optimizer.replaced(learning_rate=1e-4),
+        "loss": LossSettings(beta=50, winner_weight=0.0),
+    }
+    run, exact = finished(precision="bf16", **mild), finished(**mild)
     base = {p.dtype for n, p in run.generator.transformer.named_parameters() if "ffn" in n and "base" in n}
     assert base == {torch.bfloat16}
     assert {p.dtype for name in DIMS for p in run.experts.parameters(name)} == {torch.float32}
@@ -148,9 +158,9 @@ def test_adapters_learn_in_float32_on_a_bf16_base():
 
 
 def test_a_bf16_base_resumes_bitwise(tmp_path):
-    straight = make_run(precision=torch.bfloat16)
+    straight = make_run(precision="bf16")
     straight.train(LAST, lambda run: run.save(tmp_path / str(run.step)))
-    resumed = make_run(precision=torch.bfloat16)
+    resumed = make_run(precision="bf16")
     resumed.restore(tmp_path / "1")
     resumed.train(LAST, lambda run: None)
     assert resumed.policy().fingerprint == straight.policy().fingerprint
@@ -201,7 +211,7 @@ def test_averages_are_resumed_bitwise_and_missed_where_they_are_not_there(tmp_pa
         make_run(ema=0.9).restore(tmp_path / "plain")
 
 
-PER_GROUP = {"draw": DrawConfig(per_group=2), "loss": LossConfig(beta=100)}
+PER_GROUP = {"draws": DrawSettings(per_group=2), "loss": LossSettings(beta=100, winner_weight=0.0)}
 
 
 @pytest.mark.parametrize("microbatch", [None, 1])
@@ -248,4 +258,4 @@ def test_kept_reference_errors_survive_resuming_and_more_workers_bitwise(tmp_pat
 
 def test_a_loss_without_a_reference_has_none_to_keep():
     with pytest.raises(ValueError, match="simpo has no reference"):
-        make_run(**(PER_GROUP | {"loss": LossConfig("simpo")}))
+        make_run(**(PER_GROUP | {"loss": LossSettings(kind="simpo")}))

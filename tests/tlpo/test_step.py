@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,11 +10,14 @@ import torch.distributed as dist
 
 from ft2ray.preference.draws import PairDraw
 from ft2ray.preference.rules import Pair
-from ft2ray.tlpo.experts import ExpertConfig, Experts
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
-from ft2ray.tlpo.losses import LossConfig, velocity_error
+from ft2ray.tlpo.experts import Experts
+from ft2ray.tlpo.gate import TimestepLayerGate
+from ft2ray.tlpo.losses import velocity_error
+from ft2ray.tlpo.settings import ExpertSettings, GateSettings, LossSettings
 from ft2ray.tlpo.step import expert_step, gate_step, pair_batch, pair_metrics, update, velocity_errors
 from tests.tlpo.conftest import DIMS, LAYERS, WIDTH, make_batch, randomise, tiny_wan, velocity_of
+
+plain_loss = partial(LossSettings, beta=500.0, winner_weight=0.0)  # DPO alone
 
 LN2 = torch.tensor(math.log(2)).item()
 
@@ -28,20 +32,21 @@ def snapshot(module):
 
 @pytest.mark.parametrize("dimension", DIMS)
 def test_step_0_is_ln_2_with_margins_0(transformer, dimension):
-    experts = Experts(transformer, DIMS, ExpertConfig(rank=4))
-    metrics = expert_step(velocity_of(transformer), experts, dimension, make_batch(), LossConfig())
+    experts = Experts(transformer, DIMS, ExpertSettings(rank=4))
+    metrics = expert_step(velocity_of(transformer), experts, dimension, make_batch(), plain_loss())
     assert metrics["loss"] == LN2
     assert metrics["margin"] == metrics["winner_gap"] == metrics["loser_gap"] == 0
     assert any(p.grad.abs().sum() > 0 for p in experts.parameters(dimension))
 
 
 @pytest.mark.parametrize(
-    "config", [LossConfig(), LossConfig("ipo"), LossConfig("simpo"), LossConfig(safeguard_mu=0.9)]
+    "config",
+    [plain_loss(), plain_loss(kind="ipo"), plain_loss(kind="simpo"), plain_loss(safeguard_mu=0.9)],
 )
 def test_training_three_experts_together_is_bitwise_training_them_apart(config):
     def train(names):
         transformer = tiny_wan()
-        experts = Experts(transformer, names, ExpertConfig(rank=4))
+        experts = Experts(transformer, names, ExpertSettings(rank=4))
         optimizers = {name: adamw(experts.parameters(name)) for name in names}
         for step in range(4):
             for name in names:
@@ -59,7 +64,7 @@ def test_training_three_experts_together_is_bitwise_training_them_apart(config):
 
 def test_a_step_of_one_dimension_changes_nothing_but_its_expert(experts, transformer):
     before = snapshot(transformer)
-    expert_step(velocity_of(transformer), experts, "ls", make_batch(), LossConfig())
+    expert_step(velocity_of(transformer), experts, "ls", make_batch(), plain_loss())
     update(adamw(experts.parameters("ls")))
     changed = {
         key for key, tensor in transformer.state_dict().items() if not torch.equal(tensor, before[key])
@@ -69,11 +74,11 @@ def test_a_step_of_one_dimension_changes_nothing_but_its_expert(experts, transfo
 
 @pytest.mark.parametrize("mode", ["full", "timestep", "layer"])
 def test_stage_2_changes_only_the_gate(experts, transformer, mode):
-    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateConfig(mode))
+    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateSettings(mode=mode))
     before = snapshot(transformer)
     optimizer = adamw(gate.parameters())
     for step in range(3):
-        gate_step(velocity_of(transformer), experts, gate, DIMS, make_batch(seed=step), LossConfig())
+        gate_step(velocity_of(transformer), experts, gate, DIMS, make_batch(seed=step), plain_loss())
         update(optimizer)
     after = transformer.state_dict()
     assert set(after) == set(before) and all(torch.equal(after[key], before[key]) for key in before)
@@ -81,9 +86,9 @@ def test_stage_2_changes_only_the_gate(experts, transformer, mode):
 
 
 def test_a_gate_without_parameters_has_no_stage_2(experts, transformer):
-    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateConfig("uniform"))
+    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateSettings(mode="uniform"))
     with pytest.raises(ValueError, match="uniform gate has nothing to train"):
-        gate_step(velocity_of(transformer), experts, gate, DIMS, make_batch(), LossConfig())
+        gate_step(velocity_of(transformer), experts, gate, DIMS, make_batch(), plain_loss())
 
 
 def test_winner_and_loser_in_one_forward_are_the_same_as_apart(transformer):
@@ -100,7 +105,7 @@ def test_winner_and_loser_in_one_forward_are_the_same_as_apart(transformer):
         torch.testing.assert_close(error_B, velocity_error(v, batch.eps_BCFHW - x, mask))
 
 
-@pytest.mark.parametrize("config", [LossConfig(), LossConfig(safeguard_mu=0.5)])
+@pytest.mark.parametrize("config", [plain_loss(), plain_loss(safeguard_mu=0.5)])
 def test_gradients_survive_checkpointing_and_the_reference_pass(experts, transformer, config):
     grads = []
     for checkpointing in (False, True):
@@ -110,7 +115,7 @@ def test_gradients_survive_checkpointing_and_the_reference_pass(experts, transfo
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("config", [LossConfig(), LossConfig(safeguard_mu=0.5), LossConfig("simpo")])
+@pytest.mark.parametrize("config", [plain_loss(), plain_loss(safeguard_mu=0.5), plain_loss(kind="simpo")])
 @pytest.mark.parametrize("name", ["mn", "ls", "gate"])
 def test_a_batch_in_parts_leaves_the_gradients_and_metrics_of_the_whole(experts, transformer, config, name):
     """Equal up to the order of float32 sums: 1e-4, of the largest gradient and of the metrics."""
@@ -138,17 +143,17 @@ def test_the_safeguard_keeps_the_winners_error_from_rising(transformer):
         close = replace(close, x_l_BCFHW=close.x_w_BCFHW + 0.3 * close.x_l_BCFHW)
         for mu, changes in ((None, plain), (1.0, guarded)):
             model = tiny_wan()
-            experts = Experts(model, ("mn",), ExpertConfig(rank=4))
+            experts = Experts(model, ("mn",), ExpertSettings(rank=4))
             randomise(experts)
             velocity = velocity_of(model)
-            expert_step(velocity, experts, "mn", close, LossConfig(beta=100, safeguard_mu=mu))
+            expert_step(velocity, experts, "mn", close, plain_loss(beta=100, safeguard_mu=mu))
             experts.use(("mn",))
-            before = pair_metrics(velocity, experts, close, LossConfig())["winner_error"]
+            before = pair_metrics(velocity, experts, close, plain_loss())["winner_error"]
             norm = sum(p.grad.square().sum() for p in experts.parameters("mn")).sqrt()
             with torch.no_grad():
                 for p in experts.parameters("mn"):
                     p -= 1e-3 * p.grad / norm
-            changes.append(pair_metrics(velocity, experts, close, LossConfig())["winner_error"] - before)
+            changes.append(pair_metrics(velocity, experts, close, plain_loss())["winner_error"] - before)
     assert max(plain) > 1e-5
     assert max(guarded) < 0.05 * max(plain)
 
@@ -172,7 +177,7 @@ def test_draws_become_a_batch_with_their_own_noise_and_masks():
 def test_mistakes_are_named(experts, transformer):
     batch = make_batch()
     with pytest.raises(ValueError, match="no lip masks"):
-        expert_step(velocity_of(transformer), experts, "ls", make_batch(masks=False), LossConfig())
+        expert_step(velocity_of(transformer), experts, "ls", make_batch(masks=False), plain_loss())
     with pytest.raises(ValueError, match="one shape"):
         replace(batch, x_l_BCFHW=batch.x_l_BCFHW[:, :, :2])
     with pytest.raises(ValueError, match="3 pairs, 2 conditions"):
@@ -194,7 +199,7 @@ def _worker(rank, port, folder, config):
 
 def _gradients(share, config):
     transformer = tiny_wan()
-    experts = Experts(transformer, ("mn",), ExpertConfig(rank=4))
+    experts = Experts(transformer, ("mn",), ExpertSettings(rank=4))
     randomise(experts)
     whole = make_batch(pairs=4)
     fields = {key: value[share] for key, value in vars(whole).items() if value is not None}
@@ -202,7 +207,7 @@ def _gradients(share, config):
     return [p.grad for p in experts.parameters("mn")]
 
 
-@pytest.mark.parametrize("config", [LossConfig(), LossConfig(safeguard_mu=0.5)])
+@pytest.mark.parametrize("config", [plain_loss(), plain_loss(safeguard_mu=0.5)])
 def test_two_workers_with_half_the_batch_each_are_one_worker_with_all_of_it(tmp_path, config):
     import socket
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ft2ray.preference.draws import DrawConfig, PairPool, draws
+from ft2ray.preference.draws import DrawRule, PairPool, draws
 from ft2ray.preference.rules import Pair
-from ft2ray.tlpo.experts import ExpertConfig, Experts
+from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
-from ft2ray.tlpo.losses import LossConfig
+from ft2ray.tlpo.settings import ExpertSettings, LossSettings
 from ft2ray.tlpo.step import expert_step, gate_step, pair_batch, update
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
 from tests.tlpo.conftest import CHANNELS, DIMS, FRAMES, LAYERS, WIDTH, tiny_wan, velocity_of
@@ -25,7 +25,7 @@ class Run:
 
     def __init__(self):
         self.transformer = tiny_wan()
-        self.experts = Experts(self.transformer, DIMS, ExpertConfig(rank=4))
+        self.experts = Experts(self.transformer, DIMS, ExpertSettings(rank=4))
         self.gate = TimestepLayerGate(LAYERS, 3, WIDTH)
         self.optimizers = {
             name: torch.optim.AdamW(self.experts.parameters(name), lr=1e-2, betas=(0.8, 0.95))
@@ -39,7 +39,7 @@ class Run:
         self.cursors[pool] += 2
         text = torch.ones(3, 8)
         return pair_batch(
-            draws(DrawConfig(), pool, cursor, 2, POOL),
+            draws(DrawRule(), pool, cursor, 2, POOL),
             latents,
             lambda group_id: text * int(group_id[1:]),
             lambda group_id, candidate: torch.ones(CHANNELS, 1, 1, 1),
@@ -49,9 +49,9 @@ class Run:
         velocity = velocity_of(self.transformer)
         for _ in range(2):
             for name in DIMS:
-                expert_step(velocity, self.experts, name, self.batch(name), LossConfig())
+                expert_step(velocity, self.experts, name, self.batch(name), LossSettings())
                 update(self.optimizers[name])
-            gate_step(velocity, self.experts, self.gate, DIMS, self.batch("full"), LossConfig())
+            gate_step(velocity, self.experts, self.gate, DIMS, self.batch("full"), LossSettings())
             update(self.optimizers["gate"])
 
     def save(self, folder):

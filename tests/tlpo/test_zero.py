@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ft2ray.tlpo import zero
-from ft2ray.tlpo.losses import LossConfig
+from ft2ray.tlpo.settings import LossSettings
 from tests.tlpo.test_run import make_run
 
 pytestmark = pytest.mark.slow
@@ -138,9 +138,12 @@ def test_zero_3_with_bf16_and_checkpointing_follows_float32(found, alone):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"zero_stage": 1}, "must be 0, 2 or 3, not 1"),
-        ({"offload": True}, "tlpo.offload needs tlpo.zero_stage 2 or 3"),
-        ({"zero_stage": 2, "loss": LossConfig(safeguard_mu=0.9)}, "tlpo.sdpo_mu compares raw gradients"),
+        ({"zero_stage": 1}, "0, 2 or 3"),
+        ({"offload": True}, "offload needs zero_stage 2 or 3"),
+        (
+            {"zero_stage": 2, "loss": LossSettings(safeguard_mu=0.9)},
+            "tlpo.loss.safeguard_mu compares raw gradients",
+        ),
         ({"zero_stage": 2}, "there is no process group"),
     ],
 )

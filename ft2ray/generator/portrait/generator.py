@@ -17,7 +17,8 @@ from ft2ray.errors import MediaError, WeightsError
 from ft2ray.generator.base import Generator
 from ft2ray.generator.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_transformer, read_portrait_config
 from ft2ray.generator.portrait.codec import PortraitCodec
-from ft2ray.generator.sampler import Conditions, OnStep, SamplerConfig, sample
+from ft2ray.generator.sampler import Conditions, OnStep, sample
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import SpeechWanTransformer
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait
@@ -99,7 +100,7 @@ class PortraitGenerator(Generator):
         return Conditions(None, torch.from_numpy(feat_LD), len(feat_LD) // TOKENS_PER_FRAME)
 
     def sample(
-        self, cond: Conditions, seed: int, config: SamplerConfig, on_step: OnStep | None = None
+        self, cond: Conditions, seed: int, config: SamplerSettings, on_step: OnStep | None = None
     ) -> torch.Tensor:
         return sample(self.transformer, cond, self.codec.latent_shape(cond.frames), seed, config, on_step)
 

@@ -31,7 +31,8 @@ from PIL import Image
 from ft2ray.errors import MediaError, WeightsError
 from ft2ray.generator.base import Generator
 from ft2ray.generator.checkpoint import CONFIG_FILE, from_fantasytalking, read_audio_weights, read_config
-from ft2ray.generator.sampler import Conditions, OnStep, SamplerConfig, sample
+from ft2ray.generator.sampler import Conditions, OnStep, sample
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer
 from ft2ray.generator.wan.added_audio import AddedAudioTransformer
 from ft2ray.generator.wan.codec import WanCodec
@@ -213,12 +214,12 @@ class WanGenerator(Generator):
         )
 
     def sample(
-        self, cond: Conditions, seed: int, config: SamplerConfig, on_step: OnStep | None = None
+        self, cond: Conditions, seed: int, config: SamplerSettings, on_step: OnStep | None = None
     ) -> torch.Tensor:
         """Sample one candidate, in windows of the length that the model knows."""
         codec = self.codec
         window = codec.latent_shape(self.settings.frames)[1]
-        config = dataclasses.replace(config, window=window, overlap=max(1, window // 3))
+        config = config.replaced(window=window, overlap=max(1, window // 3))
         shape = codec.latent_shape(codec.time_factor * (cond.frames - 1) + 1)
         return sample(self.transformer, padded(cond), shape, seed, config, on_step)
 

@@ -9,13 +9,14 @@ import torch
 from ft2ray.generator.checkpoint import save_generator
 from ft2ray.generator.portrait.generator import PortraitGenerator, speech_tokens
 from ft2ray.generator.portrait.motion import MotionBasis
-from ft2ray.generator.sampler import Conditions, SamplerConfig
+from ft2ray.generator.sampler import Conditions
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import mouth_gap
 from tests.conftest import ASSETS
 
-FAST = SamplerConfig(steps=2)
+FAST = SamplerSettings(steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_folders_that_hold_no_generator(folder, tmp_path):
 
 
 def test_the_embedded_generator_moves_the_mouth_with_speech_and_rests_in_silence(hopper, speech):
-    generator, config = PortraitGenerator.load(), SamplerConfig(steps=10, audio_scale=2.0)
+    generator, config = PortraitGenerator.load(), SamplerSettings(steps=10, audio_scale=2.0)
     opening = {}
     for name, wav_T in (("speech", speech), ("silence", np.zeros_like(speech))):
         x_CFHW = generator.sample(generator.encode_prompt(hopper, wav_T), 0, config)

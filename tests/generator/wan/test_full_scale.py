@@ -9,12 +9,14 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from ft2ray.generator.audio_attention import AudioCrossAttention, CrossContext, audio_windows, window_ranges
 from ft2ray.generator.checkpoint import audio_tensors, from_fantasytalking
-from ft2ray.generator.sampler import SamplerConfig, guidance_weights, timesteps
+from ft2ray.generator.sampler import guidance_weights, timesteps
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.generator.wan.added_audio import AddedAudioTransformer
 from ft2ray.media.audio import SAMPLE_RATE
-from ft2ray.tlpo.experts import TARGETS, ExpertConfig
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.experts import lora_config
+from ft2ray.tlpo.gate import TimestepLayerGate
+from ft2ray.tlpo.settings import TARGETS, ExpertSettings, GateSettings
 from tests.generator.fantasytalking import to_fantasytalking
 
 I2V_14B = dict(
@@ -82,7 +84,7 @@ def test_parameters_of_an_expert_of_rank_128(config, expert):
     with torch.device("meta"):
         model = WanTransformer3DModel(**config)
         width = config["num_attention_heads"] * config["attention_head_dim"]
-        model.add_adapter(ExpertConfig(rank=128).lora(), "mn")
+        model.add_adapter(lora_config(ExpertSettings(rank=128)), "mn")
     lora = {name: p for name, p in model.named_parameters() if ".lora_" in name}
     assert count(lora) == expert
     per_block = 128 * (3 * 2 * width + 2 * (width + config["ffn_dim"]))
@@ -98,7 +100,7 @@ def test_experts_sit_on_the_same_linears_of_every_backbone(wan_14b, added_14b):
 
 def test_gate_parameters():
     assert sum(p.numel() for p in TimestepLayerGate(40, 3, 5120).parameters()) == 614_520
-    shared = TimestepLayerGate(40, 3, 5120, GateConfig(shared=True))
+    shared = TimestepLayerGate(40, 3, 5120, GateSettings(shared=True))
     assert sum(p.numel() for p in shared.parameters()) == 3 * 5120 + 40 * 3
 
 
@@ -184,5 +186,5 @@ def test_thirty_steps_with_shift_five_and_three_passes():
     times = timesteps(30, 5.0)
     assert times[0] == 1.0 and times[-1] == 0.0 and len(times) == 31
     assert times[15] == pytest.approx(5 * 0.5 / (1 + 4 * 0.5))
-    weights = guidance_weights(SamplerConfig(30, 5.0, 5.0, 4.5), has_text=True)
+    weights = guidance_weights(SamplerSettings(text_scale=5.0, audio_scale=4.5), has_text=True)
     assert weights == {"null": -4.0, "text": 0.5, "all": 4.5}

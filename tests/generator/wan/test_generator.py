@@ -9,21 +9,21 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from PIL import Image
 
-from ft2ray.generator.sampler import SamplerConfig
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.wan.codec import lip_pixels, to_latent_grid
 from ft2ray.generator.wan.encoders import pad_text
 from ft2ray.generator.wan.generator import WanGenerator
 from ft2ray.loaders import generator_fingerprint, load_generator
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.video import read_video, write_video
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.gate import TimestepLayerGate
-from ft2ray.tlpo.losses import LossConfig
+from ft2ray.tlpo.settings import ExpertSettings, LossSettings
 from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, update
 from tests.conftest import ASSETS
 from tests.generator.conftest import BACKBONE
 
-FAST = SamplerConfig(steps=2, shift=5.0, text_scale=5.0, audio_scale=4.5)
+FAST = SamplerSettings(steps=2, shift=5.0, text_scale=5.0, audio_scale=4.5)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_same_numbers_as_diffusers_pipeline(wan, wan_weights, hopper, speech
         image=picture, prompt=wan.settings.prompt, negative_prompt="still", height=128, width=128,
         num_frames=9, num_inference_steps=2, guidance_scale=5.0, latents=noise[None], output_type="latent",
     ).frames[0]  # fmt: skip
-    config = SamplerConfig(steps=2, shift=5.0, text_scale=5.0, audio_scale=0.0)
+    config = SamplerSettings(steps=2, shift=5.0, text_scale=5.0, audio_scale=0.0)
     got = wan.sample(wan.encode_prompt(hopper, speech), 7, config)
     torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-3)
     louder = wan.sample(wan.encode_prompt(hopper, speech), 7, FAST)
@@ -116,8 +116,8 @@ def test_experts_and_gate_learn_on_it(conditioning, wan_folder, hopper, speech, 
         winner[None], loser[None], mask[None], mask[None], [cond], torch.randn(1, *winner.shape),
         torch.tensor([0.5]),
     )  # fmt: skip
-    experts = Experts(generator.transformer, ("mn", "ls", "vq"), ExpertConfig(rank=4))
-    config = LossConfig(beta=500.0)
+    experts = Experts(generator.transformer, ("mn", "ls", "vq"), ExpertSettings(rank=4))
+    config = LossSettings(beta=500.0)
     optimizer = torch.optim.AdamW(experts.parameters("ls"), 1e-3)
     first = expert_step(generator.velocity, experts, "ls", batch, config)
     assert first["loss"] == pytest.approx(math.log(2)) and first["margin"] == 0.0
@@ -164,7 +164,10 @@ def test_half_precision_keeps_what_diffusers_keeps_in_float32(wan, wan_folder, h
     assert kinds["blocks.0.attn1.to_q.weight"] == kinds["audio_proj.proj.weight"] == torch.bfloat16
     assert kinds["condition_embedder.time_embedder.linear_1.weight"] == torch.float32
     assert kinds["blocks.0.scale_shift_table"] == kinds["blocks.0.norm2.weight"] == torch.float32
-    cond, config = wan.encode_prompt(hopper, speech), SamplerConfig(2, 5.0, 1.0, 1.0)
+    cond, config = (
+        wan.encode_prompt(hopper, speech),
+        SamplerSettings(steps=2, shift=5.0, text_scale=1.0, audio_scale=1.0),
+    )
     exact, rough = wan.sample(cond, 0, config), half.sample(cond, 0, config)
     assert rough.dtype == torch.float32 and 0 < (exact - rough).abs().mean() < 0.02
     x, t = torch.randn(1, 16, 3, 16, 16), torch.tensor([0.5])

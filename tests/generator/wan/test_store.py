@@ -8,25 +8,22 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ft2ray.generator.sampler import SamplerConfig
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.loaders import load_generator
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
-from ft2ray.preference.draws import DrawConfig
 from ft2ray.preference.rules import Pair
 from ft2ray.records import GROUP, Candidate, PromptGroup
-from ft2ray.tlpo.experts import ExpertConfig, detach_experts
-from ft2ray.tlpo.gate import GateConfig
-from ft2ray.tlpo.losses import LossConfig
+from ft2ray.tlpo.experts import detach_experts
 from ft2ray.tlpo.policy import SUM, apply_system, load_policy, save_policy
-from ft2ray.tlpo.run import FULL, GATE, TlpoRun, TlpoSettings
+from ft2ray.tlpo.run import FULL, GATE, TlpoRun
+from ft2ray.tlpo.settings import ExpertSettings, OptimizerSettings, TlpoSettings
 from tests.conftest import ASSETS
 
 DIMS = ("mn", "ls", "vq")
-FAST = SamplerConfig(steps=2, shift=5.0, text_scale=5.0, audio_scale=4.5)
+FAST = SamplerSettings(steps=2, shift=5.0, text_scale=5.0, audio_scale=4.5)
 SETTINGS = TlpoSettings(
-    dimensions=DIMS, expert=ExpertConfig(rank=2), loss=LossConfig(), gate=GateConfig(),
-    draw=DrawConfig(shift=5.0), batch=1, steps=1, learning_rate=1e-2, gate_steps=1, gate_learning_rate=1e-2,
-    checkpoint_every=1,
+    experts=ExpertSettings(rank=2), batch=1, steps=1, gate_steps=1,
+    optimizer=OptimizerSettings(learning_rate=1e-2, gate_learning_rate=1e-2),
 )  # fmt: skip
 
 
@@ -46,7 +43,7 @@ def test_from_a_stored_group_to_a_policy_that_samples(wan_folder, hopper, tmp_pa
     )  # fmt: skip
     (row,) = pa.Table.from_pylist([group.to_row()], schema=GROUP).to_pylist()
 
-    run = TlpoRun(generator, SETTINGS)
+    run = TlpoRun(generator, DIMS, SETTINGS, shift=5.0)
     run.add(PromptGroup.from_row(row), {name: [Pair(0, 1, 0.5)] for name in (*DIMS, SUM, FULL)})
     stored = run._conditions("g")
     for field in dataclasses.fields(cond):

@@ -12,9 +12,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.formats.adapters import adapter_of, factors_of, original_name, read_adapter, write_adapter
 from ft2ray.tlpo.policy import Policy, apply_system
+from ft2ray.tlpo.settings import ExpertSettings
 from tests.tlpo.conftest import DIMS, LAYERS, randomise, tiny_wan
 
 ALL_LINEARS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))"
@@ -38,7 +39,7 @@ def pipeline_of(transformer):
 
 
 def trained(transformer, targets=ALL_LINEARS, rank=4, alpha=6.0):
-    experts = Experts(transformer, ("ls",), ExpertConfig(rank, alpha, targets))
+    experts = Experts(transformer, ("ls",), ExpertSettings(rank=rank, alpha=alpha, targets=targets))
     randomise(experts)
     adapter = (experts.config("ls"), experts.state("ls"))
     detach_experts(transformer)
@@ -145,7 +146,7 @@ def test_the_header_of_diffusers_says_how_strong_it_is(tmp_path, settings, facto
 def test_an_imported_expert_with_layers_of_its_own_is_weighted_beside_the_others(tmp_path, transformer, call):
     """The other experts skip the cross-attention; this one skips the feed-forward."""
     cross = trained(transformer, r"blocks\.\d+\.attn2\.to_[qkv]", rank=2, alpha=1.0)
-    own = {name: trained(transformer, ExpertConfig().targets) for name in ("mn", "vq")}
+    own = {name: trained(transformer, ExpertSettings().targets) for name in ("mn", "vq")}
     policy = Policy("base-1", DIMS, {"mn": own["mn"], "ls": cross, "vq": own["vq"]})
     attached = apply_system(transformer, policy, "uniform", {"mn": 0.0, "ls": 3.0, "vq": 0.0})
     weighted = call()

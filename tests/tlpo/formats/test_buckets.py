@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from ft2ray.generator.sampler import timesteps
-from ft2ray.tlpo.experts import ExpertConfig, Experts, detach_experts
+from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.formats.adapters import read_adapter, write_adapter
 from ft2ray.tlpo.formats.buckets import bucketing_errors, merged_adapter, timestep_buckets
-from ft2ray.tlpo.gate import GateConfig, TimestepLayerGate
+from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.policy import AttachedPolicy, policy_of
+from ft2ray.tlpo.settings import ExpertSettings, GateSettings
 from tests.tlpo.conftest import DIMS, LAYERS, WIDTH, make_batch, randomise, tiny_wan, velocity_of
 
 TIMES = torch.tensor(timesteps(8, 3.0)[:-1])
@@ -24,9 +25,9 @@ def tau(transformer):
 
 @pytest.fixture
 def policy():
-    experts = Experts(tiny_wan(), DIMS, ExpertConfig(rank=4, alpha=6))
+    experts = Experts(tiny_wan(), DIMS, ExpertSettings(rank=4, alpha=6))
     randomise(experts)
-    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateConfig("full"))
+    gate = TimestepLayerGate(LAYERS, 3, WIDTH, GateSettings(mode="full"))
     torch.manual_seed(0)
     for parameter in gate.parameters():
         torch.nn.init.normal_(parameter)

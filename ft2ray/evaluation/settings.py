@@ -1,0 +1,24 @@
+"""Settings of the evaluation."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from ft2ray.settings import Settings
+
+
+class EvaluationSettings(Settings):
+    """What is compared on held-out prompts."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    systems: tuple[str, ...] | None = None  # None: the base and everything that the policy can be run as
+    reference_clips: str | None = None  # folder of real talking clips; None: the package's own judge
+    bootstrap: int = Field(2000, ge=1)  # resamples of the confidence intervals
+    report_videos: int = Field(2, ge=0)  # prompts whose videos go into the report
+
+    @field_validator("systems")
+    @classmethod
+    def _has_base(cls, systems: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if systems is not None and "base" not in systems:
+            raise ValueError("must be a list with base in it: it is the reference")
+        return systems

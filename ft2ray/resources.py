@@ -1,0 +1,54 @@
+"""Where a run is computed and what its processes may use. Nothing here changes what is learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ft2ray.settings import Settings
+from ft2ray.tlpo.settings import ComputeSettings
+
+
+class Pool(Settings):
+    """Equal processes, and what Ray is asked for each of them."""
+
+    count: int = Field(1, ge=1)
+    cpus: float = Field(0.5, ge=0)
+    gpus: float = Field(0.0, ge=0)
+    memory: float | None = Field(None, gt=0)  # GB of host memory; None asks Ray for none
+    on: str | None = None  # the label of the nodes that the pool keeps to, "pool=generation"; None: any node
+
+    @field_validator("on")
+    @classmethod
+    def _label(cls, on: str | None) -> str | None:
+        if on is not None and not all(on.partition("=")):
+            raise ValueError(f'must be of the form name=value, such as "pool=generation", got {on!r}')
+        return on
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """`on` as Ray's label selectors take it."""
+        name, _, value = (self.on or "").partition("=")
+        return {name: value} if name else {}
+
+    def options(self) -> dict[str, Any]:
+        """What Ray reserves for one process of the pool: options of a task or an actor."""
+        asked = {"num_cpus": self.cpus, "num_gpus": self.gpus, "label_selector": self.selector}
+        return asked if self.memory is None else asked | {"memory": self.memory * 1e9}
+
+
+class Pools(Settings):
+    generators: Pool = Pool(count=2)  # actors that sample and decode
+    critic: Pool = Pool(cpus=0.2)  # replicas
+    training: Pool = Pool(count=2)  # workers
+
+
+class ResourceSettings(Settings):
+    address: str | None = None  # None starts Ray on this machine, "auto" joins the running cluster
+    # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8 pool=training" is up to
+    # four of a kind, with their labels.
+    may_add: tuple[str, ...] = ()
+    pools: Pools = Pools()
+    compute: ComputeSettings = ComputeSettings()  # of the training
+    keep_videos: bool = False  # also store an mp4 of every candidate

@@ -1,0 +1,139 @@
+"""Settings of timestep-layer adaptive preference optimisation: what is learnt, and how it is computed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ft2ray.errors import ConfigurationError
+from ft2ray.preference.draws import DrawSettings
+from ft2ray.settings import Settings
+
+# Q, K, V of the self-attention and both linears of the FFN: 351 M per expert on Wan-14B at rank 128.
+TARGETS = r"blocks\.\d+\.(attn1\.to_[qkv]|ffn\.net\.(0\.proj|2))"
+
+
+class ExpertSettings(Settings):
+    """The LoRA of each expert; its update is alpha / rank * B A."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    targets: str = TARGETS  # a regular expression over module names
+
+
+class LossSettings(Settings):
+    """The preference loss (see losses.py)."""
+
+    kind: Literal["dpo", "ipo", "simpo"] = "dpo"
+    beta: float = Field(100.0, gt=0)  # with the mean over elements as reduction
+    gamma: float = 0.0  # SimPO's target margin
+    safeguard_mu: float | None = Field(None, gt=0, le=1)  # None is off; Diffusion-SDPO's default is 0.9
+    # Weight of the winners' flow-matching loss; 1 is DPO's own weight at the start. DPO alone raises the
+    # error of winners too, and the clips get worse as soon as they change. Costs a little VQ (README).
+    winner_weight: float = Field(2.0, ge=0)
+    masked: tuple[str, ...] = ("ls",)  # dimensions whose error counts the lip region only
+
+
+class GateSettings(Settings):
+    """How the experts are weighted.
+
+    "full"      w = softmax(P_l tau) + b_l                (`shared`: one P for all layers, own b_l)
+    "timestep"  w = softmax(P tau) + b, the same in every layer
+    "layer"     w = 1/K + b_l, the same at every timestep
+    "uniform"   w = 1/K, nothing to train
+    "segments"  one expert at a time, hard-switched by t (AlignHuman): expert `order[i]` works on
+                [boundaries[i-1], boundaries[i]), from t = 0 (clean) up to t = 1 (noise); nothing to train
+    """
+
+    mode: Literal["full", "timestep", "layer", "uniform", "segments"] = "full"
+    shared: bool = False  # one projection for all layers instead of one per layer
+    boundaries: tuple[float, ...] = ()  # of "segments", rising within (0, 1); empty: even
+    order: tuple[int, ...] = ()  # of "segments", places in the list of dimensions; empty: theirs
+
+    @model_validator(mode="after")
+    def _segments(self) -> GateSettings:
+        if any(not 0 < b < 1 for b in self.boundaries) or list(self.boundaries) != sorted(
+            set(self.boundaries)
+        ):
+            raise ValueError(f"boundaries must rise strictly within (0, 1), got {list(self.boundaries)}")
+        if self.boundaries and self.order and len(self.order) != len(self.boundaries) + 1:
+            raise ValueError(f"{len(self.boundaries)} boundaries need {len(self.boundaries) + 1} in order")
+        return self
+
+
+class OptimizerSettings(Settings):
+    """AdamW without weight decay."""
+
+    learning_rate: float = Field(
+        1e-3, gt=0
+    )  # at 2e-4 and 20 updates the clips move by 1 % and no metric moves
+    gate_learning_rate: float = Field(2e-2, gt=0)
+    max_norm: float = Field(1.0, gt=0)  # gradients are clipped to this norm
+
+
+class TlpoSettings(Settings):
+    """Stage 1 (experts) and stage 2 (gate): all that decides what is learnt."""
+
+    experts: ExpertSettings = ExpertSettings()
+    loss: LossSettings = LossSettings()
+    gate: GateSettings = GateSettings()
+    draws: DrawSettings = DrawSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    batch: int = Field(8, ge=1)  # pairs a step, over all workers
+    steps: int = Field(40, ge=1)  # updates of each expert
+    gate_steps: int = Field(20, ge=0)
+    # dpo_sum, one more adapter: plain DPO on the summed score, updated as often as all experts together.
+    baseline: bool = True
+    precision: Literal["fp32", "bf16"] | None = (
+        None  # of the frozen base, None as it was loaded; adapters: fp32
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1
+    )  # decay of running averages, published in place of the weights
+
+    @model_validator(mode="after")
+    def _reference(self) -> TlpoSettings:
+        if self.draws.per_group is not None and self.loss.kind == "simpo":
+            raise ValueError("draws.per_group: simpo has no reference whose errors could be kept")
+        return self
+
+
+class ComputeSettings(Settings):
+    """How a training is computed; nothing here changes what is learnt, up to float32 rounding."""
+
+    checkpoint_every: int = Field(10, ge=1)  # steps
+    checkpointing: bool = False  # keep the blocks' inputs only, and run the blocks again in the backward
+    microbatch: int | None = Field(None, ge=1)  # pairs that a worker holds at once; None its whole share
+    # DeepSpeed's ZeRO: 0 averages gradients as DDP does, 2 divides gradients and moments, 3 the base too. The
+    # gate is tiny and never divided.
+    zero_stage: Literal[0, 2, 3] = 0
+    offload: bool = False  # moments are kept, and the experts updated, in the CPU's memory
+
+    @model_validator(mode="after")
+    def _offload(self) -> ComputeSettings:
+        if self.offload and self.zero_stage == 0:
+            raise ValueError("offload needs zero_stage 2 or 3: DeepSpeed keeps the moments then")
+        return self
+
+
+def check_compute(tlpo: TlpoSettings, compute: ComputeSettings, workers: int) -> None:
+    """Refuse what cannot be computed in this way.
+
+    Raises:
+        ConfigurationError: for a combination that does not work.
+    """
+    if tlpo.batch % workers:
+        raise ConfigurationError(
+            f"tlpo.batch {tlpo.batch} must be a multiple of resources.pools.training.count {workers}"
+        )
+    if compute.zero_stage and tlpo.loss.safeguard_mu is not None:
+        raise ConfigurationError(
+            "tlpo.loss.safeguard_mu compares raw gradients, which no worker holds with ZeRO; set "
+            "resources.compute.zero_stage=0 or tlpo.loss.safeguard_mu=null"
+        )
+    if compute.zero_stage == 3 and tlpo.draws.per_group is not None:
+        raise ConfigurationError(
+            "tlpo.draws.per_group: with resources.compute.zero_stage=3 all workers must run the transformer "
+            "together, but each meets a new draw at another step; take stage 0 or 2, or set it to null"
+        )
