@@ -20,8 +20,8 @@ from ft2ray.config import AlignConfig
 PAGE = Path(__file__).parent / "settings.md"
 HEAD = """# Settings
 
-All settings of a run with their defaults, generated from the classes by `docs/settings_reference.py`. Give them
-in a YAML file or as `a.b=c` on the command line; `ft2ray align --dry-run` prints what they resolve to.
+All settings of a run with their defaults, generated from the classes by `docs/settings_reference.py`. Give
+them in a YAML file or as `a.b=c` on the command line; `ft2ray align --dry-run` prints what they resolve to.
 """
 
 
