@@ -12,7 +12,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One thread per process: Ray runs several processes side by side, and spinning OpenMP pools would fight.
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
-export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-fast test-cluster lint docs bench locks clean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ft2ray.animator import BASE, Animator
+from ft2ray.animator import Animator
 from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
 from ft2ray.storage import is_s3, new_file
@@ -18,13 +18,15 @@ def animate(
     out: str,
     seed: int = 0,
     policy_dir: str | None = None,
-    system: str = "tlpo",
+    system: str | None = None,
     weights: dict[str, float] | None = None,
+    allow_code: bool = False,
 ) -> int:
     """Write `out`; returns its number of frames. Recordings of any length up to the configured limit.
 
     Portrait, recording, policy and `out` are paths or s3:// URLs.
-    `policy_dir` None is the base generator; `weights` replaces the gate's weights per dimension.
+    `policy_dir` None is the base generator; `system` None the best system that there is; `weights` multiplies
+    the gate's weights per dimension. `allow_code` permits a generator that is named by code.
     Raises ValueError (MediaError) for an unusable portrait or recording.
     """
     if Path(out).suffix.lower() != ".mp4":
@@ -33,10 +35,8 @@ def animate(
     if folder is not None and not folder.is_dir():
         raise UserError(f"--out {out}: the folder {folder} does not exist; make it first")
     g = config.generator
-    animator = Animator(g.weights, g.size, config.prompts.max_recording_seconds)
-    if policy_dir is None:
-        system, weights = BASE, None
-    else:
+    animator = Animator(g.weights, g.size, config.prompts.max_recording_seconds, allow_code)
+    if policy_dir is not None:
         animator.attach(load_policy(policy_dir, animator.generator.fingerprint))
     clip = animator.animate(portrait_path, audio_path, g.sampling, seed, system, weights)
     with new_file(out) as file:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -15,18 +16,36 @@ from collections.abc import Sequence
 from ft2ray.config import AlignConfig, is_override, load_config, to_yaml
 from ft2ray.errors import FT2RayError, UserError
 
+READER_GONE = 141  # as a shell reports a program that SIGPIPE has ended
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     # One thread per process, before torch or OpenMP load: Ray runs several processes side by side.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     arguments = _parser().parse_args(argv)
+    messages = _Messages()
+    logging.getLogger("ft2ray").addHandler(messages)
+    logging.getLogger("ft2ray").setLevel(logging.INFO)
     try:
         arguments.run_command(arguments)
+        sys.stdout.flush()
     except FT2RayError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # such as `ft2ray score ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
+        return READER_GONE
+    finally:
+        logging.getLogger("ft2ray").removeHandler(messages)
     return 0
+
+
+class _Messages(logging.Handler):
+    """What the package says while a command runs: information on stdout, warnings on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = record.levelno >= logging.WARNING
+        print(self.format(record), file=sys.stderr if warning else sys.stdout, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     align.add_argument(
         "settings", nargs="*", metavar="CONFIG.yaml | a.b=c", help="one YAML file, then overrides"
     )
-    align.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    align.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check all that can be checked without starting, print the configuration and stop",
+    )
     align.set_defaults(run_command=_align)
 
     plan = commands.add_parser(
@@ -59,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", required=True, help="the mp4 to write")
     generate.add_argument("--run", help="a run folder: use its aligned policy; without it the base generator")
     generate.add_argument(
-        "--system", default="tlpo", help="which system of the run: tlpo, uniform, expert_ls, ..."
+        "--system", help="which system of the run: tlpo (where it has one), uniform, expert_ls, ..."
     )
     generate.add_argument(
         "--weights",
@@ -113,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--run", required=True, metavar="RUN_DIR")
     imported.add_argument("--dimension", required=True, help="the expert to replace: ls, mn, vq")
     imported.set_defaults(run_command=_import_adapter)
-    for command in (report, adapters, imported):
+    for command in (generate, report, adapters, imported):
         command.add_argument(
             "--allow-code",
             action="store_true",
@@ -140,6 +163,9 @@ def read_settings(settings: Sequence[str]) -> AlignConfig:
 def _align(arguments: argparse.Namespace) -> None:
     config = read_settings(arguments.settings)
     if arguments.dry_run:
+        from ft2ray.checks import check_inputs
+
+        check_inputs(config)
         print(to_yaml(config), end="")
         return
     from ft2ray.pipeline.align import align
@@ -157,10 +183,17 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     from ft2ray.animate import animate
-    from ft2ray.run import policy_dir
+    from ft2ray.run import policy_dir, read_config
 
+    if arguments.run is None and (arguments.system or arguments.weights):
+        raise UserError("--system and --weights choose among the adapters of a run: give its folder as --run")
+    if unknown := [text for text in arguments.settings if not is_override(text)]:
+        raise UserError(f"{unknown[0]} is not of the form a.b=value; settings of a run come with --run")
+    named = any(text.startswith("generator.weights=") for text in arguments.settings)
     frames = animate(
-        load_config(None, arguments.settings),
+        read_config(arguments.run, arguments.settings)
+        if arguments.run
+        else load_config(None, arguments.settings),
         arguments.portrait,
         arguments.audio,
         arguments.out,
@@ -168,6 +201,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         policy_dir=policy_dir(arguments.run) if arguments.run else None,
         system=arguments.system,
         weights=_weights(arguments.weights),
+        allow_code=named or arguments.allow_code,
     )
     print(f"{arguments.out}: {frames} frames")
 
@@ -194,7 +228,7 @@ def _score(arguments: argparse.Namespace) -> None:
         try:
             (p_K,) = critic.score([critic.viewer.read(clip, mesher)])
         except UserError as error:
-            failed.append(str(error))
+            failed.append(str(error) if str(clip) in str(error) else f"{clip}: {error}")
             continue
         scores = dict(zip(critic.dimensions, map(float, p_K), strict=True))
         print(json.dumps({"clip": clip, "p_yes": scores, "critic": critic.fingerprint}), flush=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from ft2ray.settings import Settings
 from ft2ray.tlpo.settings import ComputeSettings
+
+NODE_GROUP = re.compile(
+    r"(\d+) x ((?:CPU|GPU)=[\d.]+(?: (?:CPU|GPU)=[\d.]+)*)((?: (?![CG]PU=)[^\s=]+=[^\s=]+)*)"
+)
 
 
 class Pool(Settings):
@@ -52,3 +57,14 @@ class ResourceSettings(Settings):
     pools: Pools = Pools()
     compute: ComputeSettings = ComputeSettings()  # of the training
     keep_videos: bool = False  # also store an mp4 of every candidate
+
+    @field_validator("may_add")
+    @classmethod
+    def _node_groups(cls, may_add: tuple[str, ...]) -> tuple[str, ...]:
+        for text in may_add:
+            if NODE_GROUP.fullmatch(text) is None:
+                raise ValueError(
+                    f"{text!r} is not of the form '4 x CPU=16 GPU=8 pool=a': the most nodes of a group, what "
+                    "one of them offers, then its labels"
+                )
+        return may_add

@@ -21,7 +21,7 @@ import contextlib
 import dataclasses
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import ft2ray
-from ft2ray.config import AlignConfig, load_config, to_yaml
+from ft2ray.config import AlignConfig, load_config, read_yaml, to_yaml
 from ft2ray.errors import DataError
 from ft2ray.lease import lease
 from ft2ray.records import Prompt
 from ft2ray.rounds.prompts import Plan, Quarantined
-from ft2ray.storage import base_name, exists, is_s3, join, local_copy, read_bytes, write_atomically
+from ft2ray.storage import absolute, base_name, exists, is_s3, join, local_copy, read_bytes, write_atomically
 
+EARLIER_SECTIONS = {"preference", "cluster", "plan"}  # of settings before they had their owners' names
 PACKAGES = (
     "torch",
     "ray",
@@ -100,11 +101,17 @@ def write_inputs(config: AlignConfig, plan: Plan) -> None:
     _write_json(config.run_dir, "prompts.json", dataclasses.asdict(plan))
 
 
-def read_config(run_dir: str | Path) -> AlignConfig:
+def read_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> AlignConfig:
+    """The settings of the run in this folder, wherever it lay when they were written."""
     file = join(run_dir, "config.yaml")
     if not exists(file):
         raise DataError(f"{run_dir} is not a run folder: it has no config.yaml")
-    return load_config(local_copy(file))
+    if EARLIER_SECTIONS & read_yaml(local_copy(file)).keys():
+        raise DataError(
+            f"{run_dir} was written by an earlier version, whose settings had other names; read it with that "
+            "version, or start a new run_dir"
+        )
+    return load_config(local_copy(file), overrides).replaced(run_dir=absolute(run_dir))
 
 
 def read_plan(run_dir: str | Path) -> Plan:

@@ -9,8 +9,15 @@ from ft2ray.errors import UserError
 
 
 def check_lasting(name: str, path: str) -> None:
-    """Raises ValueError for a relative path, which would lie in that folder."""
-    if "://" not in path and not Path(path).is_absolute():
+    """Refuse a relative path, which would lie in that folder, and a URL that is not of S3.
+
+    Raises:
+        UserError: naming the setting or option.
+    """
+    scheme, found, _ = path.partition("://")
+    if found and scheme != "s3":
+        raise UserError(f"{name} {path!r}: {scheme}:// is not supported; give s3://bucket/... or a path")
+    if not found and not Path(path).is_absolute():
         raise UserError(
             f"{name} {path!r} would lie in a folder that is deleted with the job; give s3://bucket/... "
             "or an absolute path on a disk that all nodes share"

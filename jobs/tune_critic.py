@@ -24,7 +24,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from ft2ray.critic.labels import Label, check_clips, parted, read_labels
-from ft2ray.critic.omni.card import CARD, CriticCard, new_card, read_card
+from ft2ray.critic.omni.card import CARD, OmniCard, new_card, read_card
 from ft2ray.critic.omni.folder import find_omni
 from ft2ray.critic.omni.tuning import Tuning, TuningConfig, run
 from ft2ray.critic.omni.whole_clip import FPS, PIXELS
@@ -43,7 +43,7 @@ class Job:
 
     base: str
     out: str
-    card: CriticCard
+    card: OmniCard
     labels: list[Label]
     held_out: list[Label]
     config: TuningConfig
@@ -112,7 +112,7 @@ def worker(given: dict[str, Job]) -> None:
             upload_folder(folder, job.out, last=CARD)
 
 
-def tune(job: Job, workers: int, gpu: bool) -> CriticCard:
+def tune(job: Job, workers: int, gpu: bool) -> OmniCard:
     """Train, or go on training, and write the critic's folder; returns its card."""
     # Not below it: whoever loads a critic from S3 fetches all of its folder.
     files, path = filesystem(job.out.rstrip("/") + ".training")

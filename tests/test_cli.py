@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -7,7 +9,10 @@ from scipy.io import wavfile
 from ft2ray import storage
 from ft2ray.cli import main
 from ft2ray.config import load_config, to_dict
+from ft2ray.errors import DataError
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.run import read_config
 from tests.conftest import ASSETS
 
 
@@ -32,7 +37,7 @@ def test_dry_run_prints_the_resolved_configuration(capsys, tmp_path):
         (["generate", "--portrait", "a.jpg", "--audio", "b", "--out", "c.mp4"], "a.jpg"),
         (
             ["generate", "--portrait", "a", "--audio", "b", "--out", "c.mp4", "--run", "nowhere"],
-            "no trained policy",
+            "not a run folder",
         ),
         (["generate", "--portrait", "a", "--audio", "b", "--out", "c.mp4", "--weights", "mn"], "--weights"),
     ],
@@ -73,3 +78,43 @@ def test_a_configuration_is_read_from_s3(s3, capsys):
     storage.write_atomically(f"{s3}/mine.yaml", b"tlpo: {batch: 4}")
     assert main(["align", f"{s3}/mine.yaml", "--dry-run"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["tlpo"]["batch"] == 4
+
+
+CLIP = ["generate", "--portrait", "a", "--audio", "b", "--out", "c.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["align", "--dry-run", "prompts.portraits=nowhere"], "no folder"),
+        (["align", "--dry-run", "dimensions=[ls]"], "dimensions ['ls'] are not the critic's"),
+        (["align", "--dry-run", "run_dir=/dev/null/x"], "/dev/null is a file"),
+        (["align", "--dry-run", "run_dir=" + "n" * 300], "more than 255 bytes"),
+        (["align", "--dry-run", "resources.may_add=[many]"], "resources.may_add: 'many' is not of the form"),
+        ([*CLIP, "--weights", "mn=9"], "give its folder as --run"),
+        ([*CLIP, "--system", "tlpo"], "give its folder as --run"),
+        (["score", "absent.mp4"], "absent.mp4"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_one_sentence_before_anything_starts(arguments, says, capsys):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    command = f"{sys.executable} -m ft2ray.cli align --dry-run | true"
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr
+    assert ended.returncode in (0, 141)  # 0 where everything was written before the reader went
+
+
+def test_the_settings_of_a_run_are_those_of_its_folder(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("run_dir: /another/place\ngenerator: {sampling: {steps: 3}}")
+    config = read_config(tmp_path, ["generator.sampling.audio_scale=3"])
+    assert config.run_dir == str(tmp_path)
+    assert config.generator.sampling == SamplerSettings(steps=3, audio_scale=3.0)
+    file.write_text("preference: {margin: 0.3}")
+    with pytest.raises(DataError, match="written by an earlier version"):
+        read_config(tmp_path)

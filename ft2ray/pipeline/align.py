@@ -7,6 +7,7 @@ Curation and training take turns or run at the same time, as `schedule` says (se
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from ray import serve
 from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
+from ft2ray.checks import check_dimensions, check_run_dir
 from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
 from ft2ray.evaluation.judge import Judge
@@ -51,6 +53,7 @@ from ft2ray.storage import absolute, delete, join, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def align(config: AlignConfig) -> str:
         RunEnded: where a disk is full, the store or the critic fails; later the same call goes on.
     """
     config = config.replaced(run_dir=absolute(config.run_dir))  # workers sit in other folders
+    check_run_dir(config.run_dir)
     with in_one_sentence(config.run_dir), exclusive(config.run_dir):
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(config, "prompts"):
@@ -235,8 +239,7 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
 
 def check_critic(config: AlignConfig, critic: str, dimensions: tuple[str, ...]) -> None:
     """Scores of two critics do not compare, nor do other dimensions than the critic's."""
-    if dimensions != config.dimensions:
-        raise UserError(f"dimensions {list(config.dimensions)} are not the critic's {dimensions}")
+    check_dimensions(config.dimensions, dimensions)
     others = critics(config.run_dir) - {critic}
     if others:
         raise UserError(
@@ -274,4 +277,4 @@ def timed(config: AlignConfig, stage: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    log.info("%s", text)

@@ -5,7 +5,6 @@ Ray waits without a word for resources that will never come. Here the demands ar
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from ft2ray.pipeline.curation import SCORER_CPUS
 
 Resources = Mapping[str, float]  # CPU and GPU
 Labels = Mapping[str, str]
-_GROUP = re.compile(r"(\d+) x ((?:CPU|GPU)=[\d.]+(?: (?:CPU|GPU)=[\d.]+)*)((?: (?![CG]PU=)[^\s=]+=[^\s=]+)*)")
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,8 @@ def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
     """Read `resources.may_add`: "4 x CPU=16 GPU=8 pool=training" is up to four nodes of that kind."""
     groups = []
     for text in may_add:
-        found = _GROUP.fullmatch(text)
-        if found is None:
-            raise ConfigurationError(
-                f"configuration: resources.may_add {text!r} is not of the form '4 x CPU=16 GPU=8 pool=a': "
-                "the most nodes of a group, what one of them offers, then its labels"
-            )
+        found = resources.NODE_GROUP.fullmatch(text)
+        assert found is not None, "the setting has been checked"
         amounts = (item.split("=") for item in found[2].split())
         labels = dict(item.split("=") for item in found[3].split())
         groups.append((int(found[1]), Node({name: float(amount) for name, amount in amounts}, labels)))

@@ -63,13 +63,13 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
     portraits: dict[str, str] = {}  # portrait_id -> path: the same photo twice counts once
     recordings: dict[str, _Recording] = {}
     mesher = FaceMesher()
-    for path in _files(config.portraits, "portraits"):
+    for path in media_files(config.portraits, "portraits"):
         try:
             portrait = load_portrait(path, size=size, mesher=mesher)
             portraits.setdefault(portrait.portrait_id, path)
         except MediaError as error:
             quarantined.append(Quarantined(path, error.reason, str(error)))
-    for path in _files(config.speech, "speech"):
+    for path in media_files(config.speech, "speech"):
         try:
             recording = _inspect_recording(path, config)
             recordings.setdefault(recording.audio_id, recording)
@@ -95,7 +95,12 @@ def read_clip(prompt: Prompt, max_seconds: float) -> np.ndarray:
     return np.pad(wav_T, (0, samples - len(wav_T)))
 
 
-def _files(folder: str, embedded: str) -> list[str]:
+def media_files(folder: str, embedded: str) -> list[str]:
+    """Paths or URLs of all files below a folder, "embedded" being the package's own.
+
+    Raises:
+        UserError: where there is no folder, or nothing in it.
+    """
     root = (
         str(Path(str(resources.files("ft2ray"))) / "assets" / embedded)
         if folder == "embedded"

@@ -27,6 +27,14 @@ def test_a_relative_path_is_refused(job, arguments, name):
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("path", ["gs://bucket/x", "s3a://bucket/x", "S3://bucket/x", "file:///x"])
+def test_other_schemes_than_s3_are_refused(path):
+    ended = subprocess.run(
+        [sys.executable, JOBS / "align.py", f"run_dir={path}"], capture_output=True, text=True
+    )
+    assert ended.returncode == 2 and f"run_dir {path!r}" in ended.stderr and "not supported" in ended.stderr
+
+
 def test_other_paths_are_not(tmp_path):
     settings = [f"run_dir={tmp_path}", "--dry-run"]
     ended = subprocess.run([sys.executable, JOBS / "align.py", *settings], capture_output=True, text=True)

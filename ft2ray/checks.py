@@ -1,0 +1,64 @@
+"""What can be found wrong with a configuration before anything is started: places that are not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ft2ray.config import AlignConfig
+from ft2ray.errors import ConfigurationError
+from ft2ray.loaders import critic_card, generator_fingerprint
+from ft2ray.rounds.prompts import media_files
+from ft2ray.storage import is_s3
+
+LONGEST_NAME = 255  # bytes of a file name on the usual file systems
+
+
+def check_inputs(config: AlignConfig) -> None:
+    """Look for the media, the packaged weights and a run folder that can be written to.
+
+    Weights of the user's own are left to the nodes that load them: this machine may lack them.
+
+    Raises:
+        UserError: for the first that cannot work.
+    """
+    check_run_dir(config.run_dir)
+    media_files(config.prompts.portraits, "portraits")
+    media_files(config.prompts.speech, "speech")
+    if config.generator.weights == "embedded":
+        generator_fingerprint(config.generator.weights)
+    if config.critic.weights == "embedded":
+        check_dimensions(config.dimensions, critic_card(config.critic.weights).dimensions)
+
+
+def check_run_dir(run_dir: str) -> None:
+    """Refuse a local folder that cannot be made or written to.
+
+    Raises:
+        ConfigurationError: with the folder that is in the way.
+    """
+    if is_s3(run_dir):
+        return  # its first request answers
+    path = Path(run_dir).absolute()
+    long = [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]
+    if long:
+        raise ConfigurationError(
+            f"run_dir: the name {long[0][:40]}... has more than {LONGEST_NAME} bytes; choose a shorter one"
+        )
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise ConfigurationError(f"run_dir {run_dir}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"run_dir {run_dir}: {there} cannot be written to; change its permissions or choose another"
+        )
+
+
+def check_dimensions(wanted: tuple[str, ...], critics: tuple[str, ...]) -> None:
+    """Refuse a list of dimensions that is not the critic's.
+
+    Raises:
+        ConfigurationError: with both lists.
+    """
+    if wanted != critics:
+        raise ConfigurationError(f"dimensions {list(wanted)} are not the critic's {list(critics)}")
