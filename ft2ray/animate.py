@@ -7,7 +7,7 @@ from pathlib import Path
 from ft2ray.animator import Animator
 from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
-from ft2ray.storage import is_s3, new_file
+from ft2ray.storage import local_path, new_file
 from ft2ray.tlpo.policy import load_policy
 
 
@@ -31,9 +31,9 @@ def animate(
     """
     if Path(out).suffix.lower() != ".mp4":
         raise UserError(f"--out {out} must end in .mp4")
-    folder = None if is_s3(out) else Path(out).absolute().parent
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"--out {out}: the folder {folder} does not exist; make it first")
+    path = local_path(out)
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: the folder {path.absolute().parent} does not exist; make it first")
     g = config.generator
     animator = Animator(g.weights, g.size, config.prompts.max_recording_seconds, allow_code)
     if policy_dir is not None:

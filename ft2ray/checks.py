@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ft2ray.config import AlignConfig
 from ft2ray.errors import ConfigurationError
 from ft2ray.loaders import critic_card, generator_fingerprint
 from ft2ray.rounds.prompts import media_files
-from ft2ray.storage import is_s3
+from ft2ray.storage import local_path
 
 LONGEST_NAME = 255  # bytes of a file name on the usual file systems
 
@@ -37,9 +36,10 @@ def check_run_dir(run_dir: str) -> None:
     Raises:
         ConfigurationError: with the folder that is in the way.
     """
-    if is_s3(run_dir):
-        return  # its first request answers
-    path = Path(run_dir).absolute()
+    path = local_path(run_dir)
+    if path is None:
+        return  # the store's first answer tells
+    path = path.absolute()
     long = [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]
     if long:
         raise ConfigurationError(

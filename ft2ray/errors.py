@@ -6,6 +6,7 @@
         MediaError                           a portrait, recording or video; has a reason for tables
         WeightsError                         weights, adapters and policies that cannot be read or do not fit
         DataError                            labels, stored rows and run folders
+          StoredDataError                    a stored file that is not what was written
       StoreRefused         2          502    the store does not take these credentials, or lacks the bucket
       StoreUnavailable     75         503    the store does not answer; the same call may work later
       NonFiniteError       2          500    latents, scores, losses, gradients or weights are not finite
@@ -58,6 +59,23 @@ class WeightsError(UserError):
 
 class DataError(UserError):
     """Labels, stored rows or a run folder that cannot be used."""
+
+
+class StoredDataError(DataError):
+    """A stored file does not hold what was written: a damaged, truncated, empty or foreign one.
+
+    Args:
+        url: the file.
+        what: what it is and what is wrong with it.
+        remedy: what to do.
+    """
+
+    def __init__(self, url: str, what: str, remedy: str) -> None:
+        super().__init__(url, what, remedy)  # all in `args`: the error survives pickling between processes
+        self.url = url
+
+    def __str__(self) -> str:
+        return "{}: {}; {}".format(*self.args)
 
 
 class StoreRefused(FT2RayError):

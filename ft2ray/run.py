@@ -17,24 +17,20 @@ The folder is a local path or an s3:// URL.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 import ft2ray
 from ft2ray.config import AlignConfig, load_config, read_yaml, to_yaml
 from ft2ray.errors import DataError
-from ft2ray.lease import lease
 from ft2ray.records import Prompt
 from ft2ray.rounds.prompts import Plan, Quarantined
-from ft2ray.storage import absolute, base_name, exists, is_s3, join, local_copy, read_bytes, write_atomically
+from ft2ray.storage import absolute, base_name, exists, join, local_copy, read_bytes, write_atomically
 
 EARLIER_SECTIONS = {"preference", "cluster", "plan"}  # of settings before they had their owners' names
 PACKAGES = (
@@ -66,27 +62,6 @@ def policy_dir(run_dir: str | Path) -> str:
             f"{run_dir} holds no trained policy; run `ft2ray align run_dir={run_dir}` to its end first"
         )
     return join(run_dir, "policies", read_bytes(current).decode())
-
-
-@contextlib.contextmanager
-def exclusive(run_dir: str | Path) -> Iterator[None]:
-    """Only one `align` works in a run folder; the lock goes with the process, however that ends.
-
-    On S3 it goes a minute after the process, and whoever starts again at once waits for that.
-    """
-    if is_s3(run_dir):
-        with lease(join(run_dir, ".lock"), "ft2ray align"):
-            yield
-        return
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(run_dir) / ".lock")
-    try:
-        with lock.acquire(timeout=0):
-            yield
-    except Timeout as error:
-        raise DataError(
-            f"another ft2ray align is working in {run_dir}; wait for it or choose another run_dir"
-        ) from error
 
 
 def write_inputs(config: AlignConfig, plan: Plan) -> None:

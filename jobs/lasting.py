@@ -6,18 +6,17 @@ Results that were written there would be lost, although the job succeeded.
 from pathlib import Path
 
 from ft2ray.errors import UserError
+from ft2ray.storage import local_path
 
 
 def check_lasting(name: str, path: str) -> None:
     """Refuse a relative path, which would lie in that folder, and a URL that is not of S3.
 
     Raises:
-        UserError: naming the setting or option.
+        ConfigurationError: for another URL.
+        UserError: for a relative path; it names the setting or option.
     """
-    scheme, found, _ = path.partition("://")
-    if found and scheme != "s3":
-        raise UserError(f"{name} {path!r}: {scheme}:// is not supported; give s3://bucket/... or a path")
-    if not found and not Path(path).is_absolute():
+    if local_path(path) is not None and not Path(path).is_absolute():
         raise UserError(
             f"{name} {path!r} would lie in a folder that is deleted with the job; give s3://bucket/... "
             "or an absolute path on a disk that all nodes share"

@@ -14,13 +14,12 @@ import argparse
 import dataclasses
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from lasting import check_lasting
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ft2ray.critic.labels import Label, check_clips, parted, read_labels
@@ -32,7 +31,8 @@ from ft2ray.critic.questions import QUESTIONS
 from ft2ray.errors import FT2RayError, UserError
 from ft2ray.pipeline.cluster import job_address, ray_cluster
 from ft2ray.records import content_id
-from ft2ray.storage import exists, filesystem, join, read_bytes, upload_folder, write_atomically
+from ft2ray.scratch import scratch_folder
+from ft2ray.storage import Checkpoints, exists, join, read_bytes, upload_folder, write_atomically
 
 LOG = "tuning.jsonl"
 
@@ -48,6 +48,11 @@ class Job:
     held_out: list[Label]
     config: TuningConfig
     save_every: int
+
+    @property
+    def training(self) -> str:
+        """Where the checkpoints are: not below `out`, all of which is fetched by whoever loads a critic."""
+        return self.out.rstrip("/") + ".training"
 
     @property
     def name(self) -> str:
@@ -73,10 +78,12 @@ def worker(given: dict[str, Job]) -> None:
     tuning = Tuning(
         Reader.load(job.card.base, job.card, device), job.card, job.labels, job.config, rank, workers
     )
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            tuning.restore(Path(folder))
+    checkpoints = Checkpoints(join(job.training, job.name))
+    newest = [checkpoints.newest() if rank == 0 else None]
+    if workers > 1:
+        dist.broadcast_object_list(newest, src=0)
+    if newest[0] is not None:
+        tuning.restore(checkpoints.open(newest[0]))
     began, first = time.monotonic(), tuning.step
     log = join(job.out, LOG)
     said = [json.loads(line) for line in read_bytes(log).splitlines()] if exists(log) else []
@@ -90,14 +97,13 @@ def worker(given: dict[str, Job]) -> None:
         print(f"step {tuning.step} of {tuning.last_step}: loss {figures['loss']:.4f}", flush=True)
 
     def save(tuning: Tuning) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            if rank == 0:
-                write_atomically(log, "".join(json.dumps(figures) + "\n" for figures in said).encode())
-                tuning.save(Path(folder))
-            kept = Checkpoint.from_directory(folder) if rank == 0 else None
-            ray.train.report({"step": tuning.step}, checkpoint=kept)
+        if rank == 0:
+            write_atomically(log, "".join(json.dumps(figures) + "\n" for figures in said).encode())
+            checkpoints.save(tuning.step, tuning.save)
+        ray.train.report({"step": tuning.step})
 
     run(tuning, save, say, job.save_every)
+    checkpoints.wait()
     shares: list[Any] = [None] * workers
     if workers > 1:
         dist.all_gather_object(shares, tuning.margins(job.held_out))
@@ -107,28 +113,22 @@ def worker(given: dict[str, Job]) -> None:
         margin_NK = np.empty((len(job.held_out), len(job.card.questions)))
         for n, share in enumerate(shares):
             margin_NK[n::workers] = share
-        with tempfile.TemporaryDirectory() as folder:
-            tuning.write(Path(folder), job.base, margin_NK, job.held_out)
+        with scratch_folder() as folder:
+            tuning.write(folder, job.base, margin_NK, job.held_out)
             upload_folder(folder, job.out, last=CARD)
 
 
 def tune(job: Job, workers: int, gpu: bool) -> OmniCard:
     """Train, or go on training, and write the critic's folder; returns its card."""
-    # Not below it: whoever loads a critic from S3 fetches all of its folder.
-    files, path = filesystem(job.out.rstrip("/") + ".training")
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
-        run_config=RunConfig(
-            name=job.name,
-            storage_path=path,
-            storage_filesystem=files,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=3),
-        ),
-    )
-    trainer.fit()
+    with scratch_folder() as folder:  # Ray wants one, although the checkpoints are ours
+        TorchTrainer(
+            worker,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+            run_config=RunConfig(
+                name=job.name, storage_path=str(folder), failure_config=FailureConfig(max_failures=3)
+            ),
+        ).fit()
     return read_card(job.out)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from ft2ray import run as run_folder
+from ft2ray import storage
 from ft2ray.config import load_config
 from ft2ray.records import Prompt
 from ft2ray.rounds.prompts import Plan, Quarantined
@@ -42,7 +43,7 @@ def test_a_folder_without_a_run_says_so(run_dir):
 
 def test_a_local_run_belongs_to_one_at_a_time(tmp_path):
     refused = pytest.raises(ValueError, match="another ft2ray align is working")
-    with run_folder.exclusive(tmp_path), refused, run_folder.exclusive(tmp_path):
+    with storage.exclusive(tmp_path, "ft2ray align"), refused, storage.exclusive(tmp_path, "ft2ray align"):
         pytest.fail("two at once")
-    with run_folder.exclusive(tmp_path):
+    with storage.exclusive(tmp_path, "ft2ray align"):
         pass

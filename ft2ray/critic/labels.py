@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from ft2ray.critic.omni.clip_file import header_fault
 from ft2ray.errors import DataError
 from ft2ray.records import content_id
-from ft2ray.storage import exists, is_s3, join, local_copy
+from ft2ray.storage import exists, join, local_copy, local_path
 
 SHOWN = 20  # bad rows in one message
 YES, NO = ("yes", "1", "true", "1.0"), ("no", "0", "false", "0.0")
@@ -162,7 +162,7 @@ def _located(label: Label, table: str) -> Label:
     root = table.rpartition("/")[0] or "."
 
     def locate(name: str, column: str) -> str:
-        place = name if is_s3(name) or Path(name).is_absolute() else join(root, name)
+        place = name if local_path(name) is None or Path(name).is_absolute() else join(root, name)
         if not exists(place):
             raise BadCell(column, f"there is no file {place}")
         return place
@@ -257,7 +257,7 @@ def _read_parquet(file: Path, table: Table) -> None:
 
 def check_clips(labels: Sequence[Label]) -> None:
     """ValueError that names clips that can not be used, by their headers; those on S3 are not asked."""
-    local = [label for label in labels if not is_s3(label.clip)]
+    local = [label for label in labels if local_path(label.clip) is not None]
     faults = [(label.clip, header_fault(label.clip, label.sound is None)) for label in local]
     bad = [f"{clip} {fault}" for clip, fault in faults if fault is not None]
     if bad:

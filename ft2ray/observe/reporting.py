@@ -37,7 +37,7 @@ from ft2ray.run import (
     read_seconds,
     read_versions,
 )
-from ft2ray.storage import WEEK, base_name, exists, is_s3, join, list_files, local_copy, presigned, read_bytes
+from ft2ray.storage import WEEK, base_name, exists, join, list_files, local_copy, presigned, read_bytes
 from ft2ray.tlpo.gate import heat_map
 from ft2ray.tlpo.policy import Policy, load_policy
 
@@ -158,7 +158,7 @@ def _videos(
             if m["system"] == system and m["video"] and m["prompt_id"] in words:
                 figures = _chosen(dict(m["metrics"]), dimensions)
                 url = join(config.run_dir, m["video"])
-                link = presigned(url, WEEK) if is_s3(url) else None
+                link = presigned(url, WEEK)
                 videos.append(ReportVideo(words[m["prompt_id"]], system, local_copy(url), figures, link))
     return videos
 
@@ -169,12 +169,11 @@ def _words(prompt: Prompt) -> str:
 
 def _links(run_dir: str, policy: str) -> dict[str, str]:
     """Links to what somebody without the store's credentials may want to load, where the run is on S3."""
-    if not is_s3(run_dir):
-        return {}
     folder = join("policies", base_name(policy))
     files = [f"{folder}/{file}" for file in list_files(policy, recursive=True)]
     files += [file for file in (PAIRS, "config.yaml", "report.json") if exists(join(run_dir, file))]
-    return {file: presigned(join(run_dir, file), WEEK) for file in files}
+    links = {file: presigned(join(run_dir, file), WEEK) for file in files}
+    return {file: link for file, link in links.items() if link is not None}
 
 
 def _curves(folder: str) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -16,7 +16,7 @@ from ft2ray.rounds.policies import newest_policy, policy_url
 from ft2ray.rounds.schedule import last_step, slots, training_key
 from ft2ray.rounds.scores import pair_counts, scored_candidates
 from ft2ray.run import progress_url, read_config, read_fingerprints, read_plan
-from ft2ray.storage import exists, join, read_bytes
+from ft2ray.storage import exists, join, plain_json, read_bytes
 
 RECENT_SECONDS = 300.0
 
@@ -112,7 +112,7 @@ def watch(run_dir: str, every_seconds: float = 5.0) -> None:
 
 
 def _fingerprint(policy: str) -> str:
-    description: dict[str, Any] = json.loads(read_bytes(join(policy, "policy.json")))
+    description: dict[str, Any] = plain_json(join(policy, "policy.json"), "a policy", "train it again")
     return description["fingerprint"]
 
 

@@ -11,7 +11,6 @@ Shapes: S timesteps, N layers, K experts, F frames, H W pixels, 3 rgb.
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +22,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from ft2ray.media.video import FPS, read_video
-from ft2ray.storage import delete, is_s3, join, list_files, upload
+from ft2ray.scratch import scratch_folder
+from ft2ray.storage import delete, join, list_files, local_path, upload
 
 CELL = 24  # pixels of one layer at one timestep
 CLIP_PIXELS = 128
@@ -85,9 +85,9 @@ def show_clips(run_dir: str, clips: Mapping[str, Path], step: int) -> None:
 @contextmanager
 def _written_to(url: str, purge_step: int | None) -> Iterator[Board]:
     with ExitStack() as stack:
-        local = stack.enter_context(tempfile.TemporaryDirectory()) if is_s3(url) else url
+        local = local_path(url) or stack.enter_context(scratch_folder())
         writer = stack.enter_context(SummaryWriter(local, purge_step=purge_step))
-        opened = Board(writer, url if is_s3(url) else None)
+        opened = Board(writer, url if local_path(url) is None else None)
         yield opened
         opened.keep()
 

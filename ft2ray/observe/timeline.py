@@ -42,7 +42,7 @@ class Span:
 
 
 def span_store(run_dir: str) -> RowStore:
-    return RowStore(join(run_dir, "timeline"), SPAN, "span_id")
+    return RowStore(join(run_dir, "timeline"), SPAN, "span_id", what="a span of the timeline", lossy=True)
 
 
 def commit_spans(run_dir: str, spans: list[Span]) -> None:

@@ -24,15 +24,15 @@ from tqdm import tqdm
 
 from ft2ray.checks import check_dimensions, check_run_dir
 from ft2ray.config import AlignConfig
-from ft2ray.errors import UserError
+from ft2ray.errors import StoredDataError, UserError
 from ft2ray.evaluation.judge import Judge
 from ft2ray.loaders import critic_card, generator_fingerprint
 from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
-from ft2ray.pipeline.curation import curate, missing_slots
-from ft2ray.pipeline.endings import in_one_sentence
-from ft2ray.pipeline.evaluation import evaluate, run_judge
+from ft2ray.pipeline.curation import curate, group_store, missing_slots, refused_store
+from ft2ray.pipeline.endings import in_one_sentence, known
+from ft2ray.pipeline.evaluation import evaluate, measurement_store, run_judge
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import train
 from ft2ray.resources import Pool
@@ -43,13 +43,12 @@ from ft2ray.rounds.schedule import Slot, oldest_policy, slots, training_key
 from ft2ray.rounds.scores import critics, pair_counts, scored_candidates
 from ft2ray.run import (
     add_seconds,
-    exclusive,
     publish,
     training_url,
     write_fingerprints,
     write_inputs,
 )
-from ft2ray.storage import absolute, delete, join, write_atomically
+from ft2ray.storage import absolute, delete, exclusive, join, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
 T = TypeVar("T")
@@ -77,7 +76,7 @@ def align(config: AlignConfig) -> str:
     """
     config = config.replaced(run_dir=absolute(config.run_dir))  # workers sit in other folders
     check_run_dir(config.run_dir)
-    with in_one_sentence(config.run_dir), exclusive(config.run_dir):
+    with in_one_sentence(config.run_dir), exclusive(config.run_dir, "ft2ray align"):
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(config, "prompts"):
             plan = plan_prompts(config.prompts, config.generator.size)
@@ -86,10 +85,25 @@ def align(config: AlignConfig) -> str:
         say(f"  {len(plan.curation)} prompts to curate, {len(plan.evaluation)} kept apart for the evaluation")
         write_inputs(config, plan)
         with ray_cluster(config.resources.address):
-            _align_on_ray(config, plan)
+            repaired(config.run_dir, lambda: _align_on_ray(config, plan))
             report = _on_node(config.resources.pools.generators, write_run_report, config.run_dir, True)
     say(f"Done. Open {report}")
     return report
+
+
+def repaired(run_dir: str, work: Callable[[], T]) -> T:
+    """The result of `work`, which is done again without the rows that turn out to be damaged."""
+    while True:
+        try:
+            return work()
+        except Exception as error:  # of any kind: Ray wraps what its workers raise
+            if not isinstance(known(error, run_dir), StoredDataError):
+                raise
+            stores = group_store(run_dir), refused_store(run_dir), measurement_store(run_dir)
+            damaged = [sentence for store in stores for sentence in store.set_aside_damaged()]
+            if not damaged:
+                raise
+            say("\n".join(f"  set aside, to be made again: {sentence}" for sentence in damaged))
 
 
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:

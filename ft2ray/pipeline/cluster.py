@@ -64,7 +64,11 @@ def ray_cluster(
     with _joined(address, start) if address is not None else _private(start):
         for name in ("ray.data", "ray.serve", "ray.train"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        ray.data.DataContext.get_current().enable_progress_bars = False  # ours count groups, not blocks
+        # It calls every error of an actor a bug of Ray; the error itself is raised.
+        logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False  # ours count groups, not blocks
+        context.raise_original_map_exception = True  # errors are known by their type (endings.py)
         yield
 
 

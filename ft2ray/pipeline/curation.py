@@ -25,7 +25,7 @@ from ft2ray.errors import CriticError, MediaError
 from ft2ray.media.video import write_video
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.timeline import Span, commit_spans
-from ft2ray.records import GROUP, Candidate, Prompt, PromptGroup
+from ft2ray.records import GROUP, GROUP_INDEX, Candidate, Prompt, PromptGroup
 from ft2ray.rounds.policies import newest_policy, policy_url
 from ft2ray.rounds.prompts import read_clip
 from ft2ray.rounds.schedule import Slot, draws, oldest_policy
@@ -49,12 +49,12 @@ REFUSED = pa.schema([(name, pa.string()) for name in ("group_id", "path", "reaso
 
 
 def group_store(run_dir: str) -> RowStore:
-    return RowStore(join(run_dir, "store", "groups"), GROUP, "group_id")
+    return RowStore(join(run_dir, "store", "groups"), GROUP, "group_id", GROUP_INDEX, "a prompt group")
 
 
 def refused_store(run_dir: str) -> RowStore:
     """Slots that can not be filled, because their media turned out to be unreadable after all."""
-    return RowStore(join(run_dir, "store", "refused"), REFUSED, "group_id")
+    return RowStore(join(run_dir, "store", "refused"), REFUSED, "group_id", what="a refused slot")
 
 
 def read_groups(run_dir: str, first: int | None = None) -> list[PromptGroup]:
@@ -249,8 +249,9 @@ def curated(run_dir: str, slots: Sequence[Slot]) -> Iterator[PromptGroup]:
 
 def missing_slots(run_dir: str, slots: Sequence[Slot]) -> list[Slot]:
     """The slots that are neither filled nor refused yet."""
-    done = group_store(run_dir).keys() | refused_store(run_dir).keys()
-    return [slot for slot in slots if slot.group_id not in done]
+    wanted = {slot.group_id for slot in slots}
+    missing = wanted - group_store(run_dir).committed(wanted) - refused_store(run_dir).committed(wanted)
+    return [slot for slot in slots if slot.group_id in missing]
 
 
 def curate(config: AlignConfig, key: str, slots: Sequence[Slot]) -> Iterator[dict[str, Any]]:

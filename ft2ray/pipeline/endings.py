@@ -1,41 +1,67 @@
-"""How a run ends that no mistake of its settings stopped: in one sentence, and the same command goes on.
+"""Ends a run that something outside stopped in one sentence; the same command continues it.
 
-What went wrong in an actor or a train worker arrives at the driver as text, wrapped by Ray Data, Ray Train or
-Ray itself, so that it is looked for in the text of the whole error.
+What went wrong in an actor or a train worker arrives at the driver inside exceptions of Ray, each of which
+keeps the original one: it is found by its type. (Ray Data keeps it where its context says
+`raise_original_map_exception`.)
 """
 
 from __future__ import annotations
 
-import re
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ft2ray.errors import RunEnded
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from ft2ray.errors import FT2RayError, RunEnded
+from ft2ray.storage.files import explained
 
 GOES_ON = "what is committed stays, and the same command goes on from there"
-_DISK_FULL = re.compile(r"^.*(?:No space left on device|Disk quota exceeded).*$", re.M)
-_SENTENCE = re.compile(r"^\s*ft2ray\.[\w.]+\.(?:StoreUnavailable|StoreRefused|CriticError): (.+)$", re.M)
+LOST = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, RaySystemError)
 
 
 @contextmanager
 def in_one_sentence(run_dir: str) -> Iterator[None]:
-    """A full disk, a store that refuses or does not answer, and a critic that fails, as RunEnded."""
+    """Raise what the user has to know, wherever it happened, and keep the traceback of everything else.
+
+    Raises:
+        RunEnded: where the same command may work later: no answer, a full disk, a process that Ray lost.
+        FT2RayError: any other one, as it was raised.
+    """
     try:
         yield
     except Exception as error:
-        reason = why(error, run_dir)
-        if reason is None:
+        found = known(error, run_dir)
+        if found is None:
             raise
-        raise RunEnded(f"{reason}; {GOES_ON}") from error
+        if found.exit_code == RunEnded.exit_code and not isinstance(found, RunEnded):
+            found = RunEnded(f"{found}; {GOES_ON}")
+        raise found from error
 
 
-def why(error: Exception, run_dir: str) -> str | None:
-    """The sentence that `error` stands for; None where it is none of those that are known."""
-    text = "".join(traceback.format_exception(error))
-    if found := _SENTENCE.findall(text):
-        return found[-1].strip()
-    if found := _DISK_FULL.findall(text):
-        disks = f"that of {run_dir}, or that of the temporary files"
-        return f"a disk is full ({found[-1].strip()}); free or enlarge {disks}"
-    return None
+def known(error: BaseException, run_dir: str) -> FT2RayError | None:
+    """The FT2RayError that `error` is, holds or stands for; None for a bug."""
+    if isinstance(error, RayTaskError):  # also an instance of the class of its cause
+        return known(error.cause, run_dir)
+    if isinstance(error, FT2RayError):
+        return error
+    if isinstance(error, OSError):
+        try:
+            with explained(error.filename or run_dir):
+                raise error
+        except FT2RayError as named:
+            return named
+        except OSError:
+            return None
+    if isinstance(error, LOST):
+        return RunEnded(f"Ray lost a process ({str(error).splitlines()[0]}); {GOES_ON}")
+    # Of Ray Train: the errors of all workers by rank, each with the one that its loop raised.
+    inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "_base_exc", None)]
+    found = [known(held, run_dir) for held in inner if held is not None]
+    return next((held for held in found if held is not None), None)

@@ -7,7 +7,7 @@ is committed atomically and never measured twice.
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,31 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from ft2ray.config import AlignConfig
+from ft2ray.errors import StoredDataError
 from ft2ray.evaluation.compare import REFERENCES
 from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import write_video
 from ft2ray.records import Prompt, content_id
 from ft2ray.rounds.prompts import read_clip
 from ft2ray.rounds.schedule import recorded
-from ft2ray.storage import RowStore, exists, join, local_copy, local_folder, new_file, read_bytes, versions
+from ft2ray.storage import (
+    DIGESTS,
+    RowStore,
+    check_folder,
+    delete_folder,
+    exists,
+    join,
+    local_copy,
+    local_folder,
+    new_file,
+    new_folder,
+    seal_folder,
+    versions,
+)
+
+log = logging.getLogger(__name__)
+
+JUDGE = "judge.safetensors"
 
 MEASUREMENT = pa.schema(
     [
@@ -39,7 +57,7 @@ MEASUREMENT = pa.schema(
 
 
 def measurement_store(run_dir: str | Path) -> RowStore:
-    return RowStore(join(run_dir, "store", "measurements"), MEASUREMENT, "row_id")
+    return RowStore(join(run_dir, "store", "measurements"), MEASUREMENT, "row_id", what="a measurement")
 
 
 def run_judge(config: AlignConfig) -> Path:
@@ -49,12 +67,20 @@ def run_judge(config: AlignConfig) -> Path:
         return EMBEDDED
     if exists(source):
         return local_copy(source)
-    fitted = join(config.run_dir, "judges", f"{content_id(source, versions(source))}.safetensors")
-    if not exists(fitted):
-        judge = Judge.load(local_folder(source))
-        with new_file(fitted) as file:
-            judge.save(file)
-    return local_copy(fitted)
+    fitted = join(config.run_dir, "judges", content_id(source, versions(source)))
+    if exists(join(fitted, DIGESTS)):
+        folder = local_folder(fitted)
+        try:
+            check_folder(folder, "the judge of this run", "it is fitted again")
+            return folder / JUDGE
+        except StoredDataError as error:
+            log.warning("%s", error)
+            delete_folder(fitted)
+    judge = Judge.load(local_folder(source))
+    with new_folder(fitted, last=DIGESTS) as folder:
+        judge.save(folder / JUDGE)
+        seal_folder(folder)
+    return local_folder(fitted) / JUDGE
 
 
 def row_id(
@@ -150,7 +176,9 @@ def evaluate(
     config: AlignConfig, prompts: list[Prompt], generator: str, judge: str, policy_dir: str
 ) -> Iterator[dict[str, Any]]:
     """Measure what the store lacks; yields one summary per finished (prompt, seed)."""
-    policy = json.loads(read_bytes(join(policy_dir, "policy.json")))["fingerprint"]
+    from ft2ray.tlpo.policy import published_fingerprint
+
+    policy = published_fingerprint(policy_dir)
     done = measurement_store(config.run_dir).keys()
     todo = [
         dataclasses.asdict(prompt) | {"seed": seed}

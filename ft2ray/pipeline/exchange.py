@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ft2ray.generator.sampler import timesteps
 from ft2ray.loaders import load_generator
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.run import policy_dir, publish, read_config
-from ft2ray.storage import exists, is_s3, join, local_copy, local_folder, upload_folder
+from ft2ray.storage import exists, join, list_files, local_copy, local_folder, new_folder
 from ft2ray.tlpo.formats.adapters import (
     LAYOUTS,
     PEFT_CONFIG,
@@ -38,7 +37,7 @@ from ft2ray.tlpo.formats.buckets import (
     merged_adapter,
     timestep_buckets,
 )
-from ft2ray.tlpo.policy import SUM, AttachedPolicy, Policy, load_policy, save_policy, whole_directory
+from ft2ray.tlpo.policy import SUM, AttachedPolicy, Policy, load_policy, save_policy
 from ft2ray.tlpo.run import conditions_of
 
 INDEX = "adapters.json"
@@ -58,7 +57,7 @@ def export_run_adapters(
         raise DataError(f"adapter: layout {layout!r} is unknown; take one of {', '.join(LAYOUTS)}")
     config = read_config(run_dir)
     folder = policy_dir(run_dir)
-    if exists(join(out, INDEX)) or (not is_s3(out) and Path(out).exists() and any(Path(out).iterdir())):
+    if list_files(out, recursive=True):
         raise DataError(f"{out} holds files already; give a new folder")
     generator = load_generator(config.generator.weights, allow_code)
     policy = load_policy(folder, generator.fingerprint)
@@ -91,13 +90,8 @@ def export_run_adapters(
             write_adapter(where / name, adapter, layout)
         (where / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
-    if is_s3(out):
-        with tempfile.TemporaryDirectory() as temporary:
-            write(Path(temporary))
-            upload_folder(temporary, out, last=INDEX)
-    else:
-        with whole_directory(out) as path:
-            write(path)
+    with new_folder(out, last=INDEX) as path:
+        write(path)
     return index
 
 

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import platform
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
@@ -35,7 +35,8 @@ from ft2ray.rounds.intake import CurationFailed, Intake
 from ft2ray.rounds.policies import is_published, policy_url, publish_version
 from ft2ray.rounds.schedule import Slot, last_step
 from ft2ray.run import progress_url, publish, read_fingerprints
-from ft2ray.storage import read_bytes, write_atomically
+from ft2ray.scratch import scratch_folder
+from ft2ray.storage import Checkpoints, join, read_bytes, write_atomically
 from ft2ray.tlpo.run import TlpoRun
 
 
@@ -55,36 +56,29 @@ def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, 
 
 def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> str:
     """Train, or go on training, to the end of `round`; returns the URL of the policy published then."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-
-    from ft2ray.pipeline.checkpoints import checkpoint_files
 
     published = policy_url(config.run_dir, key, round + 1)
     if is_published(published):
         return published
     pool = config.resources.pools.training
     resources = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": (pool.memory or 0) * 1e9}
-    files, path = checkpoint_files(config.run_dir)
-    trainer = TorchTrainer(
-        _train_loop,
-        train_loop_config={"config": config, "key": key, "slots": list(slots), "round": round},
-        scaling_config=ScalingConfig(
-            num_workers=pool.count,
-            use_gpu=pool.gpus > 0,
-            resources_per_worker={k: v for k, v in resources.items() if v},
-            label_selector=pool.selector,  # type: ignore[call-arg]  # annotated as Train v1
-        ),
-        run_config=RunConfig(
-            name=key,
-            storage_path=path,
-            storage_filesystem=files,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=3),
-        ),
-    )
-    with progress(config, key, last_step(config, round)):
-        trainer.fit()
+    # Ray wants a folder, although the checkpoints are ours: it finds nothing there but its own marker.
+    with scratch_folder() as folder, progress(config, key, last_step(config, round)):
+        TorchTrainer(
+            _train_loop,
+            train_loop_config={"config": config, "key": key, "slots": list(slots), "round": round},
+            scaling_config=ScalingConfig(
+                num_workers=pool.count,
+                use_gpu=pool.gpus > 0,
+                resources_per_worker={k: v for k, v in resources.items() if v},
+                label_selector=pool.selector,  # type: ignore[call-arg]  # annotated as Train v1
+            ),
+            run_config=RunConfig(
+                name=key, storage_path=str(folder), failure_config=FailureConfig(max_failures=3)
+            ),
+        ).fit()
     if not is_published(published):
         raise CurationFailed("the training ended early: curation failed, or gave not a single pair")
     return published
@@ -128,8 +122,6 @@ def new_training(config: AlignConfig, rank: int = 0, workers: int = 1) -> TlpoRu
 def _train_loop(arguments: dict[str, Any]) -> None:
     import ray.train.torch
 
-    from ft2ray.pipeline.checkpoints import Checkpoints, checkpoint_folder
-
     torch.set_num_threads(1)
     config: AlignConfig = arguments["config"]
     key, run_dir = arguments["key"], config.run_dir
@@ -142,11 +134,16 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
-    checkpoints, checkpoint = Checkpoints(run_dir, key), ray.train.get_checkpoint()
-    if checkpoint is not None:
-        saved = checkpoint_folder(checkpoint)
+    checkpoints = Checkpoints(join(run_dir, "train", key))
+    step = _of_rank_0(checkpoints.newest() if rank == 0 else None)
+    if step is not None:
+        saved = checkpoints.open(step)
         run.restore(saved / "state")
         curves = json.loads((saved / "curves.json").read_text())
+
+    def write(folder: Path) -> None:
+        run.save(folder / "state")
+        (folder / "curves.json").write_text(json.dumps(curves))
 
     def take_in(run: TlpoRun) -> None:
         if intake.complete:
@@ -161,15 +158,12 @@ def _train_loop(arguments: dict[str, Any]) -> None:
             curves.extend(run.curves)
             show(run, shown)
             run.curves.clear()
-            folder = Path(tempfile.mkdtemp())
-            run.save(folder / "state")
-            (folder / "curves.json").write_text(json.dumps(curves))
-            checkpoints.report(folder, run.step)
+            checkpoints.save(run.step, write)
             clock.commit()
             write_atomically(progress_url(run_dir, key), json.dumps({"step": run.step}).encode())
         else:
             run.save("")  # with ZeRO everybody has a part of it; rank 0 writes
-            ray.train.report({"step": run.step})
+        ray.train.report({"step": run.step})
         clock.start(run.step)
 
     # Where curation failed a new attempt would only fail again: `train` reports it, Ray Train need not.
@@ -188,6 +182,15 @@ def _train_loop(arguments: dict[str, Any]) -> None:
                     publish_version(run_dir, key, round + 1, run.policy(), curves)
                     publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
                     shown.gate(weights_SNK.numpy(), run.dimensions, run.step)
+        checkpoints.wait()
+
+
+def _of_rank_0(value: int | None) -> int | None:
+    """Every worker goes on from the same checkpoint."""
+    box = [value]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def show(run: TlpoRun, shown: Board) -> None:

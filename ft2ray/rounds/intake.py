@@ -7,7 +7,6 @@ same list, so that its data order is the one of the first attempt whatever has b
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,7 +17,7 @@ from ft2ray.pipeline.curation import group_store, refused_store
 from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.schedule import Slot, last_step, oldest_policy, slots_needed
-from ft2ray.storage import exists, join, list_files, read_bytes, write_atomically
+from ft2ray.storage import exists, join, list_files, read_json, write_json
 from ft2ray.tlpo.run import TlpoRun
 
 POLL_SECONDS = 0.5
@@ -96,7 +95,7 @@ class Intake:
             enough = not self._lacks_pairs(run, there)
         joining = sorted(there - self.seen) if enough else []
         if joining:
-            self._write(run.step, joining)
+            joining = self._write(run.step, joining)
         return joining, refused, enough
 
     def _more_may_come(self, step: int, filled: int) -> bool:
@@ -117,11 +116,17 @@ class Intake:
         return bool(lacking)
 
     def _read(self, step: int) -> list[str]:
-        return json.loads(read_bytes(join(self.folder, self.log[step])))
+        what, remedy = (
+            "a list of groups that joined",
+            f"delete {self.folder} and train again in a new run_dir",
+        )
+        return read_json(join(self.folder, self.log[step]), what, remedy)["groups"]
 
-    def _write(self, step: int, joining: list[str]) -> None:
+    def _write(self, step: int, joining: list[str]) -> list[str]:
+        """Returns the list that counts: that of another run in this folder, where that one was first."""
         self.log[step] = f"{step:08d}.json"
-        write_atomically(join(self.folder, self.log[step]), json.dumps(joining).encode())
+        first = write_json(join(self.folder, self.log[step]), {"groups": joining}, if_absent=True)
+        return joining if first else self._read(step)
 
     def _agree(self, decision: Decision | None) -> tuple[list[str], bool]:
         """Every worker takes rank 0's decision; CurationFailed where that is to give up."""

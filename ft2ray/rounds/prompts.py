@@ -21,7 +21,7 @@ from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.records import Prompt, content_id
 from ft2ray.rounds.settings import PromptSettings
-from ft2ray.storage import absolute, base_name, is_s3, join, list_files
+from ft2ray.storage import absolute, base_name, join, list_files, local_path
 
 MIN_SHARE = 0.9  # a last clip that is this much of `seconds` long is kept and filled up with silence
 
@@ -107,7 +107,8 @@ def media_files(folder: str, embedded: str) -> list[str]:
         else absolute(folder)
     )
     files = [join(root, file) for file in list_files(root, recursive=True)]
-    if not files and not is_s3(root) and not Path(root).is_dir():
+    path = local_path(root)
+    if not files and path is not None and not path.is_dir():
         raise UserError(f"prompts: no folder {root}; give a folder of {embedded} or 'embedded'")
     if not files:
         raise UserError(f"prompts: {root} holds no files; put your {embedded} there")

@@ -13,10 +13,9 @@ from ft2ray.config import AlignConfig
 from ft2ray.pipeline.curation import group_store
 from ft2ray.preference.rules import FULL, SUM
 from ft2ray.preference.scored_rows import pairs_of_rows
+from ft2ray.records import GROUP_INDEX
 from ft2ray.rounds.schedule import Slot
 
-FIELDS = ("policy", "scores", "error")
-COLUMNS = ("group_id", "round", "critic", *(f"candidates.list.element.{field}" for field in FIELDS))
 BATCH_ROWS = 65_536
 
 
@@ -27,7 +26,7 @@ def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
     null where the critic gave none.
     """
     wanted = pa.array([slot.group_id for slot in slots], pa.string())
-    groups = group_store(config.run_dir).table(COLUMNS)
+    groups = group_store(config.run_dir).table(GROUP_INDEX)
     groups = groups.filter(pc.is_in(groups["group_id"], wanted)).sort_by("group_id")
     lists = groups["candidates"].combine_chunks()
     group = pc.list_parent_indices(lists)

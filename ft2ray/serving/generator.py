@@ -157,7 +157,7 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
         url = storage.join(settings.result_store, hashlib.sha256(clip["mp4"]).hexdigest()[:16] + ".mp4")
         with answering(url):
             storage.write_atomically(url, clip["mp4"])
-            link = storage.presigned(url, settings.link_seconds) if storage.is_s3(url) else None
+            link = storage.presigned(url, settings.link_seconds)
         return GenerateAnswer(url=url, link=link, **facts(clip, seed))
 
     async def progress_lines(

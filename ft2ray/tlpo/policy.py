@@ -15,12 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +27,26 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ft2ray.errors import WeightsError
+from ft2ray.errors import NonFiniteError, WeightsError
 from ft2ray.preference.rules import SUM as SUM  # the adapter is named after its pairs
-from ft2ray.storage import exists, is_s3, join, local_folder, read_bytes, upload_folder
+from ft2ray.storage import (
+    check_files,
+    exists,
+    file_digests,
+    join,
+    local_folder,
+    new_folder,
+    plain_json,
+    read_json,
+    write_json,
+)
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate, UserWeights
 from ft2ray.tlpo.settings import GateSettings
 
-FORMAT = 1
+FORMAT = 2
+DESCRIPTION = "policy.json"
+REMEDY = "copy the folder again, or train again in a new run_dir"
 PREFIX = "transformer."  # the pipelines' name of the module that the adapters belong to
 
 
@@ -64,6 +71,12 @@ class Policy:
             digest.update(json.dumps(_gate_description(self.gate), sort_keys=True).encode())
             _digest_tensors(digest, self.gate.state_dict())
         return digest.hexdigest()[:16]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by adapter and key; those of the gate as gate/key."""
+        found = {f"{name}/{key}": t for name, (_, held) in self.adapters.items() for key, t in held.items()}
+        gate = {} if self.gate is None else self.gate.state_dict()
+        return found | {f"gate/{key}": tensor for key, tensor in gate.items()}
 
     def systems(self) -> tuple[str, ...]:
         """The systems that this policy can be run as."""
@@ -139,18 +152,18 @@ def save_policy(directory: str | Path, policy: Policy) -> str:
     The folder appears complete or not at all; on S3 policy.json, which readers look for, is written last.
     Publishing the same policy again changes nothing; a folder that holds another one is refused, since
     whoever reads it may be half-way through.
+
+    Raises:
+        NonFiniteError: for a tensor with NaN or infinity in it.
     """
+    require_finite("policy", policy.tensors())
     fingerprint = policy.fingerprint
-    if exists(join(directory, "policy.json")):
-        held = json.loads(read_bytes(join(directory, "policy.json")))["fingerprint"]
+    if exists(join(directory, DESCRIPTION)):
+        held = published_fingerprint(directory)
         if held != fingerprint:
             raise WeightsError(f"policy: {directory} already holds policy {held}; publish to a new folder")
-    elif is_s3(directory):
-        with tempfile.TemporaryDirectory() as folder:
-            _write_files(Path(folder), policy)
-            upload_folder(folder, directory, last="policy.json")
     else:
-        with whole_directory(directory) as path:
+        with new_folder(directory, last=DESCRIPTION) as path:
             _write_files(path, policy)
     return fingerprint
 
@@ -168,20 +181,16 @@ def _write_files(folder: Path, policy: Policy) -> None:
         "dimensions": list(policy.dimensions),
         "adapters": {n: {"rank": c.r, "alpha": c.lora_alpha} for n, (c, _) in policy.adapters.items()},
         "gate": None if policy.gate is None else _gate_description(policy.gate),
+        "files": file_digests(folder),
     }
-    (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
+    write_json(folder / DESCRIPTION, description)
 
 
 def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
     """Read a policy for the base with `base_fingerprint`; ValueError if it was made for another one."""
-    if not exists(join(directory, "policy.json")):
-        raise WeightsError(
-            f"policy: no policy.json in {directory}; give the folder of a finished training run"
-        )
+    description = _description(directory)
     directory = local_folder(directory)
-    description = json.loads((directory / "policy.json").read_text())
-    if description.get("format") != FORMAT:
-        raise WeightsError(f"policy: {directory} has another format than {FORMAT}, which this version reads")
+    check_files(directory, description["files"], "a policy", REMEDY)
     if description["base"] != base_fingerprint:
         raise WeightsError(
             f"policy: {directory} was trained on base {description['base']}, but the loaded base is "
@@ -196,29 +205,36 @@ def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
         gate = _build_gate(description["gate"])
         gate.load_state_dict(_read(directory / "gate.safetensors")[1])
     policy = Policy(base_fingerprint, tuple(description["dimensions"]), adapters, gate)
-    if policy.fingerprint != description["fingerprint"]:
-        raise WeightsError(
-            f"policy: the files in {directory} are not those that were published; copy it again"
-        )
+    assert policy.fingerprint == description["fingerprint"], "the files are those that were published"
+    try:
+        require_finite("policy", policy.tensors())
+    except NonFiniteError as error:
+        raise WeightsError(f"{error}; {directory} cannot be used, take an earlier policy") from error
     return policy
 
 
-@contextmanager
-def whole_directory(path: str | Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends; after an error nothing of it is left."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as stream:
-                    os.fsync(stream.fileno())
-        os.rename(temporary, path)  # fails where `path` already has files in it
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def published_fingerprint(directory: str | Path) -> str:
+    """The fingerprint of the policy in a folder, which is not loaded."""
+    return _description(directory)["fingerprint"]
+
+
+def _description(directory: str | Path) -> dict[str, Any]:
+    url = join(directory, DESCRIPTION)
+    if not exists(url):
+        raise WeightsError(
+            f"policy: no {DESCRIPTION} in {directory}; give the folder of a finished training run"
+        )
+    found = plain_json(url, "a policy's description", REMEDY)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise WeightsError(f"policy: {directory} has another format than {FORMAT}, which this version reads")
+    return read_json(url, "a policy's description", REMEDY)
+
+
+def require_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """NonFiniteError that names the first tensor with NaN or infinity in it."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"{what}: the tensor {name} is not finite")
 
 
 def save_adapter(path: Path, config: LoraConfig, tensors: dict[str, Tensor]) -> None:
@@ -238,8 +254,6 @@ def _load_adapter(path: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
-        raise WeightsError(f"policy: {path} is missing; the folder is incomplete, copy it again")
     with safe_open(path, "pt") as file:
         return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 

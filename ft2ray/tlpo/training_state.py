@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ft2ray.errors import DataError
+from ft2ray.storage import new_folder
 from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
-from ft2ray.tlpo.policy import whole_directory
+from ft2ray.tlpo.policy import require_finite
 
 
 class TakesState(Protocol):
@@ -41,6 +42,9 @@ def save_training_state(
 
     `optimizers`: their `state_dict()`; `counters`: any integers, as the draw cursor of every dimension and
     the number of steps.
+
+    Raises:
+        NonFiniteError: for a tensor with NaN or infinity in it: the training could not go on from there.
     """
     if Path(directory).exists():
         raise DataError(f"training state: {directory} exists already; every save takes a new folder")
@@ -57,7 +61,8 @@ def save_training_state(
         for index, moments in state["state"].items():
             for key, tensor in moments.items():
                 tensors[f"optimizer/{name}/{index}/{key}"] = tensor.detach().cpu().contiguous()
-    with whole_directory(directory) as folder:
+    require_finite("training state", tensors)
+    with new_folder(directory) as folder:
         save_file(tensors, folder / "state.safetensors")
         description = {"counters": dict(counters), "optimizers": settings}
         (folder / "state.json").write_text(json.dumps(description, indent=2) + "\n")

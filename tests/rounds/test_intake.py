@@ -95,7 +95,7 @@ def taking_in(config, wanted, pairs_of=every_dimension):
 
 def written(config) -> dict[int, list[str]]:
     files = sorted(Path(intake_folder(config.run_dir, KEY)).glob("*.json"))
-    return {int(file.stem): json.loads(file.read_text()) for file in files}
+    return {int(file.stem): json.loads(file.read_text())["groups"] for file in files}
 
 
 def ids(chosen) -> list[str]:

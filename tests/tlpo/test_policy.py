@@ -1,13 +1,17 @@
 """Policies: publishing, loading, refusing what does not fit, and the systems one policy runs as."""
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ft2ray import storage
+from ft2ray.errors import FT2RayError, NonFiniteError, WeightsError
+from ft2ray.storage import files
 from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.policy import (
@@ -16,7 +20,6 @@ from ft2ray.tlpo.policy import (
     load_policy,
     policy_of,
     save_policy,
-    whole_directory,
 )
 from ft2ray.tlpo.settings import ExpertSettings, GateSettings
 from tests.tlpo.conftest import DIMS, LAYERS, WIDTH, randomise, tiny_wan
@@ -95,7 +98,7 @@ def test_damaged_or_unfinished_folders_are_refused(tmp_path):
     save_policy(tmp_path / "q", other)
     weights = "adapters/ls/pytorch_lora_weights.safetensors"
     (tmp_path / "p" / weights).write_bytes((tmp_path / "q" / weights).read_bytes())
-    with pytest.raises(ValueError, match="not those that were published"):
+    with pytest.raises(ValueError, match="ls/.*not what was written"):
         load_policy(tmp_path / "p", "base-1")
     (tmp_path / "p" / weights).unlink()
     with pytest.raises(ValueError, match="is missing"):
@@ -120,7 +123,7 @@ def test_publishing_twice_changes_nothing_and_another_policy_is_refused(tmp_path
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(OSError), whole_directory(tmp_path / "p") as folder:
+    with pytest.raises(OSError), storage.new_folder(tmp_path / "p") as folder:
         (folder / "half").write_text("written")
         assert not (tmp_path / "p").exists()
         raise OSError
@@ -174,8 +177,8 @@ def test_systems_that_a_policy_does_not_have_are_refused(transformer):
 def test_a_policy_on_s3_is_the_same_policy_and_appears_last_file_last(s3, tmp_path, monkeypatch):
     _, _, policy = make_policy()
     sent = []
-    upload = storage.upload
-    monkeypatch.setattr(storage, "upload", lambda local, url: (sent.append(url), upload(local, url)))
+    upload = files.upload
+    monkeypatch.setattr(files, "upload", lambda local, url: (sent.append(url), upload(local, url)))
     assert save_policy(f"{s3}/p", policy) == save_policy(f"{s3}/p", policy) == policy.fingerprint
     assert len(sent) == 6 and sent[-1] == f"{s3}/p/policy.json"
     assert load_policy(f"{s3}/p", "base-1").fingerprint == policy.fingerprint
@@ -184,5 +187,58 @@ def test_a_policy_on_s3_is_the_same_policy_and_appears_last_file_last(s3, tmp_pa
     with pytest.raises(ValueError, match="no policy.json in s3://"):
         load_policy(f"{s3}/absent", "base-1")
     storage.delete(f"{s3}/p/gate.safetensors")
-    with pytest.raises(ValueError, match="gate.safetensors is missing"):
+    with pytest.raises(ValueError, match="gate.safetensors: a file of a policy is missing"):
         load_policy(f"{s3}/p", "base-1")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_neither_published_nor_loaded(tmp_path, monkeypatch, value):
+    policy = make_policy()[2]
+    key = sorted(policy.adapters["ls"][1])[0]
+    policy.adapters["ls"][1][key].view(-1)[0] = value
+    with pytest.raises(NonFiniteError, match=f"policy: the tensor ls/{re.escape(key)} is not finite"):
+        save_policy(tmp_path / "p", policy)
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr("ft2ray.tlpo.policy.require_finite", lambda *_: None)
+        save_policy(tmp_path / "p", policy)
+    with pytest.raises(WeightsError, match=f"ls/{re.escape(key)} is not finite.*earlier policy"):
+        load_policy(tmp_path / "p", "base-1")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published") / "p"
+    policy = make_policy()[2]
+    save_policy(folder, policy)
+    return folder, policy
+
+
+FILES = ["policy.json", "gate.safetensors", *(f"adapters/{n}/pytorch_lora_weights.safetensors" for n in DIMS)]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(file=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_named_or_changes_nothing(published, file, place, bit):
+    folder, policy = published
+    good = (folder / file).read_bytes()
+    bad = bytearray(good)
+    bad[int(place * len(bad))] ^= 1 << bit
+    try:
+        (folder / file).write_bytes(bad)
+        found = load_policy(folder, "base-1")
+    except FT2RayError as error:
+        assert str(folder) in str(error)
+    else:  # a space between two values of the description
+        assert file == "policy.json" and found.fingerprint == policy.fingerprint
+    finally:
+        (folder / file).write_bytes(good)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"{}", b"[1]"])
+def test_empty_and_foreign_files_are_named(published, tmp_path, file, content):
+    shutil.copytree(published[0], tmp_path / "p")
+    (tmp_path / "p" / file).write_bytes(content)
+    with pytest.raises(FT2RayError, match=str(tmp_path)):
+        load_policy(tmp_path / "p", "base-1")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ft2ray.errors import NonFiniteError
 from ft2ray.preference.draws import DrawRule, PairPool, draws
 from ft2ray.preference.rules import Pair
 from ft2ray.tlpo.experts import Experts
@@ -94,3 +95,13 @@ def test_mistakes_are_named(tmp_path):
     del run.optimizers["vq"]
     with pytest.raises(ValueError, match="this run trains"):
         run.load(tmp_path / "state")
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    run = Run()
+    run.train()
+    with torch.no_grad():
+        run.experts.parameters("ls")[0].view(-1)[0] = float("nan")
+    with pytest.raises(NonFiniteError, match="training state: the tensor expert/ls/.* is not finite"):
+        run.save(tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []

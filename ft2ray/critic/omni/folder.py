@@ -21,7 +21,7 @@ from ft2ray.critic.questions import AUDIO, AUDIO_BOS, VIDEO, VISION_BOS, VISION_
 from ft2ray.critic.talking.model import Thinker, build_model
 from ft2ray.errors import WeightsError
 from ft2ray.records import content_id
-from ft2ray.storage import is_s3, local_folder
+from ft2ray.storage import local_folder, local_path
 from ft2ray.weights import content_digest, find, first_line, read_json, stream_into, weight_files
 
 CONFIG, STEM = "config.json", "model"
@@ -50,7 +50,7 @@ def find_omni(weights: str | Path, base: Path = Path(), patterns: tuple[str, ...
 
     patterns: the files of a hub repository that are wanted.
     """
-    if is_s3(weights):
+    if local_path(weights) is None:
         return local_folder(weights)
     return find(str(weights), base, "critic.weights", patterns)
 

@@ -1,4 +1,4 @@
-"""S3 as storage.py needs it: one client per process, conditional writes, and errors that say what to do.
+"""Files at s3:// URLs: one client per process, conditional writes, and errors that say what to do.
 
 Endpoint, region and credentials come from where every AWS tool looks for them: AWS_ENDPOINT_URL,
 AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws, the machine's role.
@@ -13,21 +13,18 @@ from __future__ import annotations
 import functools
 import os
 import random
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import boto3
-import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -38,17 +35,18 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
-from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 from s3transfer.exceptions import RetriesExceededError
 
-from ft2ray.errors import ConfigurationError, StoreRefused, StoreUnavailable
+from ft2ray.errors import ConfigurationError, StoreRefused, StoreUnavailable, UserError
+from ft2ray.records import content_id
+from ft2ray.scratch import scratch_folder
+from ft2ray.storage import cache
+from ft2ray.storage.files import Files, base_name, folder_beside, join, list_files, upload_folder
 
 SCHEME = "s3://"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 PATIENCE = 60.0
-ARROW_ATTEMPTS = 10  # with pauses of up to 20 s: about as long
 TRANSFER = TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20)
-AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 REFUSED = {
     "403",
     "AccessDenied",
@@ -111,43 +109,6 @@ def ask(url: str, call: Callable[[], T]) -> T:
             if time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(0.5, 1.5))  # not all at once when the store is back
-
-
-class Store(S3FileSystem):
-    """pyarrow's view of the same store.
-
-    In another process it is made anew from the environment there. S3FileSystem itself would carry the secrets
-    along, and leave the patience behind.
-    """
-
-    def __reduce__(self):
-        return filesystem, (type(self),)
-
-
-S = TypeVar("S", bound=Store)
-
-
-def filesystem(kind: type[S] = Store) -> S:
-    """With the endpoint, region and credentials of `client()`."""
-    session = botocore.session.Session()
-    endpoint = urlsplit(client().meta.endpoint_url)
-    own_store = not (endpoint.hostname or "").endswith(AWS_DOMAINS)
-    credentials = session.get_credentials()
-    settings: dict[str, Any] = {}
-    # Credentials that expire are left to the AWS library inside pyarrow, which finds and renews them itself.
-    if credentials is not None and not isinstance(credentials, RefreshableCredentials):
-        known = credentials.get_frozen_credentials()
-        settings = {"access_key": known.access_key, "secret_key": known.secret_key}
-        settings |= {"session_token": known.token} if known.token else {}
-    if own_store:
-        settings |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
-    return kind(
-        region=session.get_config_variable("region") or ("us-east-1" if own_store else None),
-        connect_timeout=CONNECT_SECONDS,
-        request_timeout=READ_SECONDS,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ARROW_ATTEMPTS),
-        **settings,
-    )
 
 
 def read(url: str) -> Version:
@@ -221,9 +182,117 @@ def listing(url: str, recursive: bool) -> list[tuple[str, str]]:
     return ask(url, call)
 
 
+class S3Files(Files):
+    """Objects below s3://bucket/key."""
+
+    def exists(self, url: str) -> bool:
+        return head(url) is not None
+
+    def size(self, url: str) -> int:
+        return _require(url)["ContentLength"]
+
+    def read(self, url: str) -> bytes:
+        return read(url).data
+
+    def write(self, url: str, data: bytes, if_absent: bool) -> bool:
+        return put(url, data, if_absent) is not None
+
+    def names(self, folder: str, recursive: bool) -> list[str]:
+        return [path for path, _ in listing(folder, recursive)]
+
+    def versions(self, folder: str) -> list[tuple[str, str]]:
+        return listing(folder, recursive=True)
+
+    def upload(self, local: Path, url: str) -> None:
+        bucket, key = split(url)
+
+        def send() -> None:
+            with open(local, "rb") as stream:
+                client().upload_fileobj(stream, bucket, key, Config=TRANSFER)
+
+        ask(url, send)
+
+    def download(self, url: str, local: Path) -> None:
+        _require(url)
+        bucket, key = split(url)
+        with folder_beside(local) as folder:
+
+            def fetch() -> None:
+                with open(folder / local.name, "wb") as stream:
+                    client().download_fileobj(bucket, key, stream, Config=TRANSFER)
+
+            ask(url, fetch)
+            os.replace(folder / local.name, local)
+
+    def delete(self, url: str) -> None:
+        bucket, key = split(url)
+        ask(url, lambda: client().delete_object(Bucket=bucket, Key=key))
+
+    def folders(self, folder: str) -> list[str]:
+        return list({path.split("/")[0] for path in self.names(folder, recursive=True) if "/" in path})
+
+    def delete_folder(self, url: str) -> None:
+        for path in self.names(url, recursive=True):
+            self.delete(join(url, path))
+
+    def local_copy(self, url: str) -> Path:
+        return self._cached(url, _require(url)["ETag"])
+
+    def local_folder(self, url: str) -> Path:
+        folder = cache.entry(content_id(_endpoint(), url)) / base_name(url)
+        found = dict(listing(url, recursive=True))
+        if not found:
+            raise UserError(f"{url}: there are no files in this folder; check the URL")
+        for known in list_files(folder, recursive=True):
+            if known not in found:
+                (folder / known).unlink(missing_ok=True)
+        for path, etag in found.items():
+            copy, linked = self._cached(join(url, path), etag), folder / path
+            if not (linked.is_file() and linked.samefile(copy)):
+                with folder_beside(linked) as temporary:
+                    os.link(copy, temporary / linked.name)
+                    os.replace(temporary / linked.name, linked)
+        return folder
+
+    @contextmanager
+    def new_folder(self, url: str, last: str) -> Iterator[Path]:
+        with scratch_folder() as folder:
+            yield folder
+            upload_folder(folder, url, last)
+
+    def link(self, url: str, seconds: int) -> str | None:
+        bucket, key = split(url)
+        with explained(url):
+            return client().generate_presigned_url(
+                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+            )
+
+    def exclusive(self, url: str, what: str) -> AbstractContextManager[None]:
+        from ft2ray.storage.lease import lease
+
+        return lease(url, what)
+
+    def _cached(self, url: str, etag: str) -> Path:
+        copy = cache.entry(content_id(_endpoint(), url, etag)) / base_name(url)
+        if not copy.is_file():
+            self.download(url, copy)
+            cache.added(copy)
+        return copy
+
+
+S3 = S3Files()
+
+
+def _require(url: str) -> dict[str, Any]:
+    about = head(url)
+    if about is None:
+        raise FileNotFoundError(f"{url}: no such file")
+    return about
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """What boto3 and pyarrow raise, as FileNotFoundError, or as a ValueError that says what to check."""
+    """What boto3 raises, as FileNotFoundError or as an FT2RayError that says what to check."""
     try:
         yield
     except ClientError as error:
@@ -236,11 +305,6 @@ def explained(url: str) -> Iterator[None]:
         raise _no_answer(url, error) from error
     except BotoCoreError as error:
         raise ConfigurationError(f"{url}: {error}") from error
-    except OSError as error:
-        if "AWS Error" not in str(error):
-            raise
-        later = "NETWORK" in str(error) or re.search(r"HTTP status 5\d\d", str(error))
-        raise _no_answer(url, error) if later else StoreRefused(f"{url}: {error}") from error
 
 
 def _answer(url: str, error: ClientError) -> Exception:

@@ -5,8 +5,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft2ray.arrow_rows import python_rows
 from ft2ray.records import CANDIDATE, TENSOR
+from ft2ray.storage.arrow_rows import python_rows
 
 SCHEMA = pa.schema(
     [

@@ -2,20 +2,18 @@
 
 import multiprocessing
 import os
-import pickle
 import threading
 import time
 import urllib.error
 import urllib.request
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from ft2ray import s3 as store
 from ft2ray import storage
 from ft2ray.errors import StoreRefused, StoreUnavailable
 from ft2ray.storage import RowStore, write_atomically
+from ft2ray.storage import s3 as store
 from tests.s3_server import Line, free_ports
 
 SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64())])
@@ -112,15 +110,6 @@ def test_a_new_file_appears_when_it_is_complete(s3):
     assert not storage.exists(f"{s3}/half.mp4")
 
 
-def test_pyarrow_sees_the_same_store(s3):
-    files, path = storage.filesystem(f"{s3}/table.parquet")
-    pq.write_table(pa.table({"a": [1, 2]}), path, filesystem=files)
-    assert pq.read_table(pa.BufferReader(storage.read_bytes(f"{s3}/table.parquet")))["a"].to_pylist() == [
-        1,
-        2,
-    ]
-
-
 def test_rows_come_back_once_and_in_a_fixed_order(s3):
     rows = RowStore(s3, SCHEMA, "key")
     assert rows.keys() == set() and list(rows.rows()) == [] and rows.shards() == []
@@ -207,9 +196,6 @@ def test_wrong_credentials_are_named(s3, tmp_path, monkeypatch, name):
     for call in calls(s3, tmp_path):
         with pytest.raises(StoreRefused, match=f"{s3}.*refuses these credentials.*AWS_SECRET_ACCESS_KEY"):
             call()
-    files, path = storage.filesystem(f"{s3}/table.parquet")
-    with pytest.raises(StoreRefused, match="ACCESS_DENIED|SIGNATURE|INVALID"), store.explained(s3):
-        pq.read_table(path, filesystem=files)
 
 
 def test_no_credentials_at_all_are_named(s3, tmp_path, monkeypatch):
@@ -223,25 +209,11 @@ def test_no_credentials_at_all_are_named(s3, tmp_path, monkeypatch):
 
 def test_a_store_that_is_not_there_ends_as_one_error(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "PATIENCE", 0.0)
-    monkeypatch.setattr(store, "ARROW_ATTEMPTS", 2)
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     for call in calls(s3, tmp_path):
         with pytest.raises(StoreUnavailable, match=f"{s3}.*no answer from http://127.0.0.1:{port}"):
             call()
-    files, path = storage.filesystem(f"{s3}/table.parquet")
-    with pytest.raises(StoreUnavailable, match="no answer"), store.explained(s3):
-        pq.read_table(path, filesystem=files)
-
-
-def test_the_environment_decides_in_every_process_and_no_secret_travels(s3):
-    files, path = storage.filesystem(s3)
-    sent = pickle.dumps(files)
-    assert b"test-secret" not in sent
-    again = pickle.loads(sent)
-    with again.open_output_stream(f"{path}/a.txt") as stream:
-        stream.write(b"1")
-    assert storage.read_bytes(f"{s3}/a.txt") == b"1"
 
 
 @pytest.fixture
@@ -290,15 +262,14 @@ def test_a_server_that_dies_and_returns_in_the_middle_loses_nothing(s3, s3_serve
             if n == 9:
                 begun.set()
 
-    def write_with_pyarrow() -> None:
-        """As a train worker keeps its checkpoint, whose file system came from another process."""
-        files, path = pickle.loads(pickle.dumps(storage.filesystem(f"{s3}/checkpoint")))
+    def upload() -> None:
+        """As a train worker keeps its checkpoint."""
         stopped.wait()
-        with files.open_output_stream(path) as stream:
-            stream.write(b"state")
+        with storage.new_folder(f"{s3}/checkpoint", last="digests.json") as folder:
+            (folder / "state").write_bytes(b"state")
         written.set()
 
-    threads = [threading.Thread(target=work) for work in (commit, write_with_pyarrow)]
+    threads = [threading.Thread(target=work) for work in (commit, upload)]
     for thread in threads:
         thread.start()
     assert begun.wait(60)
@@ -313,4 +284,4 @@ def test_a_server_that_dies_and_returns_in_the_middle_loses_nothing(s3, s3_serve
         thread.join(150)
     assert committed == [True] * last and written.is_set()
     assert sorted(row["key"] for row in rows.rows()) == [f"{n:03}" for n in range(last)]
-    assert storage.read_bytes(f"{s3}/checkpoint") == b"state"
+    assert storage.read_bytes(f"{s3}/checkpoint/state") == b"state"

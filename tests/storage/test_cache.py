@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from ft2ray import object_cache, storage
+from ft2ray import storage
+from ft2ray.storage import cache
 
 HOURS = 3600.0
 
@@ -38,21 +39,21 @@ def left(root) -> set[str]:
     ],
 )
 def test_least_recently_used_entries_go_until_the_rest_fits(root, limit, stay):
-    object_cache.trim(root, limit)
+    cache.trim(root, limit)
     assert left(root) == stay
 
 
 def test_what_was_just_used_stays(root, monkeypatch):
-    monkeypatch.setattr(object_cache, "_root", lambda: root)
-    assert object_cache.entry("a") == root / "a"
-    object_cache.trim(root, 0)
+    monkeypatch.setattr(cache, "_root", lambda: root)
+    assert cache.entry("a") == root / "a"
+    cache.trim(root, 0)
     assert left(root) == {"a"}
 
 
 def test_copies_of_objects_stay_within_the_limit(s3, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("FT2RAY_CACHE_GB", "1e-6")
-    monkeypatch.setattr(object_cache, "IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "IN_USE_SECONDS", 0.0)
     for name in ("one", "two", "three"):
         storage.write_atomically(f"{s3}/{name}", bytes(400))
         assert storage.local_copy(f"{s3}/{name}").read_bytes() == bytes(400)
