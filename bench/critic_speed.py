@@ -16,10 +16,12 @@ from figures import Figure, in_turns, main, profiled, ratios
 from ray import serve
 
 from ft2ray.config import AlignConfig, load_config
+from ft2ray.critic.base import Critic
 from ft2ray.critic.talking.critic import TalkingCritic
 from ft2ray.critic.talking.view import ClipView
+from ft2ray.dimensions import questions
 from ft2ray.pipeline.cluster import ray_cluster
-from ft2ray.pipeline.critic_service import APP, probe_view, score_views, start_critic
+from ft2ray.pipeline.critic_service import APP, score_views, start_critic
 
 CLIPS = 16
 CANDIDATES = 8  # of a group, sent together as curation does it
@@ -77,7 +79,7 @@ def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> li
     config = load_config(None, [])
     counting = config.critic.replaced(weights="stand_ins:CountingCritic")
     with ray_cluster():
-        handle = start_critic(config.critic, config.resources.pools.critic)
+        handle = start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
         ways = {
             "handle": lambda: ask(handle, clips, config),
             "direct": lambda: critic.score(clips),
@@ -85,7 +87,7 @@ def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> li
         in_turns(ways, 1)
         times = in_turns(ways, repetitions)
         serve.delete(APP)
-        handle = start_critic(counting, config.resources.pools.critic)
+        handle = start_critic(counting, config.resources.pools.critic, questions(config.dimensions))
         group = clips[:CANDIDATES]
         ask(handle, group, config)
         fill = []
@@ -125,7 +127,7 @@ def ask(handle, clips: list[ClipView], config: AlignConfig) -> list[float]:
 
 def views(critic: TalkingCritic, count: int) -> list[ClipView]:
     """Clips of one window that a critic can take: the time does not depend on what is in them."""
-    probe, rng = probe_view(), np.random.default_rng(0)
+    probe, rng = Critic.viewer.probe(), np.random.default_rng(0)
     frames = 75 // probe.video_WFHW3.shape[1] + 1
     video = np.tile(probe.video_WFHW3, (1, frames, 1, 1, 1))[:, :75]
     mel = np.tile(probe.mel_WMJ, (1, 1, frames))[:, :, :300]

@@ -25,7 +25,7 @@ from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds.prompts import plan_prompts, read_clip
 from ft2ray.rounds.settings import PromptSettings
-from ft2ray.tlpo.policy import SUM
+from ft2ray.systems import SUM
 from ft2ray.tlpo.run import TlpoRun
 from ft2ray.tlpo.settings import ComputeSettings, GateSettings, LossSettings, TlpoSettings
 from ft2ray.tlpo.step import pair_batch, pair_metrics

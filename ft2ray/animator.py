@@ -22,11 +22,11 @@ from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.media.video import write_video
+from ft2ray.systems import BASE, TLPO, UNIFORM
 from ft2ray.tlpo.experts import detach_experts
 from ft2ray.tlpo.policy import AttachedPolicy, Policy
 
-BASE = "base"
-BEST = ("tlpo", "uniform", BASE)  # what a request that names no system gets: the first that the policy has
+BEST = (TLPO, UNIFORM, BASE)  # what a request that names no system gets: the first that the policy has
 
 # (state, share of it that is done) -> whether to go on; the states are encoding, sampling and decoding
 Progress = Callable[[str, float], bool]
@@ -64,7 +64,7 @@ class Animator:
 
     @property
     def systems(self) -> tuple[str, ...]:
-        return (BASE,) if self.attached is None else self.attached.policy.systems()
+        return (BASE,) if self.attached is None else tuple(self.attached.policy.systems)
 
     def attach(self, policy: Policy) -> None:
         """Work with this policy from the next clip on; where it does not fit, with the old one as before."""

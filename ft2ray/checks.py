@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ft2ray.config import AlignConfig
+from ft2ray.critic.base import CriticCard
+from ft2ray.dimensions import Dimension, questions
 from ft2ray.errors import ConfigurationError
 from ft2ray.loaders import critic_card, generator_fingerprint
 from ft2ray.rounds.prompts import media_files
@@ -27,7 +30,7 @@ def check_inputs(config: AlignConfig) -> None:
     if config.generator.weights == "embedded":
         generator_fingerprint(config.generator.weights)
     if config.critic.weights == "embedded":
-        check_dimensions(config.dimensions, critic_card(config.critic.weights).dimensions)
+        check_dimensions(config.dimensions, critic_card(config.critic.weights))
 
 
 def check_run_dir(run_dir: str) -> None:
@@ -54,11 +57,16 @@ def check_run_dir(run_dir: str) -> None:
         )
 
 
-def check_dimensions(wanted: tuple[str, ...], critics: tuple[str, ...]) -> None:
-    """Refuse a list of dimensions that is not the critic's.
+def check_dimensions(wanted: Sequence[Dimension], critic: CriticCard) -> None:
+    """Refuse a list of dimensions that is not the critic's, and questions that it is not asked.
 
     Raises:
-        ConfigurationError: with both lists.
+        ConfigurationError: with both lists, or both questions.
     """
-    if wanted != critics:
-        raise ConfigurationError(f"dimensions {list(wanted)} are not the critic's {list(critics)}")
+    names = [dimension.name for dimension in wanted]
+    if names != list(critic.dimensions):
+        raise ConfigurationError(f"dimensions {names} are not the critic's {list(critic.dimensions)}")
+    for name, question in questions(wanted).items():
+        asked = question if critic.questions is None else critic.questions[name]
+        if asked != question:
+            raise ConfigurationError(f"dimension {name} asks {question!r}, but its critic is asked {asked!r}")

@@ -14,13 +14,14 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from ft2ray.critic.settings import CriticSettings
+from ft2ray.dimensions import DEFAULT_DIMENSIONS, Dimension, known
 from ft2ray.errors import ConfigurationError
 from ft2ray.evaluation.settings import EvaluationSettings
 from ft2ray.generator.settings import GeneratorSettings
@@ -28,7 +29,8 @@ from ft2ray.preference.rules import PairRule
 from ft2ray.resources import ResourceSettings
 from ft2ray.rounds.settings import CurationSettings, PromptSettings, ScheduleSettings
 from ft2ray.settings import Settings
-from ft2ray.tlpo.settings import TlpoSettings, check_compute
+from ft2ray.systems import SUM, systems_of
+from ft2ray.tlpo.settings import LossSettings, TlpoSettings, check_compute
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -42,7 +44,10 @@ class AlignConfig(Settings):
 
     run_dir: str = Field("runs/demo", min_length=1)  # a local path or an s3:// URL
     seed: int = 0
-    dimensions: tuple[str, ...] = Field(("mn", "ls", "vq"), min_length=1)
+    # What clips are judged by: names of the default ones, or your own with name, title, question, metric.
+    dimensions: tuple[Annotated[Dimension, BeforeValidator(known)], ...] = Field(
+        DEFAULT_DIMENSIONS, min_length=1
+    )
     prompts: PromptSettings = PromptSettings()
     generator: GeneratorSettings = GeneratorSettings()
     critic: CriticSettings = CriticSettings()
@@ -54,13 +59,17 @@ class AlignConfig(Settings):
     resources: ResourceSettings = ResourceSettings()
 
     @property
+    def dimension_names(self) -> tuple[str, ...]:
+        return tuple(dimension.name for dimension in self.dimensions)
+
+    @property
     def systems(self) -> tuple[str, ...]:
         """The systems that the evaluation compares."""
         return self.evaluation.systems or self._possible_systems()
 
     def _possible_systems(self) -> tuple[str, ...]:
-        experts = tuple(f"expert_{name}" for name in self.dimensions)
-        return ("base", *experts, "uniform", *(("dpo_sum",) if self.tlpo.baseline else ()), "tlpo")
+        adapters = (*self.dimension_names, *((SUM,) if self.tlpo.baseline else ()))
+        return tuple(systems_of(self.dimension_names, adapters, gate=True))
 
     @model_validator(mode="after")
     def _fits_together(self) -> AlignConfig:
@@ -70,7 +79,10 @@ class AlignConfig(Settings):
                 f"schedule.rounds {self.schedule.rounds} must be at most tlpo.steps {self.tlpo.steps}: every "
                 "round trains"
             )
-        if unknown := set(self.tlpo.loss.masked) - set(self.dimensions):
+        if len(set(self.dimension_names)) < len(self.dimensions):
+            raise ConfigurationError(f"dimensions: a name occurs twice in {', '.join(self.dimension_names)}")
+        masked = set(self.tlpo.loss.masked)
+        if masked != set(LossSettings().masked) and (unknown := masked - set(self.dimension_names)):
             raise ConfigurationError(f"tlpo.loss.masked: {', '.join(sorted(unknown))} is not in dimensions")
         if unknown := set(self.systems) - set(self._possible_systems()):
             raise ConfigurationError(

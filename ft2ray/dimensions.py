@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,35 +16,43 @@ RESERVED = ("base", "sum", "full", "gate", "uniform", "dpo_sum", "tlpo", "real_v
 class Dimension(Settings):
     """One question that is asked of every clip, and what follows from it."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z]\w{0,31}$"
-    )  # of its scores, its expert (expert_NAME) and its columns
+    name: str = Field(pattern=r"^[A-Za-z]\w{0,31}$")  # of its scores, expert (expert_NAME) and columns
     title: str = Field(min_length=1)  # a few words for people
     question: str = Field(min_length=1)  # answered by Yes or No; Yes is good
-    mask: Literal["lips"] | None = None  # the part of a clip that its expert is trained on; None: all of it
     # The figure of the evaluation that measures it; None: nothing does, and the report says so.
-    metric: str | None = None
+    metric: Literal["mn", "ls", "vq"] | None = None
 
     @field_validator("name")
     @classmethod
     def _is_free(cls, name: str) -> str:
         if name in RESERVED:
-            raise ValueError(
-                f"{name} is the name of something else; take another one than {', '.join(RESERVED)}"
-            )
+            raise ValueError(f"{name} means something else; take another name than {', '.join(RESERVED)}")
         return name
 
 
 DEFAULT_DIMENSIONS = (
     Dimension(name="mn", title="motion naturalness", question="Is the motion natural?", metric="mn"),
-    Dimension(name="ls", title="lip-sync", question="Is the lip synchronized?", mask="lips", metric="ls"),
+    Dimension(name="ls", title="lip-sync", question="Is the lip synchronized?", metric="ls"),
     Dimension(name="vq", title="visual quality", question="Is the visual quality good?", metric="vq"),
 )
-"""The paper's (Talking-Critic): motion naturalness, lip-sync, visual quality."""
+"""The paper's (Talking-Critic)."""
 
 
-def names(dimensions: Sequence[Dimension]) -> tuple[str, ...]:
-    return tuple(dimension.name for dimension in dimensions)
+def known(dimension: Any) -> Any:
+    """A dimension as it is; for the name of a default one that one.
+
+    Raises:
+        ValueError: for a name that is not among them.
+    """
+    if not isinstance(dimension, str):
+        return dimension
+    for default in DEFAULT_DIMENSIONS:
+        if default.name == dimension:
+            return default
+    raise ValueError(
+        f"{dimension!r} is not one of {', '.join(d.name for d in DEFAULT_DIMENSIONS)}; give your own with "
+        "its name, title and question"
+    )
 
 
 def questions(dimensions: Sequence[Dimension]) -> dict[str, str]:

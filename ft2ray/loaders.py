@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,11 @@ def _generator(weights: str) -> tuple[Any, str | Path]:
 
 
 def load_critic(
-    weights: str, fps: float | None = None, pixels: int | None = None, allow_code: bool = False
+    weights: str,
+    fps: float | None = None,
+    pixels: int | None = None,
+    questions: Mapping[str, str] | None = None,
+    allow_code: bool = False,
 ) -> Critic:
     """Load the critic that `weights` names.
 
@@ -78,6 +83,7 @@ def load_critic(
         weights: "embedded", a folder, a Qwen2.5-Omni hub name, or "package.module:name".
         fps: pictures a second that a full-size critic looks at, None for its own; others have a fixed view.
         pixels: largest area of these pictures, pixels x pixels.
+        questions: what a model that nobody tuned is asked, by dimension; the others have their own.
         allow_code: whether a "package.module:name" may be imported and called.
 
     Raises:
@@ -91,14 +97,18 @@ def load_critic(
     if _is_full_size(folder):
         from ft2ray.critic.omni.critic import OmniCritic
 
-        return OmniCritic.load(folder, fps, pixels)
+        return OmniCritic.load(folder, fps, pixels, questions)
     from ft2ray.critic.talking.critic import TalkingCritic
 
     return TalkingCritic.load(folder)
 
 
 def critic_card(
-    weights: str, fps: float | None = None, pixels: int | None = None, allow_code: bool = False
+    weights: str,
+    fps: float | None = None,
+    pixels: int | None = None,
+    questions: Mapping[str, str] | None = None,
+    allow_code: bool = False,
 ) -> CriticCard:
     """What is known of `load_critic(...)`, from the files alone where it is one of ours."""
     from ft2ray.critic.base import CriticCard
@@ -110,8 +120,8 @@ def critic_card(
     if _is_full_size(folder):
         from ft2ray.critic.omni.card import read_card
 
-        card = read_card(folder, fps, pixels)
-        return CriticCard(card.dimensions, card.fingerprint, card.calibration)
+        card = read_card(folder, fps, pixels, questions)
+        return CriticCard(card.dimensions, card.fingerprint, card.calibration, card.questions)
     from ft2ray.critic.talking.critic import TalkingCritic
 
     return TalkingCritic.card(folder)

@@ -134,6 +134,13 @@ def test_words_that_yaml_1_1_takes_for_truth_values_are_text(tmp_path):
         (["tlpo.batch=3"], "tlpo.batch 3 must be a multiple of resources.pools.training.count 2"),
         (["schedule.rounds=50"], "must be at most tlpo.steps 40"),
         (["tlpo.loss.masked=[xx]"], "xx is not in dimensions"),
+        (["dimensions=[mn, xx]"], "'xx' is not one of mn, ls, vq; give your own with its name"),
+        (["dimensions=[mn, mn]"], "a name occurs twice in mn, mn"),
+        (["dimensions=[]"], "dimensions"),
+        (["dimensions=[{name: calm, title: calm}]"], "question"),
+        (["dimensions=[{name: sum, title: a, question: b}]"], "sum means something else"),
+        (["dimensions=[{name: a b, title: a, question: b}]"], "name"),
+        (["dimensions=[{name: a, title: a, question: b, metric: x}]"], "metric"),
     ],
 )
 def test_values_and_combinations_that_cannot_work_are_refused(overrides, says):

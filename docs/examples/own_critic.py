@@ -29,12 +29,11 @@ class GreyViewer(Viewer):
 
 
 class PlainCritic(Critic):
-    dimensions = ("sharp", "calm")
+    dimensions = ("calm", "even")
     fingerprint = "plain-1"  # another one whenever a clip gets another score
     viewer = GreyViewer()
 
     def score(self, views):
-        sharp_N = [np.abs(np.diff(view.grey_FHW, axis=2)).mean() for view in views]
-        moved_N = [np.abs(np.diff(view.grey_FHW, axis=0)).mean() for view in views]
-        margin_NK = np.array([[sharp - 5, 8 - moved] for sharp, moved in zip(sharp_N, moved_N, strict=True)])
+        moved_NF = [np.abs(np.diff(view.grey_FHW, axis=0)).mean(axis=(1, 2)) for view in views]
+        margin_NK = np.array([[8 - moved_F.mean(), 4 - moved_F.std()] for moved_F in moved_NF])
         return 1 / (1 + np.exp(-margin_NK.reshape(-1, 2)))

@@ -81,8 +81,9 @@ class LogitCritic(Critic):
 
 @dataclass(frozen=True)
 class CriticCard:
-    """What is known of a critic without its weights; the fields are those of `Critic`."""
+    """What is known of a critic without its weights; the first three fields are those of `Critic`."""
 
     dimensions: tuple[str, ...]
     fingerprint: str
     calibration: Mapping[str, Any] | None
+    questions: Mapping[str, str] | None = None  # by dimension; None where the critic does not say

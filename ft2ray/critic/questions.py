@@ -1,8 +1,6 @@
 """What the critic is asked, and in which words.
 
-A dimension is a short name and one question answered by "Yes." or "No." The three
-defaults are the paper's (Talking-Critic: motion naturalness, lip-sync, visual quality).
-Another list of dimensions is a matter of configuration: any text can be tokenised.
+A question is answered by "Yes." or "No."; any text can be tokenised.
 """
 
 from __future__ import annotations
@@ -10,11 +8,9 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-QUESTIONS: dict[str, str] = {
-    "mn": "Is the motion natural?",
-    "ls": "Is the lip synchronized?",
-    "vq": "Is the visual quality good?",
-}
+from ft2ray.dimensions import DEFAULT_DIMENSIONS, questions
+
+QUESTIONS = questions(DEFAULT_DIMENSIONS)
 YES, NO = "Yes", "No"
 
 IMAGE, AUDIO, VIDEO = "<|IMAGE|>", "<|AUDIO|>", "<|VIDEO|>"

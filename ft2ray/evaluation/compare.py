@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-DIMENSIONS = ("mn", "ls", "vq")
-BASE = "base"
+from ft2ray.systems import BASE
+
 REFERENCES = ("real_video", "wrong_audio", "shifted_audio")
 
 
@@ -83,7 +83,7 @@ def summary(values_N: np.ndarray, resamples: int, seed: int) -> dict:
 
 def compare(
     rows: Sequence[Row],
-    dimensions: Sequence[str] = DIMENSIONS,
+    dimensions: Sequence[str],
     base: str = BASE,
     resamples: int = 4000,
     seed: int = 0,
@@ -126,7 +126,7 @@ def _figures(rows: Sequence[Row], system: str, dim: str, base: str, resamples: i
 
 
 def reference_figures(
-    rows: Sequence[Row], dimensions: Sequence[str] = DIMENSIONS, resamples: int = 4000, seed: int = 0
+    rows: Sequence[Row], dimensions: Sequence[str], resamples: int = 4000, seed: int = 0
 ) -> dict[str, dict[str, dict | None]]:
     """Figures of real_video, wrong_audio and shifted_audio; a figure that does not exist is None."""
     result: dict[str, dict[str, dict | None]] = {}
@@ -150,7 +150,7 @@ def verdict(figures: Mapping) -> str:
 
 
 def joint_shares(
-    rows: Sequence[Row], system: str, dimensions: Sequence[str] = DIMENSIONS, base: str = BASE
+    rows: Sequence[Row], system: str, dimensions: Sequence[str], base: str = BASE
 ) -> dict[str, float | int | None]:
     """Shares of prompts that got better in every dimension at once (JDR) or worse in every one (JCR).
 
@@ -166,12 +166,12 @@ def joint_shares(
 
 
 def paired_gains(
-    rows: Sequence[Row], system: str, dimensions: Sequence[str] = DIMENSIONS, base: str = BASE
+    rows: Sequence[Row], system: str, dimensions: Sequence[str], base: str = BASE
 ) -> dict[str, np.ndarray]:
     """Prompt -> gain_K over the base, for the prompts where both systems have every dimension."""
     own = [prompt_means(rows, system, dim) for dim in dimensions]
     reference = [prompt_means(rows, base, dim) for dim in dimensions]
-    shared = set.intersection(*(set(table) for table in own + reference))
+    shared = set.intersection(*(set(table) for table in own + reference)) if own else set()
     return {p: np.array([a[p] - b[p] for a, b in zip(own, reference, strict=True)]) for p in sorted(shared)}
 
 
@@ -187,7 +187,7 @@ def worst_gain(
     rows: Sequence[Row],
     system: str,
     rivals: Sequence[str],
-    dimensions: Sequence[str] = DIMENSIONS,
+    dimensions: Sequence[str],
     base: str = BASE,
     resamples: int = 4000,
     seed: int = 0,

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ft2ray.dimensions import Dimension
 from ft2ray.evaluation.compare import (
-    BASE,
-    DIMENSIONS,
     Row,
     compare,
     joint_shares,
@@ -19,9 +18,11 @@ from ft2ray.evaluation.compare import (
     verdict,
     worst_gain,
 )
+from ft2ray.systems import BASE, DPO_SUM, TLPO, UNIFORM
 
-TITLES = {"mn": "motion naturalness", "ls": "lip-sync", "vq": "visual quality"}
 FEW_PROMPTS = 10
+LIP_SYNC = "ls"  # the metric that has references with other sound
+NOT_MEASURED = "not measured"
 
 
 def build_report(
@@ -29,9 +30,9 @@ def build_report(
     reference_rows: Sequence[Row],
     critic: Mapping,
     seconds: float,
-    dimensions: Sequence[str] = DIMENSIONS,
-    main_system: str = "tlpo",
-    rivals: Sequence[str] = ("dpo_sum", "uniform"),
+    dimensions: Sequence[Dimension],
+    main_system: str = TLPO,
+    rivals: Sequence[str] = (DPO_SUM, UNIFORM),
     resamples: int = 4000,
     seed: int = 0,
 ) -> dict:
@@ -42,7 +43,8 @@ def build_report(
         reference_rows: measured clips of the references (`Row.system` in `compare.REFERENCES`).
         critic: {"accuracy": {dim: share right or None}, "n": clips}, as measured by the critic's own tests.
         seconds: wall time of the whole run.
-        dimensions: dimension names.
+        dimensions: those without a metric have no figures, which is said; joint shares and the least gain are
+            those of the others.
         main_system: the system that the worst-gain comparison and the first sentence are about.
         rivals: systems that it is compared with there.
         resamples: bootstrap resamples.
@@ -52,30 +54,35 @@ def build_report(
         "findings": {"verdicts": {system: {dim: word}}, "joint": {system: {"jdr","jcr","n"}}, "worst_gain",
         "missing": {system: {dim: clips without the figure}}, "text": [sentences]}.
     """
-    systems = compare(rows, dimensions, BASE, resamples, seed)
+    names = [dimension.name for dimension in dimensions]
+    measured = [dimension.name for dimension in dimensions if dimension.metric is not None]
+    systems = compare(rows, names, BASE, resamples, seed)
     others = [name for name in systems if name != BASE]
     present = [name for name in rivals if name in systems]
     report: dict[str, Any] = {
         "systems": systems,
-        "references": reference_figures(reference_rows, dimensions, resamples, seed),
+        "references": reference_figures(reference_rows, names, resamples, seed),
         "critic": dict(critic),
         "prompts": len({row.prompt for row in rows}),
         "seeds": sorted({row.seed for row in rows}),
         "seconds": float(seconds),
         "findings": {
-            "verdicts": {name: {d: verdict(systems[name][d]) for d in dimensions} for name in others},
-            "joint": {name: joint_shares(rows, name, dimensions) for name in others},
-            "worst_gain": worst_gain(rows, main_system, present, dimensions, resamples=resamples, seed=seed)
+            "verdicts": {
+                name: {d: verdict(systems[name][d]) if d in measured else NOT_MEASURED for d in names}
+                for name in others
+            },
+            "joint": {name: joint_shares(rows, name, measured) for name in others},
+            "worst_gain": worst_gain(rows, main_system, present, measured, resamples=resamples, seed=seed)
             if main_system in systems
             else None,
-            "missing": missing_figures(rows, dimensions),
+            "missing": missing_figures(rows, measured),
         },
     }
     report["findings"]["text"] = plain_words(report, main_system, dimensions)
     return report
 
 
-def missing_figures(rows: Sequence[Row], dimensions: Sequence[str] = DIMENSIONS) -> dict[str, dict[str, int]]:
+def missing_figures(rows: Sequence[Row], dimensions: Sequence[str]) -> dict[str, dict[str, int]]:
     """Clips per system and dimension that could not be measured; those with none are absent."""
     counts: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -86,9 +93,10 @@ def missing_figures(rows: Sequence[Row], dimensions: Sequence[str] = DIMENSIONS)
     return counts
 
 
-def plain_words(report: Mapping, main_system: str, dimensions: Sequence[str] = DIMENSIONS) -> list[str]:
+def plain_words(report: Mapping, main_system: str, dimensions: Sequence[Dimension]) -> list[str]:
     """Sentences for a reader who does not read tables; every one follows from the figures of `report`."""
     systems, findings = report["systems"], report["findings"]
+    titles = {dimension.name: dimension.title for dimension in dimensions}
     order = sorted(findings["verdicts"], key=lambda name: name != main_system)
     sentences = [
         _system_sentence(name, findings["verdicts"][name], systems[name], dimensions, name == main_system)
@@ -98,7 +106,14 @@ def plain_words(report: Mapping, main_system: str, dimensions: Sequence[str] = D
     if worst is not None:
         own = worst["value"]
         sentences += [_rival_sentence(main_system, own, *pair) for pair in worst["versus"].items()]
-    sentences += _reference_sentences(systems, report["references"])
+    for dimension in dimensions:
+        if dimension.metric == LIP_SYNC:
+            sentences += _reference_sentences(dimension.name, systems, report["references"])
+    unmeasured = [dimension.title for dimension in dimensions if dimension.metric is None]
+    if unmeasured:
+        sentences.append(
+            f"Nothing measures {_listed(unmeasured)}: what became of it is known from the critic alone."
+        )
     n = report["prompts"]
     if n < FEW_PROMPTS:
         sentences.append(
@@ -106,21 +121,21 @@ def plain_words(report: Mapping, main_system: str, dimensions: Sequence[str] = D
             "so the intervals are wide: an effect that is not shown here may still exist."
         )
     for system, table in findings["missing"].items():
-        counts = _listed([f"{count} without {TITLES.get(dim, dim)}" for dim, count in table.items()])
+        counts = _listed([f"{count} without {titles[dim]}" for dim, count in table.items()])
         sentences.append(f"Some clips of {system} could not be measured: {counts}.")
     return sentences
 
 
 def _system_sentence(
-    name: str, words: Mapping, figures: Mapping, dimensions: Sequence[str], with_figures: bool
+    name: str, words: Mapping, figures: Mapping, dimensions: Sequence[Dimension], with_figures: bool
 ) -> str:
     groups = {
         word: [
-            _with_delta(d, figures[d]) if with_figures else TITLES.get(d, d)
+            _with_delta(d.title, figures[d.name]) if with_figures else d.title
             for d in dimensions
-            if words[d] == word
+            if words[d.name] == word
         ]
-        for word in ("improved", "worse", "not shown")
+        for word in ("improved", "worse", "not shown", NOT_MEASURED)
     }
     parts = []
     if groups["improved"]:
@@ -129,12 +144,13 @@ def _system_sentence(
         parts.append(f"made {_listed(groups['worse'])} worse")
     if groups["not shown"]:
         parts.append(f"shows no clear change in {_listed(groups['not shown'])}")
+    if not parts:
+        parts.append("was not measured")
     lead = "Against the base, " if with_figures else ""
     return f"{lead}{name} {', '.join(parts[:-1]) + ' and ' if len(parts) > 1 else ''}{parts[-1]}."
 
 
-def _with_delta(dim: str, figures: Mapping) -> str:
-    title = TITLES.get(dim, dim)
+def _with_delta(title: str, figures: Mapping) -> str:
     if figures["delta_vs_base"] is None:
         return f"{title} (not measured)"
     if figures["delta_ci95"] is None:
@@ -157,9 +173,10 @@ def _rival_sentence(main_system: str, own: float, rival: str, figures: Mapping) 
     )
 
 
-def _reference_sentences(systems: Mapping, references: Mapping) -> list[str]:
-    base = systems[BASE].get("ls", {}).get("mean")
-    wrong, real = (references[name].get("ls") for name in ("wrong_audio", "real_video"))
+def _reference_sentences(name: str, systems: Mapping, references: Mapping) -> list[str]:
+    """What the references say of lip-sync, which is the dimension `name`."""
+    base = systems[BASE][name]["mean"]
+    wrong, real = (references[reference].get(name) for reference in ("wrong_audio", "real_video"))
     sentences = []
     if base is not None and wrong is not None:
         sentences.append(

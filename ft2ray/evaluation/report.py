@@ -17,24 +17,21 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from ft2ray.dimensions import Dimension
 from ft2ray.evaluation.charts import heat_map, histogram, interval_chart, line_chart
-from ft2ray.evaluation.compare import BASE, DIMENSIONS
-from ft2ray.evaluation.findings import TITLES
 from ft2ray.storage import join, write_atomically
+from ft2ray.systems import BASE, TLPO
 
 MAX_VIDEO_BYTES = 20_000_000
 """Embedded videos in all; a page much larger opens slowly and can not be mailed."""
 
-FIRST_COLUMNS = {"base": 0, "tlpo": 1}
+FIRST_COLUMNS = {BASE: 0, TLPO: 1}
 
-SYSTEM_WORDS = {
-    "base": "the generator before alignment",
-    "expert_mn": "motion expert alone",
-    "expert_ls": "lip-sync expert alone",
-    "expert_vq": "visual quality expert alone",
-    "uniform": "the three experts averaged",
-    "dpo_sum": "one expert trained with plain DPO on the summed score",
-    "tlpo": "the experts weighed by the timestep-layer gate",
+METRIC_WORDS = {
+    "ls": "mean correlation of the mouth seen in the pixels with two predictions from the sound (ridges "
+    "fitted on real people, and a table of phones fitted on nothing)",
+    "mn": "minus the distance to how real people move, 0 = like them",
+    "vq": "identity, sharpness, texture and steadiness against the portrait, 1 = as the portrait",
 }
 REFERENCE_WORDS = {
     "real_video": "real people, judged by a fit that never saw them",
@@ -70,6 +67,8 @@ class ReportData:
 
     Attributes:
         title: heading, for example the run's name.
+        dimensions: all of them, in their order.
+        systems: words for each system.
         report: the content of `report.json` (`findings.build_report`).
         videos: side by side per prompt, in this order; embedded up to MAX_VIDEO_BYTES, else named.
         curves: chart title -> line name -> [(step, value), ...].
@@ -90,6 +89,8 @@ class ReportData:
 
     title: str
     report: Mapping[str, Any]
+    dimensions: Sequence[Dimension]
+    systems: Mapping[str, str] = field(default_factory=dict)
     videos: Sequence[ReportVideo] = ()
     curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]] = field(default_factory=dict)
     gate: GateMap | None = None
@@ -137,30 +138,32 @@ def render(data: ReportData) -> str:
         "interval": interval_words,
         "seconds": duration,
     }
-    dimensions = [d for d in DIMENSIONS if d in data.report["systems"][BASE]]
+    titles = {dimension.name: dimension.title for dimension in data.dimensions}
+    measured = {d.title: METRIC_WORDS.get(d.metric, d.metric) for d in data.dimensions if d.metric}
     return environment.get_template("report.html").render(
         data=data,
         report=data.report,
         findings=data.report["findings"],
-        dimensions=dimensions,
-        titles=TITLES,
+        dimensions=list(titles),
+        titles=titles,
+        measured=measured,
         base=BASE,
-        system_words=SYSTEM_WORDS,
+        system_words=data.systems,
         reference_words=REFERENCE_WORDS,
-        effects={d: _effect_chart(data.report, d) for d in dimensions},
+        effects={d: _effect_chart(data.report, d, title) for d, title in titles.items()},
         curves={name: line_chart(name, lines) for name, lines in data.curves.items()},
         heat_maps=_heat_maps(data.gate),
-        score_charts=_score_charts(data.scores),
+        score_charts=_score_charts(data.scores, titles),
         rows=embed_videos(data.videos),
     )
 
 
-def _effect_chart(report: Mapping[str, Any], dimension: str) -> Markup:
+def _effect_chart(report: Mapping[str, Any], dimension: str, title: str) -> Markup:
     rows = []
     for name, words in report["findings"]["verdicts"].items():
         table = report["systems"][name][dimension]
         rows.append((name, table["delta_vs_base"], table["delta_ci95"], words[dimension]))
-    return interval_chart(f"{TITLES.get(dimension, dimension)}: difference to the base", rows)
+    return interval_chart(f"{title}: difference to the base", rows)
 
 
 def _heat_maps(gate: GateMap | None) -> dict[str, Any]:
@@ -176,12 +179,14 @@ def _heat_maps(gate: GateMap | None) -> dict[str, Any]:
     return {"maps": maps, "middle": middle, "low": float(weights_TLK.min()), "high": float(weights_TLK.max())}
 
 
-def _score_charts(scores: Mapping[str, Sequence[float | None]]) -> dict[str, dict[str, Any]]:
+def _score_charts(
+    scores: Mapping[str, Sequence[float | None]], titles: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
     charts = {}
     for dimension, values in scores.items():
         known = [value for value in values if value is not None and np.isfinite(value)]
         charts[dimension] = {
-            "chart": histogram(f"scores for {TITLES.get(dimension, dimension)}", known) if known else None,
+            "chart": histogram(f"scores for {titles[dimension]}", known) if known else None,
             "n": len(known),
             "missing": len(values) - len(known),
             "yes": sum(value > 0.5 for value in known) / len(known) if known else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from ft2ray.settings import Settings
+from ft2ray.systems import BASE
 
 
 class EvaluationSettings(Settings):
@@ -19,6 +20,6 @@ class EvaluationSettings(Settings):
     @field_validator("systems")
     @classmethod
     def _has_base(cls, systems: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if systems is not None and "base" not in systems:
+        if systems is not None and BASE not in systems:
             raise ValueError("must be a list with base in it: it is the reference")
         return systems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from ft2ray.config import AlignConfig, to_yaml
 from ft2ray.critic.base import CriticCard
-from ft2ray.critic.questions import QUESTIONS
+from ft2ray.dimensions import Dimension, questions
 from ft2ray.errors import DataError
 from ft2ray.evaluation.compare import REFERENCES, Row
 from ft2ray.evaluation.findings import build_report
@@ -38,6 +39,7 @@ from ft2ray.run import (
     read_versions,
 )
 from ft2ray.storage import WEEK, base_name, exists, join, list_files, local_copy, presigned, read_bytes
+from ft2ray.systems import systems_of
 from ft2ray.tlpo.gate import heat_map
 from ft2ray.tlpo.policy import Policy, load_policy
 
@@ -53,7 +55,13 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
     """
     config, plan = read_config(run_dir), read_plan(run_dir)
     generator = load_generator(config.generator.weights, allow_code)
-    critic = critic_card(config.critic.weights, config.critic.fps, config.critic.pixels, allow_code)
+    critic = critic_card(
+        config.critic.weights,
+        config.critic.fps,
+        config.critic.pixels,
+        questions(config.dimensions),
+        allow_code,
+    )
     judge = Judge.load(run_judge(config))
     folder = policy_dir(run_dir)
     policy = load_policy(folder, generator.fingerprint)
@@ -67,11 +75,13 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
             f"{run_dir} holds no measurements of its policy yet; run `ft2ray align` to its end first"
         )
     dimensions = config.dimensions
+    titles = {dimension.name: dimension.title for dimension in dimensions}
+    systems = systems_of(policy.dimensions, policy.adapters, policy.gate is not None, titles)
     report = build_report(
         [_row(m, dimensions) for m in rows if m["system"] in config.systems],
         [_row(m, dimensions) for m in rows if m["system"] in REFERENCES]
         + [Row("real_video", name, 0, _chosen(figures, dimensions)) for name, figures in judge.real.items()],
-        _calibration(critic, dimensions),
+        _calibration(critic),
         sum(read_seconds(run_dir).values()),
         dimensions=dimensions,
         resamples=config.evaluation.bootstrap,
@@ -81,14 +91,16 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
     data = ReportData(
         title=base_name(run_dir),
         report=report,
+        dimensions=dimensions,
+        systems={name: system.title for name, system in systems.items()},
         videos=_videos(config, plan, rows, dimensions),
         curves=_curves(folder),
         gate=_gate_map(generator, policy),
-        scores={name: candidates[name].to_pylist() for name in dimensions},
+        scores={name: candidates[name].to_pylist() for name in config.dimension_names},
         counts={
             "prompt groups": pc.count_distinct(candidates["group_id"]).as_py(),
             "candidates": len(candidates),
-            "candidates without a score": candidates[dimensions[0]].null_count,
+            "candidates without a score": candidates[dimensions[0].name].null_count,
         },
         pairs=pairs,
         quarantined=[
@@ -127,29 +139,30 @@ def export_run_pairs(run_dir: str, out: str) -> str:
     if not group_store(run_dir).committed({slot.group_id for slot in wanted}):
         raise DataError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     file = join(out, PAIRS)
-    counts = export_pairs(curated(run_dir, wanted), config.pairs, file, critic, QUESTIONS)
+    counts = export_pairs(curated(run_dir, wanted), config.pairs, file, critic, questions(config.dimensions))
     return f"{file}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _calibration(critic: CriticCard, dimensions: tuple[str, ...]) -> dict[str, Any]:
+def _calibration(critic: CriticCard) -> dict[str, Any]:
     """How often the critic was right on held-out clips; null for a critic that does not say."""
     known = critic.calibration
     if not known:
-        return {"accuracy": dict.fromkeys(dimensions), "n": 0}
+        return {"accuracy": dict.fromkeys(critic.dimensions), "n": 0}
     return {"accuracy": known["accuracy"], "n": min(known["n"].values())}
 
 
-def _row(m: dict[str, Any], dimensions: tuple[str, ...]) -> Row:
+def _row(m: dict[str, Any], dimensions: Sequence[Dimension]) -> Row:
     figures = _chosen(dict(m["metrics"]), dimensions)
     return Row(m["system"], m["prompt_id"], m["seed"], figures)
 
 
-def _chosen(figures: Any, dimensions: tuple[str, ...]) -> dict[str, float | None]:
-    return {name: figures.get(name) for name in dimensions}
+def _chosen(figures: Any, dimensions: Sequence[Dimension]) -> dict[str, float | None]:
+    """The figure that measures each dimension, None where there is none."""
+    return {d.name: None if d.metric is None else figures.get(d.metric) for d in dimensions}
 
 
 def _videos(
-    config: AlignConfig, plan: Plan, rows: list[dict[str, Any]], dimensions: tuple[str, ...]
+    config: AlignConfig, plan: Plan, rows: list[dict[str, Any]], dimensions: Sequence[Dimension]
 ) -> list[ReportVideo]:
     words = {p.prompt_id: _words(p) for p in plan.evaluation}
     videos = []

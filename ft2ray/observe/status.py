@@ -85,7 +85,7 @@ def read_status(run_dir: str) -> Status:
         run_dir=run_dir,
         rounds=[(committed[round], total[round]) for round in sorted(total)],
         refused=[f"{row['path']} [{row['reason']}]" for row in refused_store(run_dir).rows()],
-        unscored=candidates[config.dimensions[0]].null_count,
+        unscored=candidates[config.dimension_names[0]].null_count,
         candidates=len(candidates),
         pairs=pair_counts(config, candidates),
         staleness=dict(sorted(stale.items())),

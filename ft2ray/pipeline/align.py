@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from ft2ray.checks import check_dimensions, check_run_dir
 from ft2ray.config import AlignConfig
+from ft2ray.critic.base import CriticCard
+from ft2ray.dimensions import questions
 from ft2ray.errors import StoredDataError, UserError
 from ft2ray.evaluation.judge import Judge
 from ft2ray.loaders import critic_card, generator_fingerprint
@@ -108,9 +110,10 @@ def repaired(run_dir: str, work: Callable[[], T]) -> T:
 
 def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
     check_resources(config)
-    generator, critic, dimensions = identities(config)
+    generator, card = identities(config)
+    critic = card.fingerprint
     judge = Judge.load(run_judge(config)).fingerprint
-    check_critic(config, critic, dimensions)
+    check_critic(config, card)
     write_fingerprints(config.run_dir, generator, critic)
     key = training_key(config, generator, critic, plan.curation)
     work = Work(config, key, slots(config, generator, critic, plan.curation))
@@ -126,19 +129,20 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
             pass
 
 
-def identities(config: AlignConfig) -> tuple[str, str, tuple[str, ...]]:
-    """Fingerprints of generator and critic, and the critic's dimensions."""
+def identities(config: AlignConfig) -> tuple[str, CriticCard]:
+    """Fingerprint of the generator, and what is known of the critic without its weights."""
     pools, generator, critic = config.resources.pools, config.generator.weights, config.critic
     found = (
         generator_fingerprint(generator)
         if generator == "embedded"
         else _on_node(pools.generators, generator_fingerprint, generator, True)
     )
-    named = critic.weights, critic.fps, critic.pixels, True  # the user's own words: they may name code
+    asked = questions(config.dimensions)
+    named = critic.weights, critic.fps, critic.pixels, asked, True  # the user's own words: they may name code
     card = (
         critic_card(*named) if critic.weights == "embedded" else _on_node(pools.critic, critic_card, *named)
     )
-    return found, card.fingerprint, card.dimensions
+    return found, card
 
 
 def _on_node(pool: Pool, call: Callable[..., T], *args: Any) -> T:
@@ -245,20 +249,24 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
         yield
         return
     try:
-        start_critic(config.critic, config.resources.pools.critic)
+        start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
         yield
     finally:  # or it would stay on a shared cluster after a run that failed
         serve.delete(APP)
 
 
-def check_critic(config: AlignConfig, critic: str, dimensions: tuple[str, ...]) -> None:
-    """Scores of two critics do not compare, nor do other dimensions than the critic's."""
-    check_dimensions(config.dimensions, dimensions)
-    others = critics(config.run_dir) - {critic}
+def check_critic(config: AlignConfig, critic: CriticCard) -> None:
+    """Scores of two critics do not compare, nor do other dimensions than the critic's.
+
+    Raises:
+        UserError: for another list of dimensions, other questions, or a store with another critic's scores.
+    """
+    check_dimensions(config.dimensions, critic)
+    others = critics(config.run_dir) - {critic.fingerprint}
     if others:
         raise UserError(
             f"{config.run_dir} holds scores of critic {', '.join(map(str, others))}, now it is "
-            f"{critic}; choose a new run_dir"
+            f"{critic.fingerprint}; choose a new run_dir"
         )
 
 
@@ -267,9 +275,9 @@ def check_pairs(work: Work) -> None:
     candidates = scored_candidates(work.config, work.slots)
     pairs = pair_counts(work.config, candidates)
     say("  pairs: " + ", ".join(f"{name} {count}" for name, count in pairs.items()))
-    if any(pairs[name] for name in work.config.dimensions):
+    if any(pairs[name] for name in work.config.dimension_names):
         return
-    unscored = candidates.filter(candidates[work.config.dimensions[0]].is_null())
+    unscored = candidates.filter(candidates[work.config.dimension_names[0]].is_null())
     errors = Counter(unscored["error"].to_pylist())
     if not errors:
         raise UserError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")

@@ -51,13 +51,14 @@ class CriticService:
         timeout_seconds: float,
         fps: float | None = None,
         pixels: int | None = None,
+        questions: dict[str, str] | None = None,
     ):
         import torch
 
         from ft2ray.loaders import load_critic
 
         torch.set_num_threads(1)
-        self.critic = load_critic(weights, fps, pixels, allow_code=True)  # of a command or a service's file
+        self.critic = load_critic(weights, fps, pixels, questions, allow_code=True)  # a user's own words
         self.timeout_seconds = timeout_seconds
         self.probe = self.critic.viewer.probe()
         self.usual_NK = first_answer(self.critic, self.probe, timeout_seconds)
@@ -148,7 +149,7 @@ def first_answer(critic: Critic, probe: View, seconds: float) -> np.ndarray:
         thread.shutdown(wait=False)
 
 
-def critic_app(critic: CriticSettings, pool: Pool) -> serve.Application:
+def critic_app(critic: CriticSettings, pool: Pool, questions: dict[str, str]) -> serve.Application:
     """The critic of a run: `batch` clips of one window at a time, waiting ones bounded by the curation."""
     return CriticService.options(  # type: ignore[attr-defined]  # the decorator makes it a Deployment
         num_replicas=pool.count,
@@ -156,13 +157,20 @@ def critic_app(critic: CriticSettings, pool: Pool) -> serve.Application:
         graceful_shutdown_timeout_s=critic.timeout_seconds / 6,  # and would wait for its calls even then
         max_ongoing_requests=4 * critic.batch,
         ray_actor_options=pool.options(),
-    ).bind(critic.weights, critic.batch * WINDOW_FRAMES, critic.timeout_seconds, critic.fps, critic.pixels)
+    ).bind(
+        critic.weights,
+        critic.batch * WINDOW_FRAMES,
+        critic.timeout_seconds,
+        critic.fps,
+        critic.pixels,
+        questions,
+    )
 
 
-def start_critic(critic: CriticSettings, pool: Pool) -> DeploymentHandle:
+def start_critic(critic: CriticSettings, pool: Pool, questions: dict[str, str]) -> DeploymentHandle:
     """Deploy inside the cluster only: handles, no HTTP port."""
     serve.start(proxy_location="Disabled")
-    return serve.run(critic_app(critic, pool), name=APP, route_prefix=None)
+    return serve.run(critic_app(critic, pool, questions), name=APP, route_prefix=None)
 
 
 def call_seconds(critic: CriticSettings) -> float:

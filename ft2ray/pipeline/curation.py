@@ -31,6 +31,7 @@ from ft2ray.rounds.prompts import read_clip
 from ft2ray.rounds.schedule import Slot, draws, oldest_policy
 from ft2ray.run import read_fingerprints, training_url
 from ft2ray.storage import RowStore, exists, join, new_file
+from ft2ray.systems import BASE, TLPO
 
 if TYPE_CHECKING:  # heavy: only the actors load them
     import numpy as np
@@ -43,7 +44,7 @@ if TYPE_CHECKING:  # heavy: only the actors load them
 MOST_FAILED = 0.5
 POLL_SECONDS = 1.0  # of a generator that waits for a policy
 SCORER_CPUS = 0.1  # of an actor that waits for the critic and writes shards
-BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
+BASE_POLICY = BASE  # the policy of candidates that the un-aligned generator made
 
 REFUSED = pa.schema([(name, pa.string()) for name in ("group_id", "path", "reason", "message")])
 
@@ -119,7 +120,7 @@ class GenerateGroup:
             time.sleep(POLL_SECONDS)
         if version != self.version:
             policy = load_policy(policy_url(run_dir, key, version), self.generator.fingerprint)
-            apply_system(self.generator.transformer, policy, "tlpo")
+            apply_system(self.generator.transformer, policy, TLPO)
             self.version, self.policy = version, policy.fingerprint
         return True
 
@@ -172,7 +173,7 @@ class GenerateGroup:
             seconds=prompt.seconds,
             generator=fingerprint,
             critic=None,
-            dimensions=self.config.dimensions,
+            dimensions=self.config.dimension_names,
             text_LD=as_array(conditions.text_LD),
             audio_LD=conditions.audio_LD.numpy(),
             image_LD=as_array(conditions.image_LD),

@@ -38,6 +38,7 @@ from ft2ray.storage import (
     seal_folder,
     versions,
 )
+from ft2ray.systems import BASE
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class MeasurePrompt:
                 with new_file(join(self.config.run_dir, video)) as file:
                     write_video(file, frames_FHW3, fps, wav_T)
             rows.append(self._row(prompt.prompt_id, seed, system, measured.metrics(), video))
-            if system == "base":
+            if system == BASE:
                 for reference, metrics in measured.audio_references().items():
                     rows.append(self._row(prompt.prompt_id, seed, reference, metrics, None))
         self.store.commit(rows)

@@ -22,6 +22,7 @@ from ft2ray.loaders import load_generator
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.run import policy_dir, publish, read_config
 from ft2ray.storage import exists, join, list_files, local_copy, local_folder, new_folder
+from ft2ray.systems import TLPO
 from ft2ray.tlpo.formats.adapters import (
     LAYOUTS,
     PEFT_CONFIG,
@@ -37,7 +38,7 @@ from ft2ray.tlpo.formats.buckets import (
     merged_adapter,
     timestep_buckets,
 )
-from ft2ray.tlpo.policy import SUM, AttachedPolicy, Policy, load_policy, save_policy
+from ft2ray.tlpo.policy import AttachedPolicy, Policy, load_policy, save_policy
 from ft2ray.tlpo.run import conditions_of
 
 INDEX = "adapters.json"
@@ -64,11 +65,11 @@ def export_run_adapters(
     files: dict[str, tuple[dict[str, Any], Adapter]] = {
         f"{system}.safetensors": ({"system": system}, a) for system, a in _static_systems(policy).items()
     }
-    if "tlpo" in policy.systems():
+    if TLPO in policy.systems:
         found = _bucketed(config, run_dir, generator, policy, buckets)
         for number, (bucket, error) in enumerate(found, 1):
             about: dict[str, Any] = {
-                "system": "tlpo",
+                "system": TLPO,
                 "t": [bucket.high, bucket.low],
                 "sampler_t": bucket.times_S.tolist(),
                 "error": dataclasses.asdict(error),
@@ -127,14 +128,12 @@ def _local(file: str) -> Path:
 def _static_systems(policy: Policy) -> dict[str, Adapter]:
     """Systems that are one LoRA, exactly."""
     found = {}
-    for system in policy.systems():
-        if system.startswith("expert_"):
-            found[system] = policy.adapters[system.removeprefix("expert_")]
-        elif system == "dpo_sum":
-            found[system] = policy.adapters[SUM]
-        elif system == "uniform":
-            count = len(policy.dimensions)
-            found[system] = merged_adapter(policy, torch.full((1, count), 1 / count))
+    for name, system in policy.systems.items():
+        if system.weights == "equal":
+            count = len(system.adapters)
+            found[name] = merged_adapter(policy, torch.full((1, count), 1 / count))
+        elif system.weights == "full" and system.adapters:
+            found[name] = policy.adapters[system.adapters[0]]
     return found
 
 

@@ -29,7 +29,7 @@ from ft2ray.loaders import load_generator
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.tensorboard import Board, board
 from ft2ray.observe.timeline import TrainingClock
-from ft2ray.preference.rules import FULL, SUM, Pair, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.rules import FULL, Pair, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.intake import CurationFailed, Intake
 from ft2ray.rounds.policies import is_published, policy_url, publish_version
@@ -37,6 +37,7 @@ from ft2ray.rounds.schedule import Slot, last_step
 from ft2ray.run import progress_url, publish, read_fingerprints
 from ft2ray.scratch import scratch_folder
 from ft2ray.storage import Checkpoints, join, read_bytes, write_atomically
+from ft2ray.systems import SUM
 from ft2ray.tlpo.run import TlpoRun
 
 
@@ -48,7 +49,7 @@ def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, 
     group.require_critic(critic)
     rule, p_NK = config.pairs, group.scores_NK()
     return {
-        **pairs(p_NK, config.dimensions, rule),
+        **pairs(p_NK, config.dimension_names, rule),
         SUM: summed_pairs(p_NK, rule),
         FULL: full_dimension_pairs(p_NK, rule),
     }
@@ -109,7 +110,7 @@ def new_training(config: AlignConfig, rank: int = 0, workers: int = 1) -> TlpoRu
     """A training of this configuration at step 0, without groups."""
     return TlpoRun(
         load_generator(config.generator.weights, allow_code=True),
-        config.dimensions,
+        config.dimension_names,
         config.tlpo,
         config.resources.compute,
         config.seed,

@@ -137,7 +137,7 @@ def make_plan(config: AlignConfig, gpu_name: str = "H100", cards: int = 8, achie
     calls = config.generator.sampling.steps * windows * sum(passes) / len(passes) / max(passes)
     scoring = scoring_cost(critic)
     step = {on: expert_step_cost(shape, t.experts, pairs, on) for on in (True, False)}
-    gate = gate_step_cost(shape, t.experts, config.dimensions, pairs, compute.checkpointing)
+    gate = gate_step_cost(shape, t.experts, config.dimension_names, pairs, compute.checkpointing)
 
     clip = Work(
         "generate one clip",

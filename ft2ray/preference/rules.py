@@ -17,9 +17,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ft2ray.settings import Settings
+from ft2ray.systems import SUM
 
-SUM = "sum"  # the pool of pairs of the summed score,
-FULL = "full"  # and the one of pairs whose winner is preferred in every dimension
+FULL = (
+    "full"  # the pool of pairs whose winner is preferred in every dimension; SUM: those of the summed score
+)
 LOGIT_CLIP = 1e-6  # P(Yes) is kept this far from 0 and 1 before its logit, so that no margin is infinite
 
 

@@ -65,11 +65,13 @@ def learnt(config: AlignConfig) -> dict[str, Any]:
     Weights and prompts have identities of their own. The sampler's guidance and noise are those of the
     evaluation; curation has its own.
     """
-    parts = {"seed", "dimensions", "curation", "pairs", "schedule", "tlpo"}
+    parts = {"seed", "curation", "pairs", "schedule", "tlpo"}
     chosen = config.model_dump(mode="json", include=parts, exclude_defaults=True)
     sampling = config.generator.sampling.model_dump(
         mode="json", exclude_defaults=True, exclude={"audio_scale", "noise_scale"}
     )
+    if config.dimension_names != AlignConfig().dimension_names:  # titles and questions teach nothing
+        chosen["dimensions"] = list(config.dimension_names)
     return chosen | ({"sampling": sampling} if sampling else {})
 
 

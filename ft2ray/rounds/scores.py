@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 
 from ft2ray.config import AlignConfig
 from ft2ray.pipeline.curation import group_store
-from ft2ray.preference.rules import FULL, SUM
+from ft2ray.preference.rules import FULL
 from ft2ray.preference.scored_rows import pairs_of_rows
 from ft2ray.records import GROUP_INDEX
 from ft2ray.rounds.schedule import Slot
+from ft2ray.systems import SUM
 
 BATCH_ROWS = 65_536
 
@@ -36,7 +37,9 @@ def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
     columns["place"] = pa.array(np.arange(len(group)) - np.asarray(starts)[group])
     columns |= {name: candidates.field(name) for name in ("policy", "error")}
     scores = candidates.field("scores")
-    return pa.table(columns | {name: pc.list_element(scores, k) for k, name in enumerate(config.dimensions)})
+    return pa.table(
+        columns | {name: pc.list_element(scores, k) for k, name in enumerate(config.dimension_names)}
+    )
 
 
 def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
@@ -44,10 +47,10 @@ def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
 
     ValueError where more than one critic gave the scores.
     """
-    pools = (*config.dimensions, SUM, FULL)
+    pools = (*config.dimension_names, SUM, FULL)
     counts = Counter(dict.fromkeys(pools, 0))
-    batches = candidates.select(["group_id", "critic", *config.dimensions]).to_batches(BATCH_ROWS)
-    for pairs in pairs_of_rows(batches, config.dimensions, config.pairs, pools):
+    batches = candidates.select(["group_id", "critic", *config.dimension_names]).to_batches(BATCH_ROWS)
+    for pairs in pairs_of_rows(batches, config.dimension_names, config.pairs, pools):
         counts.update(pairs["dimension"].to_pylist())
     return dict(counts)
 

@@ -7,8 +7,7 @@
 Every adapter folder loads on its own: `transformer.load_lora_adapter(folder, use_safetensors=True)`, or
 `load_lora_weights(folder)` of a Wan pipeline.
 
-Systems at inference: base, expert_<dimension>, uniform (equal weights), dpo_sum (the adapter "sum", trained
-by plain DPO on the summed score), tlpo (the gate).
+What it can be run as at inference: see `ft2ray.systems`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ft2ray.errors import NonFiniteError, WeightsError
-from ft2ray.preference.rules import SUM as SUM  # the adapter is named after its pairs
 from ft2ray.storage import (
     check_files,
     exists,
@@ -40,6 +38,7 @@ from ft2ray.storage import (
     read_json,
     write_json,
 )
+from ft2ray.systems import System, systems_of
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate, UserWeights
 from ft2ray.tlpo.settings import GateSettings
@@ -78,12 +77,10 @@ class Policy:
         gate = {} if self.gate is None else self.gate.state_dict()
         return found | {f"gate/{key}": tensor for key, tensor in gate.items()}
 
-    def systems(self) -> tuple[str, ...]:
-        """The systems that this policy can be run as."""
-        experts = tuple(f"expert_{name}" for name in self.dimensions if name in self.adapters)
-        fused = ("uniform",) if len(experts) == len(self.dimensions) else ()
-        summed = ("dpo_sum",) if SUM in self.adapters else ()
-        return ("base", *experts, *fused, *summed, *(("tlpo",) if fused and self.gate is not None else ()))
+    @property
+    def systems(self) -> dict[str, System]:
+        """The systems, by name, that this policy can be run as."""
+        return systems_of(self.dimensions, self.adapters, self.gate is not None)
 
 
 def policy_of(
@@ -115,22 +112,21 @@ class AttachedPolicy:
         `weights`, for the fused systems uniform and tlpo: the user's weight per dimension, which multiplies
         or replaces the gate's (see UserWeights).
         """
-        policy = self.policy
-        if system not in policy.systems():
-            raise WeightsError(f"policy: no system {system!r} in it; it has {', '.join(policy.systems())}")
-        if system not in ("uniform", "tlpo"):
+        systems = self.policy.systems
+        if system not in systems:
+            raise WeightsError(f"policy: no system {system!r} in it; it has {', '.join(systems)}")
+        chosen = systems[system]
+        if not chosen.fused:
             if weights is not None:
                 raise WeightsError(f"policy: user weights need a fused system (uniform, tlpo), not {system}")
-            adapters = {"base": (), "dpo_sum": (SUM,)}.get(system, (system.removeprefix("expert_"),))
-            self.experts.use(adapters)
+            self.experts.use(chosen.adapters)
             return
-        if system == "tlpo":
-            assert self.gate is not None
-            gate = self.gate
-        else:
-            gate = TimestepLayerGate(1, len(policy.dimensions), 1, GateSettings(mode="uniform"))
-        source = gate if weights is None else UserWeights(gate, weights, policy.dimensions, how)
-        self.experts.use(policy.dimensions, source)
+        gate = self.gate
+        if chosen.weights == "equal":
+            gate = TimestepLayerGate(1, len(chosen.adapters), 1, GateSettings(mode="uniform"))
+        assert gate is not None
+        source = gate if weights is None else UserWeights(gate, weights, chosen.adapters, how)
+        self.experts.use(chosen.adapters, source)
 
 
 def apply_system(

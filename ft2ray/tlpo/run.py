@@ -30,11 +30,12 @@ from ft2ray.generator.transformer import cast_weights
 from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
+from ft2ray.systems import SUM
 from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate, heat_map
 from ft2ray.tlpo.losses import Metrics
-from ft2ray.tlpo.policy import SUM, Policy, policy_of
+from ft2ray.tlpo.policy import Policy, policy_of
 from ft2ray.tlpo.reference import reference_errors
 from ft2ray.tlpo.settings import ComputeSettings, TlpoSettings, check_compute
 from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, noise_of, pair_batch, update

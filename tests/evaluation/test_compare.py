@@ -14,6 +14,8 @@ from ft2ray.evaluation.compare import (
     worst_gain,
 )
 
+DIMS = ("mn", "ls", "vq")
+
 
 def rows_of(table, dimension="ls", seeds=(0,)):
     """{system: [figure per prompt]} -> rows, the same figure for every seed."""
@@ -64,7 +66,7 @@ def test_one_prompt_has_a_mean_and_no_interval():
 
 
 def test_references_without_a_figure_are_none():
-    figures = reference_figures([Row("real_video", "clip", 0, {"ls": 0.4, "mn": -0.2})])
+    figures = reference_figures([Row("real_video", "clip", 0, {"ls": 0.4, "mn": -0.2})], DIMS)
     assert figures["real_video"]["ls"]["mean"] == pytest.approx(0.4)
     assert figures["real_video"]["vq"] is None and figures["wrong_audio"]["ls"] is None
 
@@ -88,8 +90,8 @@ def test_a_constant_gain_is_found_in_every_prompt(base, gain):
         for system, shift in (("base", 0.0), ("tlpo", gain))
         for i, value in enumerate(base)
     ]
-    assert joint_shares(rows, "tlpo") == {"jdr": 1.0, "jcr": 0.0, "n": len(base)}
-    assert compare(rows, resamples=50)["tlpo"]["mn"]["delta_vs_base"] == pytest.approx(gain)
+    assert joint_shares(rows, "tlpo", DIMS) == {"jdr": 1.0, "jcr": 0.0, "n": len(base)}
+    assert compare(rows, DIMS, resamples=50)["tlpo"]["mn"]["delta_vs_base"] == pytest.approx(gain)
 
 
 def test_worst_gain_takes_the_weakest_dimension_in_units_of_the_base():
@@ -98,7 +100,7 @@ def test_worst_gain_takes_the_weakest_dimension_in_units_of_the_base():
         rows.append(Row("base", f"p{i}", 0, {"mn": spread, "ls": 10 * spread, "vq": spread}))
         rows.append(Row("tlpo", f"p{i}", 0, {"mn": spread + 1, "ls": 10 * spread + 5, "vq": spread + 1}))
         rows.append(Row("uniform", f"p{i}", 0, {"mn": spread + 3, "ls": 10 * spread + 1, "vq": spread + 3}))
-    figures = worst_gain(rows, "tlpo", ["uniform", "dpo_sum"])
+    figures = worst_gain(rows, "tlpo", ["uniform", "dpo_sum"], DIMS)
     assert figures["value"] == pytest.approx(0.5)
     assert figures["versus"]["uniform"]["rival_value"] == pytest.approx(0.1)
     assert figures["versus"]["uniform"]["ci95"] == pytest.approx([0.4, 0.4])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ft2ray import storage
+from ft2ray.dimensions import DEFAULT_DIMENSIONS
 from ft2ray.evaluation.compare import Row
 from ft2ray.evaluation.findings import build_report
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, embed_videos, render, write_report
@@ -28,10 +29,13 @@ def data(tmp_path_factory):
         for system, gain in (("base", 0.0), ("tlpo", 0.1))
         for i in range(3)
     ]
-    report = build_report(rows, [], {"accuracy": {"mn": 0.9, "ls": None}, "n": 12}, 63.0, resamples=100)
+    report = build_report(
+        rows, [], {"accuracy": {"mn": 0.9, "ls": None}, "n": 12}, 63.0, DEFAULT_DIMENSIONS, resamples=100
+    )
     return ReportData(
         title=f"Run {EVIL}",
         report=report,
+        dimensions=DEFAULT_DIMENSIONS,
         videos=videos,
         curves={"loss": {"mn": [(0, 0.7), (1, 0.6)]}},
         gate=GateMap([0.1, 0.9], np.full((2, 4, 3), 1 / 3), ("mn", "ls", "vq")),
@@ -68,7 +72,7 @@ def test_everything_worth_knowing_is_on_the_page(data):
 
 
 def test_an_empty_run_still_makes_a_page(data):
-    page = render(ReportData(title="empty", report=data.report))
+    page = render(ReportData("empty", data.report, data.dimensions))
     assert "every portrait and recording was usable" in page
     assert 'id="videos"' not in page and "The gate" not in page
 

@@ -39,7 +39,7 @@ class Run:
         slot, zero = self.slots[number], np.zeros((1, 1, 1, 1), np.float32)
         group = PromptGroup(
             slot.group_id, slot.round, slot.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "gen", "crit",
-            self.config.dimensions, None, np.zeros((2, 2), np.float32), 1,
+            self.config.dimension_names, None, np.zeros((2, 2), np.float32), 1,
             [Candidate(f"c{n}", policy, n, {}, zero, zero, None, s) for n, s in enumerate(scores)],
         )  # fmt: skip
         group_store(self.dir).commit_once([group.to_row()])

@@ -110,7 +110,7 @@ def test_a_foreign_lora_becomes_the_expert_of_a_new_current_policy(run, tmp_path
     after = policy_dir(run)
     assert after != before and after in capsys.readouterr().out
     old, new = (load_policy(folder, generator.fingerprint) for folder in (before, after))
-    assert new.fingerprint != old.fingerprint and new.systems() == old.systems()
+    assert new.fingerprint != old.fingerprint and new.systems == old.systems
     config, tensors = new.adapters["ls"]
     assert (config.r, config.lora_alpha) == (3, 9.0)
     assert all(torch.equal(tensors[key], tensor) for key, tensor in foreign[1].items())

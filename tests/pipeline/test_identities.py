@@ -39,8 +39,8 @@ def test_the_drivers_process_loads_neither():
     ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": environment})
     try:
         own = [f"generator.weights={__name__}:OwnGenerator", f"critic.weights={__name__}:OwnCritic"]
-        generator, critic, dimensions = identities(load_config(None, own))
-        assert str(os.getpid()) not in (generator, critic) and dimensions == ("mn",)
+        generator, card = identities(load_config(None, own))
+        assert str(os.getpid()) not in (generator, card.fingerprint) and card.dimensions == ("mn",)
         with pytest.raises(ValueError, match="no weights here"):
             identities(load_config(None, [f"critic.weights={__name__}:broken"]))
     finally:
@@ -49,6 +49,5 @@ def test_the_drivers_process_loads_neither():
 
 def test_the_packaged_ones_need_no_ray():
     packaged = identities(load_config(None, []))
-    card = critic_card("embedded")
-    assert packaged == (generator_fingerprint("embedded"), card.fingerprint, card.dimensions)
+    assert packaged == (generator_fingerprint("embedded"), critic_card("embedded"))
     assert not ray.is_initialized()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft2ray.preference.rules import FULL, SUM, PairRule, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.rules import FULL, PairRule, full_dimension_pairs, pairs, summed_pairs
 from ft2ray.preference.scored_rows import PAIR, pairs_of_rows
+from ft2ray.systems import SUM
 
 DIMS = ("mn", "ls", "vq")
 probability = st.one_of(st.floats(0, 1), st.just(math.nan), st.sampled_from([0.0, 0.25, 0.5, 1.0]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ft2ray.config import AlignConfig
+from ft2ray.critic.base import CriticCard
 from ft2ray.pipeline.align import check_critic
 from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.training import pairs_of
@@ -30,12 +31,16 @@ def group(name: str, critic: str | None) -> PromptGroup:
         seconds=3.0,
         generator="gen",
         critic=critic,
-        dimensions=CONFIG.dimensions,
+        dimensions=CONFIG.dimension_names,
         text_LD=None,
         audio_LD=np.zeros((1, 1), np.float32),
         frames=75,
         candidates=candidates,
     )
+
+
+def card(fingerprint: str, dimensions=CONFIG.dimension_names, questions=None) -> CriticCard:
+    return CriticCard(dimensions, fingerprint, None, questions)
 
 
 def stored(tmp_path, *groups: PromptGroup) -> tuple[AlignConfig, list[Slot]]:
@@ -64,8 +69,13 @@ def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
 def test_a_run_folder_with_another_critics_scores_is_refused(tmp_path):
     """The first round's slots are the same whatever the critic, so a run looks at the scores themselves."""
     config, _ = stored(tmp_path, group("a", "mine"))
-    check_critic(config, "mine", config.dimensions)
+    check_critic(config, card("mine"))
     with pytest.raises(ValueError, match="holds scores of critic mine, now it is tuned again; choose a new"):
-        check_critic(config, "tuned again", config.dimensions)
+        check_critic(config, card("tuned again"))
     with pytest.raises(ValueError, match="are not the critic's"):
-        check_critic(config, "mine", ("mn", "vq"))
+        check_critic(config, card("mine", ("mn", "vq")))
+    asked = {name: "Is it good?" for name in config.dimension_names}
+    with pytest.raises(
+        ValueError, match="its critic is asked 'Is it good"
+    ):
+        check_critic(config, card("mine", questions=asked))

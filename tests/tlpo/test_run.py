@@ -9,7 +9,7 @@ import torch
 from ft2ray.preference.draws import DrawSettings
 from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, PromptGroup
-from ft2ray.tlpo.policy import SUM
+from ft2ray.systems import SUM
 from ft2ray.tlpo.run import FULL, GATE, TlpoRun
 from ft2ray.tlpo.settings import (
     ComputeSettings,

@@ -70,15 +70,21 @@ def is_omni(path: str | Path) -> bool:
     return config.is_file() and "talking_critic" not in read_json(config, "a critic")
 
 
-def read_card(path: str | Path, fps: float | None = None, pixels: int | None = None) -> OmniCard:
+def read_card(
+    path: str | Path,
+    fps: float | None = None,
+    pixels: int | None = None,
+    questions: Mapping[str, str] | None = None,
+) -> OmniCard:
     """The card of a critic, from the files alone; ValueError where something is missing or does not fit.
 
     fps, pixels: how to look at clips where nobody tuned it; a tuned critic refuses others than its own.
+    questions: what it is asked where nobody tuned it, None for the default ones.
     """
     folder = find_omni(path)
     if not (folder / CARD).is_file():
-        questions = dict(QUESTIONS)
-        return new_card(folder, questions, FPS if fps is None else fps, PIXELS if pixels is None else pixels)
+        fps, pixels = FPS if fps is None else fps, PIXELS if pixels is None else pixels
+        return new_card(folder, questions or QUESTIONS, fps, pixels)
     values = read_json(folder / CARD, "a tuned critic")
     try:
         base = find_omni(values["base"], folder)

@@ -9,7 +9,7 @@ width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,11 +135,12 @@ class OmniCritic(LogitCritic):
         path: str | Path,
         fps: float | None = None,
         pixels: int | None = None,
+        questions: Mapping[str, str] | None = None,
         device: torch.device | str | None = None,
     ) -> OmniCritic:
         """A Qwen2.5-Omni folder as it is, or a tuned critic's folder (see `ft2ray.critic.omni.card`).
 
-        fps, pixels: how to look at clips; None for a tuned critic's own. device: None takes the current GPU
+        fps, pixels, questions: see `read_card`. device: None takes the current GPU
         where there is one.
 
         Raises:
@@ -147,7 +148,7 @@ class OmniCritic(LogitCritic):
         """
         if device is None:
             device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
-        card = read_card(path, fps, pixels)
+        card = read_card(path, fps, pixels, questions)
         reader = Reader.load(card.base, card, device)
         if card.adapter is not None:
             attach_adapter(reader.model, card)

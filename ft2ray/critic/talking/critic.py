@@ -84,7 +84,7 @@ class TalkingCritic(LogitCritic):
     def card(path: str | Path) -> CriticCard:
         """What `load(path)` gives, without the network; the same errors."""
         _, _, own = _described(path)
-        return CriticCard(tuple(own["questions"]), own["fingerprint"], own["calibration"])
+        return CriticCard(tuple(own["questions"]), own["fingerprint"], own["calibration"], own["questions"])
 
     def margins(self, views: Sequence[ClipView]) -> np.ndarray:
         """Logit of Yes minus logit of No, averaged over a clip's windows: float64 [N, K]."""

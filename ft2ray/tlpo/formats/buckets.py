@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ft2ray.errors import UserError
+from ft2ray.systems import TLPO
 from ft2ray.tlpo.formats.adapters import Adapter, Factors, adapter_of, factors_of
 from ft2ray.tlpo.gate import TimestepLayerGate, weights_over_time
 from ft2ray.tlpo.policy import AttachedPolicy, Policy
@@ -101,7 +102,7 @@ def bucketing_errors(
     `samples`: batches of clean latents x_BCFHW with their conditions; noise is drawn from `seed`. Leaves the
     policy running as tlpo.
     """
-    attached.use("tlpo")
+    attached.use(TLPO)
     assert attached.gate is not None
     names, experts = attached.policy.dimensions, attached.experts
     errors = []

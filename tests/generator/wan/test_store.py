@@ -13,8 +13,9 @@ from ft2ray.loaders import load_generator
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.preference.rules import Pair
 from ft2ray.records import GROUP, Candidate, PromptGroup
+from ft2ray.systems import SUM
 from ft2ray.tlpo.experts import detach_experts
-from ft2ray.tlpo.policy import SUM, apply_system, load_policy, save_policy
+from ft2ray.tlpo.policy import apply_system, load_policy, save_policy
 from ft2ray.tlpo.run import FULL, GATE, TlpoRun
 from ft2ray.tlpo.settings import ExpertSettings, OptimizerSettings, TlpoSettings
 from tests.conftest import ASSETS
