@@ -15,7 +15,7 @@ from ft2ray.evaluation import phones
 from ft2ray.evaluation.lipsync import speech_features
 from ft2ray.evaluation.motion import MotionTrack, motion_track
 from ft2ray.media.face import FaceMesher
-from ft2ray.media.portrait import CROP_FACES
+from ft2ray.media.find_face import CROP_FACES
 
 RATE = 25.0
 MIN_FACE_FOUND = 0.8

@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from ft2ray.errors import MediaError
+from ft2ray.media import image as image_module
 from ft2ray.media import portrait as portrait_module
 from ft2ray.media.face import face_height
-from ft2ray.media.portrait import load_portrait, read_image
+from ft2ray.media.image import read_image
+from ft2ray.media.portrait import load_portrait
 
 HOPPER = Path(portrait_module.__file__).parents[1] / "assets" / "portraits" / "grace_hopper.jpg"
 
@@ -94,7 +96,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(mesher, tmp_path, monkeypatch):
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + body)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     assert reason(tmp_path / "bomb.png", mesher) == "too_large"
-    monkeypatch.setattr(portrait_module, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 1000)
     assert reason(HOPPER, mesher) == "too_large"
 
 
@@ -138,3 +140,30 @@ def test_an_open_mouth_is_refused_and_a_smile_is_not(astronaut, mesher, real_med
 def test_size_must_make_sense(mesher):
     with pytest.raises(ValueError, match="even"):
         load_portrait(HOPPER, 255, mesher)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_portrait_that_is_not_upright_is_turned_and_said(photo, mesher, hopper, tmp_path, turns, caplog):
+    photo.rotate(90 * turns, expand=True).save(tmp_path / "lying.png")
+    turned = load_portrait(tmp_path / "lying.png", 256, mesher)
+    np.testing.assert_allclose(turned.mesh_P3[:, :2], hopper.mesh_P3[:, :2], atol=6)
+    assert "upside down" in caplog.text
+
+
+def test_upright_portraits_stay_as_they_are(mesher, real_media, caplog):
+    for path in sorted((real_media / "portraits").iterdir())[::12]:
+        try:
+            load_portrait(path, 256, mesher)
+        except MediaError:
+            continue
+    assert "turned by" not in caplog.text
+
+
+def test_a_second_person_is_found_although_the_first_was_found_first(photo, mesher, tmp_path):
+    """A wide picture: in the whole of it the detector sees the large face only."""
+    head = photo.crop((100, 0, 420, 400))
+    wide = Image.new("RGB", (1500, 420), (90, 110, 120))
+    wide.paste(head, (20, 0))
+    wide.paste(head.resize((190, 238)), (1290, 150))
+    wide.save(tmp_path / "wide.png")
+    assert reason(tmp_path / "wide.png", mesher) == "two_faces"
