@@ -1,17 +1,23 @@
-"""Reading speech: any container, any rate, any channel layout, to 16 kHz mono.
+"""Reading and checking speech: any container, any rate, any channel layout, to 16 kHz mono.
 
 Shape suffixes: T audio samples.
 """
 
+import logging
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
+from av.container import InputContainer
 
 from ft2ray.errors import MediaError
+from ft2ray.media.containers import decoding, opened_parts, require_content
+from ft2ray.media.packets import MAX_LOST, main_track
+from ft2ray.media.sound import SAMPLE_RATE, decode_track, in_range, too_long
 from ft2ray.media.source import local_media
 
-SAMPLE_RATE = 16_000
+log = logging.getLogger(__name__)
+
 MIN_SECONDS = 1.0
 MAX_SECONDS = 300.0
 SILENCE_DBFS = -50.0
@@ -20,109 +26,85 @@ SILENCE_DBFS = -50.0
 _LOUDNESS_WINDOW = SAMPLE_RATE // 10
 
 
-def read_audio(path: str | Path, max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """Decode the first sound track of a file.
+def read_audio(path: str | Path, max_seconds: float = MAX_SECONDS, origin: float | None = None) -> np.ndarray:
+    """Decode the sound track that a player would play, every sample at its time; gaps are silence.
 
     Args:
-        path: an audio or video file (or its s3:// URL) in any format that FFmpeg reads.
+        path: an audio or video file (or its s3:// URL) in one of the formats of `ft2ray.media.containers`.
         max_seconds: longer recordings are refused while decoding, before they fill the memory.
+        origin: the time of the container, in seconds, that is sample 0. None for the start of the file: that
+            of its pictures or its sound, whichever comes first.
 
     Returns:
-        wav_T: float32 in [-1, 1], 16 kHz, mono (channels averaged).
+        wav_T: float32 in [-1, 1], 16 kHz, mono: the mean of the channels, or the loudest one where they
+            cancel each other.
 
     Raises:
-        MediaError: unreadable, no_audio, too_long or not_finite.
+        MediaError: unreadable, no_audio, too_long, truncated, damaged, too_complex, sample_rate, out_of_range
+            or not_finite.
     """
     path = local_media(path)
-    if not path.is_file():
-        raise MediaError("unreadable", f"{path.name}: there is no such file; check the path.")
-    if path.stat().st_size == 0:
-        raise MediaError("unreadable", f"{path.name} is empty (0 bytes); copy or record it again.")
-    if _riff_is_cut(path):
-        raise MediaError(
-            "truncated", f"{path.name} is shorter than its header says: truncated. Copy it again."
-        )
-    try:
-        wav_T = _decode(path, max_seconds)
-    except MediaError:
-        raise
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise MediaError(
-            "unreadable",
-            f"{path.name} cannot be decoded as sound ({error}); it is truncated or not a recording. "
-            "Export it again, for example as WAV or FLAC.",
-        ) from error
-    if not np.isfinite(wav_T).all():
-        raise MediaError(
-            "not_finite", f"{path.name} holds NaN or infinite samples; export it again as 16-bit WAV."
-        )
-    return np.clip(wav_T, -1.0, 1.0)
-
-
-def _decode(path: Path, max_seconds: float) -> np.ndarray:
-    chunks: list[np.ndarray] = []
-    samples = 0
-    with av.open(str(path)) as container:
-        if not container.streams.audio:
-            raise MediaError("no_audio", f"{path.name} has no sound track; give a file with speech in it.")
-        stream = container.streams.audio[0]
-        # Keeps the channels. Packed: PyAV reads beyond the end of a frame of eight or more planes.
-        resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)
-        for frame in container.decode(stream):
-            for piece in resampler.resample(frame):
-                chunks.append(_mono(piece))
-                samples += chunks[-1].size
-            if samples > (max_seconds + 1.0) * SAMPLE_RATE:
-                raise _too_long(path.name, max_seconds)
-        chunks += [_mono(piece) for piece in resampler.resample(None)]
-        promised = _promised_seconds(container, stream)
-    if not chunks:
-        raise MediaError(
-            "unreadable", f"{path.name} holds no decodable sound; it is truncated. Export it again."
-        )
-    wav_T = np.concatenate(chunks).astype(np.float32)
-    seconds = wav_T.size / SAMPLE_RATE
-    if seconds > max_seconds:
-        raise _too_long(path.name, max_seconds)
-    if promised is not None and seconds < 0.9 * promised - 0.5:
-        raise MediaError(
-            "truncated",
-            f"{path.name} promises {promised:.1f} s of sound but only {seconds:.1f} s can be decoded; "
-            "the file is truncated. Copy it again.",
-        )
+    require_content(path)
+    with decoding(path.name, "sound"):
+        wav_T, loudest = _decode(path, max_seconds, origin, None)
+        if loudest is not None:
+            log.warning("%s: its channels cancel each other; channel %d is taken", path.name, loudest + 1)
+            wav_T, _ = _decode(path, max_seconds, origin, loudest)
     return wav_T
 
 
-def _mono(packed: av.AudioFrame) -> np.ndarray:
-    return packed.to_ndarray().reshape(packed.samples, -1).mean(axis=1)
+def _decode(
+    path: Path, max_seconds: float, origin: float | None, channel: int | None
+) -> tuple[np.ndarray, int | None]:
+    """wav_T of all parts of a file, and the channel to take instead where the channels cancel each other."""
+    waves, integral, cancels, power_C = [], True, False, np.zeros(1)
+    for container in opened_parts(path, "sound"):
+        stream = main_track(container, "audio")
+        if stream is None:
+            raise MediaError("no_audio", f"{path.name} has no sound track; give a file with speech in it.")
+        begins = _start(container) if origin is None else origin
+        track = decode_track(container, stream, path.name, max_seconds, begins, channel)
+        waves.append(track.wav_T())
+        integral &= track.integral
+        cancels |= track.cancels
+        power_C = track.power_C
+        _check_whole(container, stream, waves[-1].size / SAMPLE_RATE, path.name)
+        if sum(wave.size for wave in waves) > max_seconds * SAMPLE_RATE:
+            raise too_long(path.name, max_seconds)
+    wav_T = np.concatenate(waves)
+    if not wav_T.size:
+        raise MediaError(
+            "unreadable", f"{path.name} holds no decodable sound; it is truncated. Export it again."
+        )
+    loudest = int(power_C.argmax()) if cancels and channel is None else None
+    return in_range(wav_T, integral, path.name), loudest
 
 
-def _riff_is_cut(path: Path) -> bool:
-    """Whether a WAV file ends before the size in its header: FFmpeg decodes what is there, silently."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    if len(head) < 8 or head[:4] != b"RIFF":
-        return False
-    size = int.from_bytes(head[4:], "little")
-    if size in (0, 0xFFFFFFFF):  # written as a stream, the size was not known
-        return False
-    return path.stat().st_size < size + 8 - 1024  # some writers count a few bytes too many
+def _start(container: InputContainer) -> float | None:
+    """When a film begins; None for a recording, which begins with its first sample."""
+    pictures = main_track(container, "video")
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in (pictures, main_track(container, "audio"))
+        if stream is not None and stream.start_time is not None and stream.time_base is not None
+    ]
+    return min(starts, default=None) if pictures is not None else None
 
 
-def _promised_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
-    """Length that the header states, where it states one."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None:
-        return container.duration / av.time_base
-    return None
+def _check_whole(container: InputContainer, stream: Any, seconds: float, name: str) -> None:
+    """Refuse a film or recording with an index, that is an MP4, whose end is missing.
 
-
-def _too_long(name: str, max_seconds: float) -> MediaError:
-    return MediaError(
-        "too_long",
-        f"{name} is longer than the limit of {max_seconds:g} s; cut it, or raise the limit in the config.",
-    )
+    Other headers state sizes that nobody knew when they were written.
+    """
+    if "mp4" not in container.format.name or stream.duration is None or stream.time_base is None:
+        return
+    promised = float(stream.duration * stream.time_base)
+    if seconds < (1 - MAX_LOST) * promised - 0.5:
+        raise MediaError(
+            "truncated",
+            f"{name} lists {promised:.1f} s of sound but only {seconds:.1f} s can be decoded; the file is "
+            "truncated. Copy it again.",
+        )
 
 
 def check_speech(
@@ -147,7 +129,7 @@ def check_speech(
             f"{name} lasts {seconds:.2f} s; at least {min_seconds:g} s of speech are needed. Record more.",
         )
     if seconds > max_seconds:
-        raise _too_long(name, max_seconds)
+        raise too_long(name, max_seconds)
     if active_dbfs(wav_T) < SILENCE_DBFS:
         raise MediaError(
             "silence",

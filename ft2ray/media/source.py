@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ft2ray.errors import MediaError
-from ft2ray.storage import local_copy
+from ft2ray.storage import base_name, local_copy
 
 
 def local_media(path: str | Path) -> Path:
@@ -11,4 +11,6 @@ def local_media(path: str | Path) -> Path:
     try:
         return local_copy(path)
     except FileNotFoundError as error:
-        raise MediaError("unreadable", f"{path}: there is no such file; check the path.") from error
+        raise MediaError(
+            "unreadable", f"{base_name(str(path))}: there is no such file; check the path."
+        ) from error

@@ -2,7 +2,6 @@ import subprocess
 import sys
 import wave
 
-import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,27 +9,12 @@ from hypothesis import strategies as st
 
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE, active_dbfs, check_speech, read_audio, slice_clips
-
-
-def tone(seconds: float, rate: int = SAMPLE_RATE, level: float = 0.3) -> np.ndarray:
-    return (level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+from tests.media.files import encode, tone
 
 
 def save(path, channels: np.ndarray, rate: int, codec: str) -> None:
-    """channels [channels, T] float32."""
-    layout = {1: "mono", 2: "stereo"}[len(channels)]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout=layout)
-        frame.sample_rate = rate
-        frame.pts = 0
-        resampler = av.AudioResampler(format=stream.codec_context.format.name, layout=layout, rate=rate)
-        queue = av.AudioFifo()
-        for piece in resampler.resample(frame):
-            queue.write(piece)
-        while (piece := queue.read(stream.codec_context.frame_size or 4096, partial=True)) is not None:
-            container.mux(stream.encode(piece))
-        container.mux(stream.encode(None))
+    muxer = {".m4a": "mp4"}.get(path.suffix, path.suffix[1:])
+    path.write_bytes(encode(channels, muxer, codec, rate))
 
 
 def reason(call, *args, **kwargs) -> str:
@@ -88,10 +72,7 @@ def test_broken_files_are_named(tmp_path):
     (tmp_path / "cut.flac").write_bytes(good.read_bytes()[: good.stat().st_size // 3])
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("this is not sound\n" * 50)
-    save(tmp_path / "whole.wav", tone(4.0)[None], 16000, "pcm_s16le")
-    (tmp_path / "cut.wav").write_bytes((tmp_path / "whole.wav").read_bytes()[:60_000])
-    assert reason(read_audio, tmp_path / "cut.wav") == "truncated"
-    assert reason(read_audio, tmp_path / "cut.flac") in {"truncated", "unreadable"}
+    assert 1.0 < read_audio(tmp_path / "cut.flac").size / SAMPLE_RATE < 4 / 3  # what is there
     assert reason(read_audio, tmp_path / "empty.wav") == "unreadable"
     assert reason(read_audio, tmp_path / "text.wav") == "unreadable"
     assert reason(read_audio, tmp_path / "absent.wav") == "unreadable"

@@ -1,0 +1,279 @@
+"""Where the sound of a file really is, when sizes in its header are placeholders or wrong.
+
+WAV, AIFF, W64 and CAF state the size of their samples before these. A program that writes into a pipe does
+not know it yet and puts 0, -1, 0x7FFFFFFF, 2,000,000,036 or the size of its first block there; and several
+whole files are joined with `cat`. So sizes are hints: what a file holds counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+log = logging.getLogger(__name__)
+
+_CHUNKS = 1000  # more before the samples are an attack
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
+_SEARCH_BYTES = 1 << 20
+
+
+class Window:
+    """Bytes `start` to `stop` of an open file as a file of their own, beginning with `head`.
+
+    It is what `av.open` wants of a file: read, seek and tell. `head` takes the place of as many bytes.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, stop: int, head: bytes = b"") -> None:
+        self.file, self.start, self.stop, self.head = file, start, stop, head
+        self.name = ""  # PyAV puts it into its messages
+        self._at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self.stop - self.start - self._at, 0)
+        size = left if size < 0 else min(size, left)
+        if self._at < len(self.head):
+            data = self.head[self._at : self._at + size]
+        else:
+            self.file.seek(self.start + self._at)
+            data = self.file.read(size)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.stop - self.start}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a container of samples is laid out: a head, then chunks of a name, a size and content."""
+
+    start: re.Pattern[bytes]  # the first bytes of a file
+    chunks_at: int  # offset of the first chunk
+    name_bytes: int
+    size: str  # struct format
+    size_counts_header: bool
+    align: int
+    samples: bytes  # name of the chunk of samples
+    file_size_at: int | None  # offset of the file's own size, which is a field like that of a chunk
+    not_counted: int = 0  # bytes at the start of the file that this size leaves out
+
+    @property
+    def header_bytes(self) -> int:
+        return self.name_bytes + struct.calcsize(self.size)
+
+
+_LAYOUTS = {
+    "wav": _Layout(re.compile(rb"(RIFF|RF64|BW64)....WAVE", re.DOTALL), 12, 4, "<I", False, 2, b"data", 4, 8),
+    "aiff": _Layout(re.compile(rb"FORM....AIF[FC]", re.DOTALL), 12, 4, ">I", False, 2, b"SSND", 4, 8),
+    "w64": _Layout(
+        re.compile(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0........wave", re.DOTALL),
+        *(40, 16, "<Q", True, 8),
+        b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a",
+        16,
+    ),
+    "caf": _Layout(re.compile(rb"caff\0\x01\0\0desc", re.DOTALL), 8, 4, ">Q", False, 1, b"data", None),
+}
+_AU = re.compile(rb"\.snd\0\0[\0-\x0f].{5}\0\0\0[\x01-\x1b]", re.DOTALL)
+
+
+def parts(file: BinaryIO, format_name: str, name: str) -> list[Window]:
+    """The files in a file, each with sizes in its header that agree with what is there.
+
+    Args:
+        file: an open file.
+        format_name: FFmpeg's name of its container.
+        name: what messages call the file.
+    """
+    total = file.seek(0, os.SEEK_END)
+    if format_name == "au":
+        starts = [0, *_all(file, _AU, 1, total), total]
+        found = [_au(file, *bounds) for bounds in zip(starts, starts[1:], strict=False)]
+    elif layout := _LAYOUTS.get(format_name):
+        found, at = [], 0
+        while at < total:
+            part, at = _part(file, layout, at, total, name)
+            found.append(part)
+    else:
+        found = [Window(file, 0, total)]
+        if format_name == "mov":
+            _say_second_film(file, total, name)
+    if len(found) > 1:
+        log.warning("%s holds %d recordings one after the other; all are read", name, len(found))
+    return found
+
+
+def _part(file: BinaryIO, layout: _Layout, start: int, total: int, name: str) -> tuple[Window, int]:
+    """The file that begins at `start`, and where the next one begins (the end, where there is none)."""
+    header = _find_samples(file, layout, start, total)
+    if header is None:  # FFmpeg says what is wrong with it
+        return Window(file, start, total), total
+    samples, promised = header
+    stop = samples + promised
+    if promised <= 0 or stop > total:
+        following = total if promised <= 0 or stop > total else stop
+        following = next(iter(_all(file, layout.start, samples, total)), following)
+        if promised > 0 and not _placeholder(promised):
+            log.warning("%s states %d bytes of sound and holds %d", name, promised, following - samples)
+        return _window(file, layout, start, samples, following, following), following
+    behind = _after_chunks(file, layout, stop, total)
+    if behind >= total or _starts_with(file, layout.start, behind):
+        return _window(file, layout, start, samples, stop, behind), min(behind, total)
+    following = next(iter(_all(file, layout.start, behind, total)), total)
+    if behind == stop and _looks_like_samples(file, layout, start, stop, following):
+        log.warning(
+            "%s states %d bytes of sound; the %d that follow are read too", name, promised, following - stop
+        )
+        return _window(file, layout, start, samples, following, following), following
+    log.warning("%s: the %d bytes after its sound are something else and left out", name, following - behind)
+    return _window(file, layout, start, samples, stop, behind), following
+
+
+def _find_samples(file: BinaryIO, layout: _Layout, start: int, total: int) -> tuple[int, int] | None:
+    """Offset of the first sample and the stated size, None where there is no chunk of samples."""
+    at = start + layout.chunks_at
+    for _ in range(_CHUNKS):
+        chunk = _chunk(file, layout, at)
+        if chunk is None:
+            return None
+        name, size = chunk
+        if name == layout.samples:
+            return at + layout.header_bytes, size
+        at = _next(layout, at, size)
+        if at >= total:
+            return None
+    return None
+
+
+def _chunk(file: BinaryIO, layout: _Layout, at: int) -> tuple[bytes, int] | None:
+    """Name and stated size of the content of the chunk at an offset."""
+    file.seek(at)
+    header = file.read(layout.header_bytes)
+    if len(header) < layout.header_bytes:
+        return None
+    (size,) = struct.unpack(layout.size, header[layout.name_bytes :])
+    return header[: layout.name_bytes], size - (layout.header_bytes if layout.size_counts_header else 0)
+
+
+def _next(layout: _Layout, at: int, size: int) -> int:
+    end = at + layout.header_bytes + max(size, 0)
+    return end + -end % layout.align
+
+
+def _after_chunks(file: BinaryIO, layout: _Layout, at: int, total: int) -> int:
+    """The end of the chunks that follow the samples at `at`: only those that look like chunks count."""
+    for _ in range(_CHUNKS):
+        for aligned in (at + -at % layout.align, at):  # not every writer fills up
+            chunk = _chunk(file, layout, aligned)
+            known = chunk is not None and re.fullmatch(rb"[A-Za-z0-9 _]{4}", chunk[0][:4])
+            if known and chunk and chunk[1] >= 0 and _next(layout, aligned, chunk[1]) <= total + 1:
+                if _starts_with(file, layout.start, aligned):
+                    return aligned
+                at = _next(layout, aligned, chunk[1])
+                break
+        else:
+            return at if total - at >= 8 else total
+    return at
+
+
+def _looks_like_samples(file: BinaryIO, layout: _Layout, start: int, at: int, stop: int) -> bool:
+    """Whether bytes behind the stated end are sound all the same: not a tag, not text, not another format."""
+    if _foreign(file, at):
+        return False
+    if layout.file_size_at is None:
+        return True
+    file.seek(start + layout.file_size_at)
+    (file_size,) = struct.unpack(layout.size, file.read(struct.calcsize(layout.size)))
+    ends_here = abs(start + layout.not_counted + file_size - at) <= 64
+    return (
+        not ends_here or stop - at >= (at - start) // 10
+    )  # a header that agrees with itself: not for crumbs
+
+
+def _window(
+    file: BinaryIO, layout: _Layout, start: int, samples: int, samples_stop: int, stop: int
+) -> Window:
+    """A part of the file whose header states what is there."""
+    file.seek(start)
+    head = bytearray(file.read(samples - start))
+    size = samples_stop - samples + (layout.header_bytes if layout.size_counts_header else 0)
+    width = struct.calcsize(layout.size)
+    struct.pack_into(layout.size, head, len(head) - width, min(size, (1 << 8 * width) - 1))
+    if layout.file_size_at is not None:
+        body = stop - start - layout.not_counted
+        struct.pack_into(layout.size, head, layout.file_size_at, min(body, (1 << 8 * width) - 1))
+    if head[:4] in (b"RF64", b"BW64"):  # its sizes are in another chunk, which no longer counts
+        head[:4] = b"RIFF"
+    return Window(file, start, stop, bytes(head))
+
+
+def _foreign(file: BinaryIO, at: int) -> bool:
+    """Whether what begins at an offset is a tag, text, zeros or a file of another kind."""
+    file.seek(at)
+    head = file.read(512)
+    return (
+        head.startswith((*_TAGS, b"\xff\xd8\xff", b"\x89PNG", b"PK\x03\x04", b"fLaC", b"OggS"))
+        or re.fullmatch(rb"[\t\r\n\x20-\x7e]+", head[:64]) is not None
+        or not head.strip(b"\0")
+    )
+
+
+def _au(file: BinaryIO, start: int, stop: int) -> Window:
+    """AU has no chunks: FFmpeg reads to the end, but refuses sizes from 2 GiB on."""
+    file.seek(start)
+    head = bytearray(file.read(24))
+    if len(head) == 24:
+        samples, size = struct.unpack(">II", head[4:12])
+        end = start + samples + size
+        if size > 0 and end < stop and _foreign(file, end):
+            stop = end
+        head[8:12] = b"\xff\xff\xff\xff"  # not known
+    return Window(file, start, stop, bytes(head))
+
+
+def _placeholder(size: int) -> bool:
+    """Sizes that stand for "not known yet": no recording is taken for cut off because of them."""
+    return size >= 0x7FFF0000 or size in (2_000_000_000, 2_000_000_036)
+
+
+def _starts_with(file: BinaryIO, pattern: re.Pattern[bytes], at: int) -> bool:
+    file.seek(at)
+    return pattern.match(file.read(64)) is not None
+
+
+def _all(file: BinaryIO, pattern: re.Pattern[bytes], at: int, stop: int) -> list[int]:
+    """Offsets in a stretch of the file where a file of the kind begins."""
+    found: list[int] = []
+    while at < stop:
+        file.seek(at)
+        block = file.read(min(_SEARCH_BYTES + 64, stop - at))
+        found += [at + match.start() for match in pattern.finditer(block) if match.start() < _SEARCH_BYTES]
+        at += _SEARCH_BYTES
+    return found
+
+
+def _say_second_film(file: BinaryIO, total: int, name: str) -> None:
+    """Say where a second file follows in an MP4: FFmpeg, as players do, reads the first only."""
+    at, indexes = 0, 0
+    for _ in range(_CHUNKS):
+        file.seek(at)
+        header = file.read(16)
+        if len(header) < 8:
+            break
+        size, box = struct.unpack(">I4s", header[:8])
+        if size == 1 and len(header) == 16:
+            (size,) = struct.unpack(">Q", header[8:])
+        indexes += box == b"moov"
+        if size < 8 or at + size > total:
+            break
+        at += size
+    if indexes > 1:
+        log.warning("%s holds %d films one after the other; only the first is read", name, indexes)
