@@ -11,11 +11,16 @@ import logging
 import os
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import BinaryIO
+
+from ft2ray.errors import MediaError
 
 log = logging.getLogger(__name__)
 
+MAX_PARTS = 1000
 _CHUNKS = 1000  # more before the samples are an attack
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
 _SEARCH_BYTES = 1 << 20
@@ -92,20 +97,25 @@ def parts(file: BinaryIO, format_name: str, name: str) -> list[Window]:
         file: an open file.
         format_name: FFmpeg's name of its container.
         name: what messages call the file.
+
+    Raises:
+        MediaError: too_complex.
     """
     total = file.seek(0, os.SEEK_END)
     if format_name == "au":
-        starts = [0, *_all(file, _AU, 1, total), total]
+        starts = [0, *islice(_all(file, _AU, 1, total), MAX_PARTS), total]
         found = [_au(file, *bounds) for bounds in zip(starts, starts[1:], strict=False)]
     elif layout := _LAYOUTS.get(format_name):
         found, at = [], 0
-        while at < total:
+        while at < total and len(found) <= MAX_PARTS:
             part, at = _part(file, layout, at, total, name)
             found.append(part)
     else:
         found = [Window(file, 0, total)]
         if format_name == "mov":
             _say_second_film(file, total, name)
+    if len(found) > MAX_PARTS:
+        raise MediaError("too_complex", f"{name} holds more than {MAX_PARTS} recordings; join them first.")
     if len(found) > 1:
         log.warning("%s holds %d recordings one after the other; all are read", name, len(found))
     return found
@@ -118,16 +128,14 @@ def _part(file: BinaryIO, layout: _Layout, start: int, total: int, name: str) ->
         return Window(file, start, total), total
     samples, promised = header
     stop = samples + promised
-    if promised <= 0 or stop > total:
-        following = total if promised <= 0 or stop > total else stop
-        following = next(iter(_all(file, layout.start, samples, total)), following)
+    following = next(_all(file, layout.start, samples, total), total)
+    if promised <= 0 or stop > following:
         if promised > 0 and not _placeholder(promised):
             log.warning("%s states %d bytes of sound and holds %d", name, promised, following - samples)
         return _window(file, layout, start, samples, following, following), following
-    behind = _after_chunks(file, layout, stop, total)
-    if behind >= total or _starts_with(file, layout.start, behind):
-        return _window(file, layout, start, samples, stop, behind), min(behind, total)
-    following = next(iter(_all(file, layout.start, behind, total)), total)
+    behind = _after_chunks(file, layout, stop, following)
+    if behind >= following:
+        return _window(file, layout, start, samples, stop, following), following
     if behind == stop and _looks_like_samples(file, layout, start, stop, following):
         log.warning(
             "%s states %d bytes of sound; the %d that follow are read too", name, promised, following - stop
@@ -175,8 +183,6 @@ def _after_chunks(file: BinaryIO, layout: _Layout, at: int, total: int) -> int:
             chunk = _chunk(file, layout, aligned)
             known = chunk is not None and re.fullmatch(rb"[A-Za-z0-9 _]{4}", chunk[0][:4])
             if known and chunk and chunk[1] >= 0 and _next(layout, aligned, chunk[1]) <= total + 1:
-                if _starts_with(file, layout.start, aligned):
-                    return aligned
                 at = _next(layout, aligned, chunk[1])
                 break
         else:
@@ -244,20 +250,15 @@ def _placeholder(size: int) -> bool:
     return size >= 0x7FFF0000 or size in (2_000_000_000, 2_000_000_036)
 
 
-def _starts_with(file: BinaryIO, pattern: re.Pattern[bytes], at: int) -> bool:
-    file.seek(at)
-    return pattern.match(file.read(64)) is not None
-
-
-def _all(file: BinaryIO, pattern: re.Pattern[bytes], at: int, stop: int) -> list[int]:
+def _all(file: BinaryIO, pattern: re.Pattern[bytes], at: int, stop: int) -> Iterator[int]:
     """Offsets in a stretch of the file where a file of the kind begins."""
-    found: list[int] = []
     while at < stop:
         file.seek(at)
         block = file.read(min(_SEARCH_BYTES + 64, stop - at))
-        found += [at + match.start() for match in pattern.finditer(block) if match.start() < _SEARCH_BYTES]
+        for match in pattern.finditer(block):
+            if match.start() < _SEARCH_BYTES:
+                yield at + match.start()
         at += _SEARCH_BYTES
-    return found
 
 
 def _say_second_film(file: BinaryIO, total: int, name: str) -> None:
