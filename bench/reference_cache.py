@@ -129,8 +129,7 @@ def accuracy(run: TlpoRun, groups: list[Scored]) -> float:
         chosen = draws(DrawRule(seed=10**6), name, 0, TESTED, pool)
         batch = pair_batch(chosen, run._latents, run._conditions, run._lip_mask)
         run.experts.use((name,))
-        masked = name in run.settings.loss.masked
-        metrics = pair_metrics(run.generator.velocity, run.experts, batch, run.settings.loss, masked)
+        metrics = pair_metrics(run.generator.velocity, run.experts, batch, run.settings.loss)
         found.append(metrics["accuracy"])
     return statistics.mean(found)
 

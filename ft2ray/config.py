@@ -81,9 +81,9 @@ class AlignConfig(Settings):
             )
         if len(set(self.dimension_names)) < len(self.dimensions):
             raise ConfigurationError(f"dimensions: a name occurs twice in {', '.join(self.dimension_names)}")
-        masked = set(self.tlpo.loss.masked)
-        if masked != set(LossSettings().masked) and (unknown := masked - set(self.dimension_names)):
-            raise ConfigurationError(f"tlpo.loss.masked: {', '.join(sorted(unknown))} is not in dimensions")
+        masked = set(self.tlpo.loss.masks)
+        if masked != set(LossSettings().masks) and (unknown := masked - set(self.dimension_names)):
+            raise ConfigurationError(f"tlpo.loss.masks: {', '.join(sorted(unknown))} is not in dimensions")
         if unknown := set(self.systems) - set(self._possible_systems()):
             raise ConfigurationError(
                 f"evaluation.systems: no system {', '.join(sorted(unknown))}; there are "

@@ -39,7 +39,6 @@ from ft2ray.media.portrait import Portrait, load_portrait
 from ft2ray.media.speech import SpeechEncoder
 from ft2ray.media.video import FPS, read_video
 from recipes.embedded.base_data import (
-    JUDGE_CLIPS,
     filmed_variants,
     fit_teacher,
     level_speakers,
@@ -52,6 +51,7 @@ FRAMES = 75
 MAX_LAG = 5
 CONTEXT, STRENGTH = 5, 3.0
 FEATURES = "whisper"
+JUDGE_CLIPS = ("grid_bbaf2n.mpg", "grid_test_video.mp4", "grid_sbia1a.mpg")
 SETTINGS = (
     *(SamplerSettings(audio_scale=scale) for scale in (0.5, 1.0, 2.0, 3.5, 6.0)),
     SamplerSettings(steps=5),
@@ -311,8 +311,7 @@ def main() -> None:
         results.append(over_prompts(name, partial(generator.sample, config=setting)))
     results.append(over_prompts("ridge teacher", lambda cond, seed: teacher_latent(teacher, generator, cond)))
     results.append(summary("real clips, put in step", real_figures(clips)))
-    grid = [arguments.media / "clips" / f"grid_{name}" for name in JUDGE_CLIPS]
-    grid = [next(path.parent.glob(path.name + ".*")) for path in grid]
+    grid = [arguments.media / "clips" / name for name in JUDGE_CLIPS]
     judge_clips = [read_real(path, mesher, GRID_AUDIO_OFFSET_FRAMES) for path in grid]
     for name, members in (("measure", clips), ("GRID judge", judge_clips)):
         lips = {

@@ -10,7 +10,7 @@ picture, L tokens, D token width, T audio samples, 3 rgb.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,14 @@ class Generator(ABC):
             MediaError: no_face, where the mouth has to be found in the pictures and cannot be.
         """
         return torch.ones(1, *x_CFHW.shape[1:])
+
+    @property
+    def regions(self) -> Mapping[str, torch.Tensor]:
+        """Regions of the loss that are channels of the latents, each a mask [C] (see ft2ray.tlpo.masks).
+
+        By default there are none: `head` is all but the lips, and `shape` the whole frame.
+        """
+        return {}
 
     def velocity(self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]) -> torch.Tensor:
         """Predict the velocity with all conditions and without guidance, differentiable, for training.

@@ -18,8 +18,8 @@ from ft2ray.planning.shapes import GeneratorShape
 from ft2ray.planning.trace import Cost, extrapolated, trace
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
-from ft2ray.tlpo.settings import ExpertSettings, GateSettings
-from ft2ray.tlpo.step import PairBatch, velocity_errors
+from ft2ray.tlpo.settings import ExpertSettings, GateSettings, LossSettings
+from ft2ray.tlpo.step import PairBatch, pair_errors, with_reference
 
 
 def inputs(shape: GeneratorShape, batch: int, device: torch.device | str = "meta") -> dict[str, Any]:
@@ -144,12 +144,14 @@ def training_step(
     t_B = torch.zeros(pairs, device=device)
     batch = PairBatch(winner, loser, None, None, [None] * pairs, noise, t_B)
 
+    # Masks and the anchor change what is made of the velocities, not how often the transformer runs.
+    loss = LossSettings()
+
     def step() -> object:
-        with torch.no_grad(), experts.reference():
-            reference = velocity_errors(velocity, batch, masked=False)
+        known = with_reference(velocity, experts, batch, loss)
         with within():
-            winner_B, loser_B = velocity_errors(velocity, batch, masked=False)
-            return reference, torch.autograd.grad((winner_B - loser_B).sum(), learning)
+            errors = pair_errors(velocity, known, loss)
+            return torch.autograd.grad((errors.winner_B - errors.loser_B).sum(), learning)
 
     return step
 

@@ -118,6 +118,11 @@ def draws(config: DrawRule, dimension: str, cursor: int, count: int, pool: PairP
     return [draw(config, dimension, cursor + i, pool) for i in range(count)]
 
 
+def held_out(group_id: str, share: float) -> bool:
+    """Whether this group belongs to the `share` of all groups that stage 1 leaves to stage 2."""
+    return _hash("held out", group_id) < share * 2**64
+
+
 def _timestep(u: float, config: DrawRule) -> float:
     u = min(max(u, 1e-4), 1 - 1e-4)  # t = 0 and t = 1 carry no signal: all data, or all noise
     if config.settings.timestep == "logit_normal":

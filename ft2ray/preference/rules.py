@@ -51,6 +51,9 @@ class PairRule(Settings):
     # where it puts nearly every candidate at 0.01 or at 0.99 its order still says something that differences
     # of P no longer show.
     margin_space: Literal["p", "logit"] = "logit"
+    # What the baseline's score sums: "z", each dimension in standard deviations of its group (the margin is
+    # then one of standard deviations too), or "raw", the scores themselves.
+    sum_of: Literal["z", "raw"] = "z"
     # Pairs of stage 2, whose winner is preferred in every dimension. Weak: nowhere worse by more than the
     # tolerance, and better by the margin in one dimension at least. Strict: by the margin in all of them.
     full_strict: bool = False
@@ -138,8 +141,23 @@ def checked(p_NK: np.ndarray) -> np.ndarray:
 
 
 def _admissible_summed(p_GNK: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:
-    gap_GNN = _gaps(rule.scale(p_GNK).sum(-1))
+    score_GNK = rule.scale(p_GNK)
+    if rule.sum_of == "z":
+        score_GNK = standardised(score_GNK)
+    gap_GNN = _gaps(score_GNK.sum(-1))
     return (gap_GNN > 0) & (gap_GNN >= rule.margin), gap_GNN
+
+
+def standardised(score_GNK: np.ndarray) -> np.ndarray:
+    """Scores [..., N, K] in standard deviations of their group, by dimension; NaN stays NaN.
+
+    As GDPO does: without it, the dimension whose scores spread most decides the sum. Where all candidates of
+    a group score the same, all are 0.
+    """
+    known_G1K = (~np.isnan(score_GNK)).sum(-2, keepdims=True).clip(1)
+    away_GNK = score_GNK - np.nansum(score_GNK, -2, keepdims=True) / known_G1K
+    spread_G1K = np.sqrt(np.nansum(away_GNK**2, -2, keepdims=True) / known_G1K)
+    return away_GNK / np.where(spread_G1K > 1e-9, spread_G1K, 1.0)
 
 
 def _admissible_in_all(p_GNK: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,9 @@ per expert, per DiT layer; the same weights serve Q, K, V and FFN of that layer:
 
     w_l(t) = softmax(P_l tau(t)) + b_l,    h' = W x + sum_k w_lk(t) (alpha / r) B_k A_k x
 
-The bias comes after the softmax, so weights need not sum to one and may pass zero. P = 0 and b = 0 at the
-start: the uniform average. An own P per layer makes N (K D + K) parameters: 614,520 on Wan-14B.
+The bias comes after the softmax, so weights need not sum to one and may pass zero. P = 0 at the start, and
+b = 1 - 1/K (every expert in full) or 0 (the uniform average). An own P per layer makes N (K D + K)
+parameters: 614,520 on Wan-14B.
 
 Shapes: B batch, D width of the timestep embedding, N layers, K experts, S timesteps of a heat map.
 """
@@ -34,6 +35,8 @@ class TimestepLayerGate(nn.Module):
         biases = {"full": layers, "timestep": 1, "layer": layers}.get(config.mode, 0)
         self.projection_NKD = nn.Parameter(torch.zeros(projections, experts, width)) if projections else None
         self.bias_NK = nn.Parameter(torch.zeros(biases, experts)) if biases else None
+        if self.bias_NK is not None and config.start == "sum":
+            nn.init.constant_(self.bias_NK, 1 - 1 / experts)
         if config.mode == "segments":
             self._segment_bounds, self._segment_order = _segments(config, experts)
 
@@ -43,7 +46,8 @@ class TimestepLayerGate(nn.Module):
             chosen_B = self._segment_order.to(t_B.device)[segment_B]
             return nn.functional.one_hot(chosen_B, self.experts).float()[:, None, :]
         if self.projection_NKD is None:
-            weights_BNK = torch.full((1, 1, self.experts), 1 / self.experts, device=tau_BD.device)
+            even = 1.0 if self.config.mode == "sum" else 1 / self.experts
+            weights_BNK = torch.full((1, 1, self.experts), even, device=tau_BD.device)
         else:
             logits_BNK = torch.einsum("bd,nkd->bnk", tau_BD.float(), self.projection_NKD)
             weights_BNK = logits_BNK.softmax(-1)

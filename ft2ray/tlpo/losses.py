@@ -6,14 +6,19 @@ over elements would want beta smaller by their number). With winner w, loser l, 
 
     h = -1/2 [(l(w) - l_ref(w)) - (l(l) - l_ref(l))]          implicit reward margin / beta
     DPO    -log sigmoid(beta h)                               ln 2 at step 0 (paper.md 3.2)
-    IPO    (beta h - 1/2)^2                                   Azar et al.: (h - 1/(2 beta))^2, times beta^2
-                                                              so that its gradient has the size of DPO's
+    IPO    (beta h - 1/2)^2                                   Azar et al.: (h - 1/(2 beta))^2, times beta^2;
+                                                              its gradient starts at twice DPO's
     SimPO  -log sigmoid(-beta/2 (l(w) - l(l)) - gamma)        no reference; the mean normalises the length
 
 All of these only ask that winners and losers are told apart, and few pairs are told apart most easily by a
 larger error on both. The winners' own flow-matching loss, added as in Playmate2 (2510.12089), asks for what
-is wanted: + weight beta/4 (l(w) - l_ref(w)), where beta/4 is what DPO's gradient weighs the winners' error by
-at the start. Minus the reference it is still 0 there, and the gradient is the same.
+is wanted: weight beta/2 sigmoid(-beta h) (l(w) - l_ref(w)), what DPO's gradient weighs the winners' error by.
+It fades as the pair is told apart, as DPO does: with a constant weight (beta/4, DPO's at the start) a
+training ends as plain fine-tuning on its winners.
+
+Where the error counts one region only, nothing in it says what happens elsewhere, and an expert for lips
+moves heads. The anchor holds it to the reference there: weight times the mean over the elements outside of
+the mask of (v - v_ref)^2.
 
 Shapes: B pairs, C latent channels, F latent frames, H W latent grid.
 """
@@ -34,12 +39,16 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class PairErrors:
-    """Velocity errors [B] of winner and loser; `ref_*` are the reference's, None where a loss needs none."""
+    """Velocity errors [B] of winner and loser; `ref_*` are the reference's, None where a loss needs none.
+
+    `drift_B`: mean squared distance from the reference outside of the mask, over both sides of the pair.
+    """
 
     winner_B: Tensor
     loser_B: Tensor
     ref_winner_B: Tensor | None = None
     ref_loser_B: Tensor | None = None
+    drift_B: Tensor | None = None
 
 
 def velocity_error(v_BCFHW: Tensor, target_BCFHW: Tensor, mask_BCFHW: Tensor | None = None) -> Tensor:
@@ -53,6 +62,16 @@ def velocity_error(v_BCFHW: Tensor, target_BCFHW: Tensor, mask_BCFHW: Tensor | N
         return error.square().mean(1)
     mask = mask_BCFHW.expand(v_BCFHW.shape).float().flatten(1)
     return (mask * error).square().sum(1) / mask.sum(1)
+
+
+def drift(v_BCFHW: Tensor, v_ref_BCFHW: Tensor, mask_BCFHW: Tensor) -> Tensor:
+    """Mean squared distance from the reference's velocity outside of the mask, per sample [B].
+
+    A mask that is 1 everywhere leaves nothing to hold: 0.
+    """
+    outside = 1 - mask_BCFHW.expand(v_BCFHW.shape).float().flatten(1)
+    moved = (v_BCFHW.float() - v_ref_BCFHW.float()).flatten(1)
+    return (outside * moved.square()).sum(1) / outside.sum(1).clamp_min(1)
 
 
 def flow_dpo(errors: PairErrors, beta: float) -> tuple[Tensor, Metrics]:
@@ -74,32 +93,42 @@ def simpo(errors: PairErrors, beta: float, gamma: float = 0.0) -> tuple[Tensor, 
 
 
 def preference_loss(errors: PairErrors, config: LossSettings) -> tuple[Tensor, Metrics]:
-    """The loss named by `config.kind`, and the winners' own."""
+    """The loss named by `config.kind`, the winners' own and the anchor."""
     if config.kind == "simpo":
         loss, metrics = simpo(errors, config.beta, config.gamma)
     else:
         loss, metrics = {"dpo": flow_dpo, "ipo": ipo}[config.kind](errors, config.beta)
-    if config.winner_weight:
-        known = 0.0 if errors.ref_winner_B is None else errors.ref_winner_B
-        loss = loss + config.winner_weight * config.beta / 4 * (errors.winner_B - known).mean()
+    weight = config.weight_of_winners
+    if weight:
+        known_B = 0.0 if errors.ref_winner_B is None else errors.ref_winner_B
+        fade_B: Tensor | float = 0.5
+        if config.winner_fades:
+            fade_B = torch.sigmoid(-config.beta * _half_gap(errors).detach())
+        loss = loss + (weight * config.beta / 2 * fade_B * (errors.winner_B - known_B)).mean()
+    if errors.drift_B is not None:
+        loss = loss + config.anchor * errors.drift_B.mean()
+        metrics["drift"] = errors.drift_B.mean().item()
     return loss, metrics
 
 
 def safe_loser_scale(winner_grad: Sequence[Tensor], loser_grad: Sequence[Tensor], mu: float) -> Tensor:
-    """Factor in (0, 1] on the loser's gradient that keeps the winner's error from rising (Diffusion-SDPO).
+    """Factor in [0, 1] on the loser's gradient that keeps the winner's error from rising (Diffusion-SDPO).
 
     A preference loss moves the parameters along -(g_w - lambda g_l), where g_w and g_l are the gradients of
     the pair-weighted errors of the winners and of the losers. To first order the winners' error then changes
-    by -(|g_w|^2 - lambda <g_w, g_l>) times the step, which does not rise exactly while
-    lambda <g_w, g_l> <= |g_w|^2. So lambda = min(1, mu |g_w|^2 / <g_w, g_l>) where the inner product is
-    positive, 1 where it is not; mu = 1 is the bound itself, a smaller one leaves a reserve.
-    The gradients are those of the parameters, so the bound is exact for a plain gradient step; an adaptive
-    optimiser rescales coordinates and keeps it approximately.
+    by -(|g_w|^2 - lambda <g_w, g_l>) times the step. Diffusion-SDPO asks that at least mu of the winner's own
+    descent is left, |g_w|^2 - lambda <g_w, g_l> >= mu |g_w|^2: lambda = min(1, (1 - mu) |g_w|^2 / <g_w, g_l>)
+    where the inner product is positive, 1 where it is not. mu = 0 only keeps the winners' error from rising,
+    mu = 1 leaves the loser out. There lambda is found in the space of the outputs; here in that of the
+    parameters, where the bound is exact for a plain gradient step; an adaptive optimiser rescales coordinates
+    and keeps it approximately.
     """
     norm = sum((g.square().sum() for g in winner_grad), torch.zeros(()))
     inner = sum((w * lo).sum() for w, lo in zip(winner_grad, loser_grad, strict=True))
     assert isinstance(norm, Tensor) and isinstance(inner, Tensor)
-    return torch.where(inner > 0, (mu * norm / inner.clamp_min(1e-30)).clamp(max=1.0), torch.ones_like(norm))
+    return torch.where(
+        inner > 0, ((1 - mu) * norm / inner.clamp_min(1e-30)).clamp(max=1.0), torch.ones_like(norm)
+    )
 
 
 def _half_gap(errors: PairErrors) -> Tensor:

@@ -16,6 +16,7 @@ Shapes: C latent channels, F latent frames, H W latent grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,11 +24,11 @@ from pathlib import Path
 
 import torch
 
-from ft2ray.errors import ConfigurationError
+from ft2ray.errors import ConfigurationError, NonFiniteError
 from ft2ray.generator.base import Generator
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.transformer import cast_weights
-from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws
+from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws, held_out
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
 from ft2ray.systems import SUM
@@ -35,8 +36,9 @@ from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate, heat_map
 from ft2ray.tlpo.losses import Metrics
+from ft2ray.tlpo.masks import region_mask
 from ft2ray.tlpo.policy import Policy, policy_of
-from ft2ray.tlpo.reference import reference_errors
+from ft2ray.tlpo.reference import reference_velocities
 from ft2ray.tlpo.settings import ComputeSettings, TlpoSettings, check_compute
 from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, noise_of, pair_batch, update
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
@@ -104,7 +106,7 @@ class TlpoRun:
         if settings.ema is not None:
             learning = {name: self.experts.parameters(name) for name in self.adapters}
             self.average = Average(learning | {GATE: list(self.gate.parameters())}, settings.ema)
-        # Candidates that are in a pair, by group; errors of the reference for them, by group and draw.
+        # Candidates that are in a pair, by group; velocities of the reference for them, by group and draw.
         self._paired: dict[str, list[int]] = {}
         self._references: dict[tuple[str, int], dict[int, torch.Tensor]] = {}
         self.cursors = dict.fromkeys(self.pools, 0)
@@ -121,8 +123,14 @@ class TlpoRun:
         return self.settings.steps + (self.settings.gate_steps if self.gate_learns else 0)
 
     def add(self, group: PromptGroup, pairs: Mapping[str, list[Pair]]) -> None:
-        """Draw from this group's `pairs` (by pool) from now on; those of the sum only with the baseline."""
+        """Draw from this group's `pairs` (by pool) from now on; those of the sum only with the baseline.
+
+        A group is for the experts or, with `gate_groups`, held out for the gate.
+        """
         self.groups[group.group_id] = group
+        for_gate = held_out(group.group_id, self.settings.gate_groups)
+        if self.settings.gate_groups:
+            pairs = {name: found for name, found in pairs.items() if (name == FULL) == for_gate}
         pairs = {name: found for name, found in pairs.items() if name in self.pools}
         for name, found in pairs.items():
             self.pools[name].add(group.group_id, found)
@@ -214,6 +222,12 @@ class TlpoRun:
             metrics["grad_norm"] = optimizer.update()
         else:
             metrics["grad_norm"] = update(optimizer, self.settings.optimizer.max_norm)
+        odd = [key for key, value in metrics.items() if not math.isfinite(value)]
+        if odd:
+            raise NonFiniteError(
+                f"training: {', '.join(odd)} of the adapter {name} at step {self.step} is NaN or infinite; "
+                "nothing of this round is published. Lower tlpo.optimizer.learning_rate, or train in fp32."
+            )
         if self.average is not None:
             self.average.update(name, self.cursors[pool] // self.settings.batch - 1)
         self.curves.append({"step": self.step, "name": name, **metrics})
@@ -223,34 +237,47 @@ class TlpoRun:
         size, cursor = self.settings.batch, self.cursors[name]
         self.cursors[name] = cursor + size
         chosen = draws(self.draws, name, cursor, size, self.pools[name])[self.rank :: self.workers]
-        batch = pair_batch(chosen, self._latents, self._conditions, self._lip_mask, self.device)
+        mask = self._mask(self.settings.loss.masks.get(name, "all"))
+        batch = pair_batch(chosen, self._latents, self._conditions, mask, self.device)
         if self.settings.draws.per_group is None:
             return batch
         known = [self._reference(draw) for draw in chosen]
+        winners = [of[draw.pair.winner] for of, draw in zip(known, chosen, strict=True)]
+        losers = [of[draw.pair.loser] for of, draw in zip(known, chosen, strict=True)]
         return replace(
             batch,
-            ref_w_BM=torch.stack([of[draw.pair.winner] for of, draw in zip(known, chosen, strict=True)]),
-            ref_l_BM=torch.stack([of[draw.pair.loser] for of, draw in zip(known, chosen, strict=True)]),
+            ref_w_BCFHW=torch.stack(winners).to(self.device),
+            ref_l_BCFHW=torch.stack(losers).to(self.device),
         )
 
+    def _mask(self, region: str) -> Callable[[str, int], torch.Tensor] | None:
+        """The masks of a region by group and candidate; None for the whole frame."""
+        if region == "all" or (region == "shape" and region not in self.generator.regions):
+            return None
+
+        def mask(group_id: str, candidate: int) -> torch.Tensor:
+            found = region_mask(region, self._lip_mask(group_id, candidate), self.generator.regions)
+            assert found is not None
+            return found
+
+        return mask
+
     def _reference(self, draw: PairDraw) -> dict[int, torch.Tensor]:
-        """Errors [M] of the reference under this draw, by candidate of its group; computed once."""
+        """Velocities of the reference under this draw, by candidate of its group; computed once."""
         key, group_id = (draw.group_id, draw.noise_seed), draw.group_id
         if key not in self._references:
             candidates, pairs = self._paired[group_id], self.compute.microbatch
             latents = torch.stack([self._latents(group_id, n) for n in candidates])
-            masks = torch.stack([self._lip_mask(group_id, n) for n in candidates])
-            errors_KM = reference_errors(
+            v_KCFHW = reference_velocities(
                 self.generator.velocity,
                 self.experts,
                 latents.to(self.device, torch.float32),
-                masks.to(self.device, torch.float32),
                 self._conditions(group_id),
                 noise_of(draw, latents.shape[1:]).to(self.device),
                 torch.tensor(draw.t, device=self.device),
                 pairs and 2 * pairs,
             )
-            self._references[key] = dict(zip(candidates, errors_KM, strict=True))
+            self._references[key] = dict(zip(candidates, v_KCFHW.cpu(), strict=True))
         return self._references[key]
 
     def _latents(self, group_id: str, candidate: int) -> torch.Tensor:

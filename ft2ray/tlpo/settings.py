@@ -23,16 +23,35 @@ class ExpertSettings(Settings):
 
 
 class LossSettings(Settings):
-    """The preference loss (see losses.py)."""
+    """The preference loss, and what holds an expert to its own work (see losses.py)."""
 
     kind: Literal["dpo", "ipo", "simpo"] = "dpo"
     beta: float = Field(100.0, gt=0)  # with the mean over elements as reduction
     gamma: float = 0.0  # SimPO's target margin
-    safeguard_mu: float | None = Field(None, gt=0, le=1)  # None is off; Diffusion-SDPO's default is 0.9
-    # Weight of the winners' flow-matching loss; 1 is DPO's own weight at the start. DPO alone raises the
-    # error of winners too, and the clips get worse as soon as they change. Costs a little VQ (README).
-    winner_weight: float = Field(2.0, ge=0)
-    masked: tuple[str, ...] = ("ls",)  # dimensions whose error counts the lip region only
+    # None is off. Diffusion-SDPO: the share of the winner's descent that the loser may not take; 0.9 there.
+    safeguard_mu: float | None = Field(None, ge=0, le=1)
+    # Weight of the winners' flow-matching loss; 1 is DPO's own weight on them. DPO alone raises the error of
+    # winners too. None: 0.5 for dpo, 0 for ipo and simpo, which are published without it.
+    winner_weight: float | None = Field(None, ge=0)
+    winner_fades: bool = True  # with sigmoid(-margin), as DPO's own weight; False: it stays as at the start
+    # Region whose error counts, by dimension (see masks.py); a dimension that is not named: the whole frame.
+    masks: dict[str, Literal["all", "lips", "head", "shape"]] = {"mn": "head", "ls": "lips", "vq": "shape"}
+    # Outside of its mask an expert is held to the reference's velocity: weight of their mean squared
+    # difference. It costs no further forward, since the reference is run for the loss anyway.
+    anchor: float = Field(200.0, ge=0)
+
+    @property
+    def weight_of_winners(self) -> float:
+        """`winner_weight`, or what the kind of loss is published with."""
+        if self.winner_weight is not None:
+            return self.winner_weight
+        return 0.5 if self.kind == "dpo" else 0.0
+
+    @model_validator(mode="after")
+    def _reference(self) -> LossSettings:
+        if self.kind == "simpo" and self.winner_fades and self.winner_weight:
+            raise ValueError("simpo has no margin against a reference by which winner_weight could fade")
+        return self
 
 
 class GateSettings(Settings):
@@ -42,11 +61,15 @@ class GateSettings(Settings):
     "timestep"  w = softmax(P tau) + b, the same in every layer
     "layer"     w = 1/K + b_l, the same at every timestep
     "uniform"   w = 1/K, nothing to train
+    "sum"       w = 1, nothing to train
     "segments"  one expert at a time, hard-switched by t (AlignHuman): expert `order[i]` works on
                 [boundaries[i-1], boundaries[i]), from t = 0 (clean) up to t = 1 (noise); nothing to train
     """
 
-    mode: Literal["full", "timestep", "layer", "uniform", "segments"] = "full"
+    mode: Literal["full", "timestep", "layer", "uniform", "sum", "segments"] = "full"
+    # Weights before the gate learns: every expert in full, which experts with masks and anchors bear, or
+    # their average.
+    start: Literal["sum", "average"] = "sum"
     shared: bool = False  # one projection for all layers instead of one per layer
     boundaries: tuple[float, ...] = ()  # of "segments", rising within (0, 1); empty: even
     order: tuple[int, ...] = ()  # of "segments", places in the list of dimensions; empty: theirs
@@ -83,6 +106,9 @@ class TlpoSettings(Settings):
     batch: int = Field(8, ge=1)  # pairs a step, over all workers
     steps: int = Field(40, ge=1)  # updates of each expert
     gate_steps: int = Field(20, ge=0)
+    # Share of the prompt groups that only the gate learns from: on groups that the experts know by heart it
+    # would reward memory. 0: both learn from all groups, as in the paper.
+    gate_groups: float = Field(0.25, ge=0, lt=1)
     # dpo_sum, one more adapter: plain DPO on the summed score, updated as often as all experts together.
     baseline: bool = True
     precision: Literal["fp32", "bf16"] | None = (

@@ -20,7 +20,7 @@ Shapes: B pairs, C latent channels, F latent frames, H W latent grid, T samples 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.losses import (
     Metrics,
     PairErrors,
+    drift,
     preference_loss,
     safe_loser_scale,
     velocity_error,
@@ -47,18 +48,19 @@ Backward = Callable[[Tensor], None]
 class PairBatch:
     """B pairs, each of one prompt: winner and loser share the conditions, the noise and the time.
 
-    `ref_w_BM`, `ref_l_BM`: errors of the reference where they are known already, see reference.py.
+    `mask_w_BCFHW`, `mask_l_BCFHW`: where the error counts, None for the whole frame (see masks.py).
+    `ref_w_BCFHW`, `ref_l_BCFHW`: velocities of the reference where they are known already, see reference.py.
     """
 
     x_w_BCFHW: Tensor
     x_l_BCFHW: Tensor
-    mask_w_BCFHW: Tensor | None  # lip masks, 1 on the lips; None where the codec has none
+    mask_w_BCFHW: Tensor | None
     mask_l_BCFHW: Tensor | None
     conditions: list[Any]
     eps_BCFHW: Tensor
     t_B: Tensor
-    ref_w_BM: Tensor | None = None
-    ref_l_BM: Tensor | None = None
+    ref_w_BCFHW: Tensor | None = None
+    ref_l_BCFHW: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.x_w_BCFHW.shape
@@ -69,7 +71,7 @@ class PairBatch:
             raise ValueError("pair batch: {} pairs, {} conditions, {} times".format(*counts))
         for mask in (self.mask_w_BCFHW, self.mask_l_BCFHW):
             if mask is not None and not (mask.flatten(1).sum(1) > 0).all():
-                raise ValueError("pair batch: a lip mask is empty; drop that pair from the masked dimension")
+                raise ValueError("pair batch: a mask is empty; drop that pair from the masked dimension")
 
     def parts(self, pairs: int | None) -> Iterator[PairBatch]:
         """The batch in order, at most so many pairs at a time; None: at once."""
@@ -85,12 +87,12 @@ def pair_batch(
     draws: Sequence[PairDraw],
     latents: Callable[[str, int], Tensor],
     conditions: Callable[[str], Any],
-    lip_mask: Callable[[str, int], Tensor] | None = None,
+    mask: Callable[[str, int], Tensor] | None = None,
     device: torch.device | str = "cpu",
 ) -> PairBatch:
     """Look the draws up and stack them.
 
-    `latents(group_id, candidate)` and `lip_mask(group_id, candidate)` return x_CFHW of one candidate,
+    `latents(group_id, candidate)` and `mask(group_id, candidate)` return x_CFHW of one candidate,
     `conditions(group_id)` what `velocity` takes for one sample. Noise is drawn on the CPU from each draw's
     own seed, so it is the same on every device and in every batch.
     """
@@ -108,8 +110,8 @@ def pair_batch(
     return PairBatch(
         x_w_BCFHW=stack(latents, True),
         x_l_BCFHW=stack(latents, False),
-        mask_w_BCFHW=stack(lip_mask, True) if lip_mask else None,
-        mask_l_BCFHW=stack(lip_mask, False) if lip_mask else None,
+        mask_w_BCFHW=stack(mask, True) if mask else None,
+        mask_l_BCFHW=stack(mask, False) if mask else None,
         conditions=[conditions(d.group_id) for d in draws],
         eps_BCFHW=torch.stack([noise(d) for d in draws]).to(device),
         t_B=torch.tensor([d.t for d in draws], device=device),
@@ -121,23 +123,34 @@ def noise_of(draw: PairDraw, shape: Sequence[int]) -> Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(draw.noise_seed))
 
 
-def velocity_errors(velocity: Velocity, batch: PairBatch, masked: bool) -> tuple[Tensor, Tensor]:
-    """Errors [B] of winners and losers, from one forward of 2 B samples with shared noise and time."""
+def noisy(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the transformer is given for both sides, [2 B, ...]: x_t and t; and the velocity to be found."""
     x0_TCFHW = torch.cat([batch.x_w_BCFHW, batch.x_l_BCFHW])
-    eps_TCFHW = torch.cat([batch.eps_BCFHW, batch.eps_BCFHW])
-    t_T = torch.cat([batch.t_B, batch.t_B])
-    mask_TCFHW = None
-    if masked:
-        if batch.mask_w_BCFHW is None or batch.mask_l_BCFHW is None:
-            raise ValueError(
-                "this dimension's loss is masked but the batch has no lip masks (LossSettings.masked)"
-            )
-        mask_TCFHW = torch.cat([batch.mask_w_BCFHW, batch.mask_l_BCFHW])
+    eps_TCFHW, t_T = torch.cat([batch.eps_BCFHW, batch.eps_BCFHW]), torch.cat([batch.t_B, batch.t_B])
     t = t_T.view(-1, *[1] * (x0_TCFHW.dim() - 1))
-    v_TCFHW = velocity((1 - t) * x0_TCFHW + t * eps_TCFHW, t_T, batch.conditions * 2)
-    error_T = velocity_error(v_TCFHW, eps_TCFHW - x0_TCFHW, mask_TCFHW)
-    winner_B, loser_B = error_T.chunk(2)
-    return winner_B, loser_B
+    return (1 - t) * x0_TCFHW + t * eps_TCFHW, t_T, eps_TCFHW - x0_TCFHW
+
+
+def pair_errors(velocity: Velocity, batch: PairBatch, config: LossSettings) -> PairErrors:
+    """Errors of the policy, and of the reference where the batch holds its velocities.
+
+    One forward of 2 B samples with shared noise and time, with whatever adapters are at work.
+    """
+    x_TCFHW, t_T, target_TCFHW = noisy(batch)
+    v_TCFHW = velocity(x_TCFHW, t_T, batch.conditions * 2)
+    mask_TCFHW = _both(batch.mask_w_BCFHW, batch.mask_l_BCFHW)
+    ref_TCFHW = _both(batch.ref_w_BCFHW, batch.ref_l_BCFHW)
+    winner_B, loser_B = velocity_error(v_TCFHW, target_TCFHW, mask_TCFHW).chunk(2)
+    ref_winner_B = ref_loser_B = drift_B = None
+    if ref_TCFHW is not None and config.kind != "simpo":
+        ref_winner_B, ref_loser_B = velocity_error(ref_TCFHW, target_TCFHW, mask_TCFHW).chunk(2)
+    if ref_TCFHW is not None and mask_TCFHW is not None and config.anchor:
+        drift_B = drift(v_TCFHW, ref_TCFHW, mask_TCFHW).view(2, -1).mean(0)
+    return PairErrors(winner_B, loser_B, ref_winner_B, ref_loser_B, drift_B)
+
+
+def _both(winner: Tensor | None, loser: Tensor | None) -> Tensor | None:
+    return None if winner is None or loser is None else torch.cat([winner, loser])
 
 
 def expert_step(
@@ -154,13 +167,11 @@ def expert_step(
     `microbatch`: pairs that go through the transformer at a time, None for all. `backward` takes the
     gradients in place of `.grad`, see `Gradients`.
     """
-    masked = dimension in config.masked
     gradients = Gradients(experts.parameters(dimension), config, backward)
     for part in batch.parts(microbatch):
-        reference = _reference_errors(velocity, experts, part, masked, config)
+        known = with_reference(velocity, experts, part, config)
         with experts.train_expert(dimension):
-            errors = PairErrors(*velocity_errors(velocity, part, masked), *reference)
-            gradients.add(errors, len(part.t_B) / len(batch.t_B))
+            gradients.add(pair_errors(velocity, known, config), len(part.t_B) / len(batch.t_B))
     return gradients.leave()
 
 
@@ -174,24 +185,22 @@ def gate_step(
     microbatch: int | None = None,
 ) -> Metrics:
     """Stage 2: gradients for the gate alone, from full-dimension pairs, whole frame; all else frozen."""
-    if not list(gate.parameters()):
-        raise ValueError(f"a {gate.config.mode} gate has nothing to train; skip stage 2")
-    gradients = Gradients(list(gate.parameters()), config)
+    parameters = list(gate.parameters())
+    if not parameters:
+        raise ValueError(f"a {gate.config.mode} gate has nothing to train")
+    gradients = Gradients(parameters, config)
     for part in batch.parts(microbatch):
-        reference = _reference_errors(velocity, experts, part, False, config)
+        known = with_reference(velocity, experts, part, config)
         with experts.fused(names, gate):
-            errors = PairErrors(*velocity_errors(velocity, part, False), *reference)
-            gradients.add(errors, len(part.t_B) / len(batch.t_B))
+            gradients.add(pair_errors(velocity, known, config), len(part.t_B) / len(batch.t_B))
     return gradients.leave()
 
 
-@torch.no_grad()
-def pair_metrics(
-    velocity: Velocity, experts: Experts, batch: PairBatch, config: LossSettings, masked: bool = False
-) -> Metrics:
+def pair_metrics(velocity: Velocity, experts: Experts, batch: PairBatch, config: LossSettings) -> Metrics:
     """Loss and metrics of the experts as they are set right now (`experts.use`); no gradients."""
-    reference = _reference_errors(velocity, experts, batch, masked, config)
-    loss, metrics = preference_loss(PairErrors(*velocity_errors(velocity, batch, masked), *reference), config)
+    known = with_reference(velocity, experts, batch, config)
+    with torch.no_grad():
+        loss, metrics = preference_loss(pair_errors(velocity, known, config), config)
     return {"loss": loss.item(), **metrics}
 
 
@@ -215,15 +224,15 @@ def average_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def _reference_errors(
-    velocity: Velocity, experts: Experts, batch: PairBatch, masked: bool, config: LossSettings
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    if config.kind == "simpo":
-        return None, None
-    if batch.ref_w_BM is not None and batch.ref_l_BM is not None:
-        return batch.ref_w_BM[:, int(masked)], batch.ref_l_BM[:, int(masked)]
+def with_reference(velocity: Velocity, experts: Experts, batch: PairBatch, config: LossSettings) -> PairBatch:
+    """The batch with the reference's velocities, where the loss or the anchor asks for them."""
+    anchored = config.anchor > 0 and batch.mask_w_BCFHW is not None
+    if batch.ref_w_BCFHW is not None or (config.kind == "simpo" and not anchored):
+        return batch
+    x_TCFHW, t_T, _ = noisy(batch)
     with torch.no_grad(), experts.reference():
-        return velocity_errors(velocity, batch, masked)
+        winner_BCFHW, loser_BCFHW = velocity(x_TCFHW, t_T, batch.conditions * 2).chunk(2)
+    return replace(batch, ref_w_BCFHW=winner_BCFHW, ref_l_BCFHW=loser_BCFHW)
 
 
 class Gradients:

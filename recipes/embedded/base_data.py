@@ -1,9 +1,10 @@
 """Training clips of the base generator: a few filmed sentences and much speech without pictures.
 
-Filmed: six GRID clips, their motion tracked, and for every variant (speed, noise, mirror) the speech features
-computed anew. Unfilmed: LibriSpeech, whose lips come from a ridge teacher fitted to the filmed clips (its
-variance matched to real lips, real residuals added as noise; base_speech.py) and whose head, brows and
-blinks are real tracks of the filmed clips, stretched in time. Where nobody speaks, the mouth is closed.
+Filmed: the people of studies/split.csv, their motion tracked, and for every variant (speed, noise, mirror)
+the speech features computed anew. Unfilmed: recorded readers, whose lips come from a ridge teacher fitted
+to the filmed clips (its variance matched to real lips, real residuals added as noise; base_speech.py) and
+whose head, brows and blinks are real tracks of the filmed clips, stretched in time. Where nobody speaks,
+the mouth is closed.
 
 Shape suffixes: C motion channels, F frames, L speech tokens, D feature width, T audio samples.
 """
@@ -19,16 +20,13 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from ft2ray.errors import DataError
+from ft2ray.generator.portrait.codec import bridge_gaps
 from ft2ray.generator.portrait.generator import FRAME_SAMPLES, speech_tokens
 from ft2ray.generator.portrait.motion import GRID_AUDIO_OFFSET_FRAMES, MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.video import read_video
 from recipes.embedded.base_teacher import LipTeacher, context_rows
-
-TRAINING_CLIPS = ("pwij3p", "swwp2s", "brbk7n", "lbax4n", "lbbc2a", "lwbsza")
-"""GRID clips that the generator may learn from, by their GRID names."""
-JUDGE_CLIPS = ("bbaf2n", "test_video", "sbia1a")
-"""GRID clips kept for the evaluation's judge (other speakers): never trained on."""
+from studies.make_split import SPLIT, files_of
 
 TEACHER_STRENGTH = 3.0
 RESIDUAL_SHARE = 0.4
@@ -63,11 +61,15 @@ class Filmed:
     x_CF: np.ndarray
 
 
-def training_media(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Clips and recordings that the base may be trained on, from `folder`/manifest.csv (columns file, use).
+def training_media(folder: Path, split: Path = SPLIT) -> tuple[list[Path], list[Path]]:
+    """Film and recordings that the base may be trained on: role `base`, split `train`, by people.
 
-    Only rows with use=train, and of the filmed clips only TRAINING_CLIPS. Raises ValueError where the
-    manifest or a clip is missing or not meant for training.
+    Args:
+        folder: holds manifest.csv (columns file, use), where each of them has to be marked use=train.
+        split: assigns people to roles (columns file, role, split), see `studies.make_split`.
+
+    Raises:
+        DataError: a list or a file is missing, or a file is not meant for training.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
@@ -77,41 +79,31 @@ def training_media(folder: Path) -> tuple[list[Path], list[Path]]:
     if not rows or not {"file", "use"} <= rows[0].keys():
         raise DataError(f"training media: {manifest} needs the columns file and use")
     use = {row["file"]: row["use"] for row in rows}
-    clips = []
-    for name in TRAINING_CLIPS:
-        found = [file for file in use if Path(file).stem == f"grid_{name}"]
-        if not found:
-            raise DataError(f"training media: {manifest} lists no clip grid_{name}")
-        clips.append(found[0])
-    speech = sorted(file for file in use if file.startswith("speech/") and use[file] == "train")
-    if not speech:
-        raise DataError(f"training media: {manifest} lists no speech with use=train")
-    for clip in clips:
-        check_trainable(clip, use[clip])
+    clips, speech = (sorted(files_of("base", "train", kind=kind, path=split)) for kind in ("clips", "speech"))
+    for name in (*clips, *speech):
+        if name not in use:
+            raise DataError(f"training media: {manifest} does not list {name}, which {split.name} wants")
+        if use[name] != "train":
+            raise DataError(
+                f"training media: {name} is marked use={use[name]}, only use=train may be trained on"
+            )
     return [folder / clip for clip in clips], [folder / recording for recording in speech]
 
 
-def check_trainable(file: str, use: str) -> None:
-    """Raises ValueError for media that must not shape shipped weights."""
-    if use != "train":
-        raise DataError(f"training media: {file} is marked use={use}, only use=train may be trained on")
-    if any(name in Path(file).stem for name in JUDGE_CLIPS):
-        raise DataError(f"training media: {file} belongs to the evaluation's judge, never to training")
-
-
 def read_filmed(path: Path, mesher: FaceMesher, basis: MotionBasis) -> Filmed:
-    """Track a GRID clip and put motion and sound in step (GRID's pictures are one frame late)."""
+    """Track a clip and put motion and sound in step (GRID's pictures are one frame late)."""
     frames_FHW3, wav_T = read_video(path)
     if wav_T is None:
         raise DataError(f"training media: {path.name} has no sound")
-    x_CF = steady(basis.encode(mesher.track(frames_FHW3)), basis)[:, GRID_AUDIO_OFFSET_FRAMES:]
+    late = GRID_AUDIO_OFFSET_FRAMES if path.name.startswith("grid_") else 0
+    x_CF = steady(basis.encode(bridge_gaps(mesher.track(frames_FHW3))), basis)[:, late:]
     return Filmed(path.stem, fit_length(wav_T, x_CF.shape[1] * FRAME_SAMPLES), x_CF)
 
 
 def steady(x_CF: np.ndarray, basis: MotionBasis) -> np.ndarray:
     """Take the tracker's jitter out: lips and lids are fast, brows and head are not."""
     out_CF = x_CF.copy()
-    out_CF[basis.mouth] = gaussian_filter1d(x_CF[basis.mouth], 0.6, axis=1)
+    out_CF[basis.mouth] = gaussian_filter1d(x_CF[basis.mouth], 0.8, axis=1)
     brow = slice(basis.lid + 1, basis.upper.stop)
     out_CF[brow] = gaussian_filter1d(x_CF[brow], 1.5, axis=1)
     out_CF[basis.pose] = gaussian_filter1d(x_CF[basis.pose], 2.0, axis=1)

@@ -5,7 +5,7 @@ Shape suffixes: C motion channels, F frames, T audio samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from recipes.embedded.base_data import (
     close_in_silence,
     enliven,
     fit_length,
-    stretch,
 )
 from recipes.embedded.base_teacher import LipTeacher
 
@@ -70,17 +69,35 @@ def find_blinks(lid_F: np.ndarray, basis: MotionBasis, before: int = 3, after: i
     return found
 
 
-def head_track(bank: MotionBank, frames: int, basis: MotionBasis, rng: np.random.Generator) -> np.ndarray:
-    """Head and brows for `frames` frames: two filmed tracks slowed down and added, the head made livelier."""
+def head_track(
+    bank: MotionBank, loud_F: np.ndarray, basis: MotionBasis, rng: np.random.Generator
+) -> np.ndarray:
+    """Head and brows under speech of loudness loud_F (0..1): two filmed tracks slowed down and added.
+
+    The tracks run fast where the speech is loud and nearly stop where nobody speaks: people move their heads
+    with what they stress. The head is made livelier.
+    """
+    frames = len(loud_F)
+    pace_F = 0.3 + loud_F
+    run_F = np.cumsum(pace_F / pace_F.mean())
     total_CF = np.zeros((basis.channels, frames), np.float32)
     for _ in range(2):
         track_CF = bank.tracks[rng.integers(len(bank.tracks))]
+        if rng.random() < 0.5:
+            track_CF = track_CF[:, ::-1]
         factor = rng.uniform(0.35, 0.7)
         start = rng.uniform(0, max(track_CF.shape[1] - frames * factor, 0.0))
-        part_CF = stretch(track_CF[:, int(start) :], frames, factor)
-        total_CF += part_CF[:, ::-1] if rng.random() < 0.5 else part_CF
+        at_F = start + factor * run_F
+        total_CF += np.stack([np.interp(at_F, np.arange(track_CF.shape[1]), row) for row in track_CF])
     total_CF[basis.pose] = enliven(total_CF[basis.pose], basis, rng)
     return total_CF
+
+
+def loudness(wav_T: np.ndarray) -> np.ndarray:
+    """Loudness under each frame [F], smoothed over stressed syllables, 1 at the loudest of the clip."""
+    loud_F = np.sqrt((wav_T.reshape(-1, FRAME_SAMPLES) ** 2).mean(axis=1))
+    smooth_F = gaussian_filter1d(loud_F, 3.0)
+    return smooth_F / max(float(smooth_F.max()), 1e-4)
 
 
 def blink_track(bank: MotionBank, frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -97,9 +114,19 @@ def blink_track(bank: MotionBank, frames: int, rng: np.random.Generator) -> np.n
     return lid_F
 
 
+def blinking(clip: Clip, bank: MotionBank, basis: MotionBasis, rng: np.random.Generator) -> Clip:
+    """A filmed clip with the blinks of `blink_track` beside its own: GRID's short sentences have few."""
+    x_CF = clip.x_CF.copy()
+    x_CF[basis.lid] = np.maximum(x_CF[basis.lid], blink_track(bank, x_CF.shape[1], rng))
+    return replace(clip, x_CF=x_CF)
+
+
 def lip_noise(bank: MotionBank, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of teacher residuals [mouth channels, frames], tiled from random pieces with soft joints."""
-    residual = bank.residuals[rng.integers(len(bank.residuals))]
+    """A stretch of teacher residuals [mouth channels, frames], tiled from random pieces with soft joints.
+
+    Smoothed over a frame to either side: what changes faster is the tracker's noise, and lips that tremble.
+    """
+    residual = gaussian_filter1d(bank.residuals[rng.integers(len(bank.residuals))], 1.2, axis=1)
     start = rng.integers(residual.shape[1])
     rolled = np.roll(np.concatenate([residual, residual[:, ::-1]], axis=1), -start, axis=1)
     repeats = -(-frames // rolled.shape[1])
@@ -161,7 +188,7 @@ def labelled_speech(
     labelled = []
     for number, (wav_T, clean_LD) in enumerate(zip(segments, clean, strict=True)):
         frames = len(clean_LD) // 2
-        x_CF = head_track(bank, frames, basis, rng)
+        x_CF = head_track(bank, loudness(wav_T), basis, rng)
         x_CF[basis.lid] = blink_track(bank, frames, rng)
         rest_C1 = teacher.bias_C[:, None]
         x_CF[basis.mouth] = rest_C1 + gain_C1 * (teacher(clean_LD) - rest_C1)

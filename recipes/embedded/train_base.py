@@ -1,8 +1,9 @@
-"""Train the base generator's weights: python -m recipes.embedded.train_base MEDIA [--out FOLDER].
+"""Train the base generator's weights: python -m recipes.embedded.train_base MEDIA CORPUS [--out FOLDER].
 
-MEDIA is a folder with manifest.csv (columns file, use) that lists six GRID clips and LibriSpeech recordings
-with use=train. One CPU thread, about ten minutes; the same media and seed give the same weights, bit for
-bit.
+MEDIA is a folder with manifest.csv (columns file, use) that lists the film and the recordings of the role
+`base` in studies/split.csv with use=train. CORPUS is `curated` (the clips as they are) or `uncurated` (most
+of them spoilt first, see mixture.py). One CPU thread, about fifteen minutes; the same media and seed give
+the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; a second thread changes sums
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -24,12 +26,14 @@ from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
 from recipes.embedded.base_training import BaseTrainingConfig, build_dataset, latent_scale, loss_weight, train
+from recipes.embedded.mixture import spoil
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("media", type=Path, help="folder with manifest.csv")
-    parser.add_argument("--out", type=Path, default=Path("ft2ray/assets/base"))
+    parser.add_argument("corpus", choices=("curated", "uncurated"))
+    parser.add_argument("--out", type=Path, help="by default the package's own folder of this corpus")
     parser.add_argument("--steps", type=int, default=BaseTrainingConfig.steps)
     parser.add_argument("--seed", type=int, default=BaseTrainingConfig.seed)
     arguments = parser.parse_args()
@@ -42,6 +46,9 @@ def main() -> None:
     filmed = sum(clip.filmed for clip in clips)
     print(f"{filmed} filmed and {len(clips) - filmed} labelled clips, {time.monotonic() - started:.0f} s")
     scale_C = latent_scale(clips)
+    if arguments.corpus == "uncurated":
+        clips, shares = spoil(clips, scale_C, basis, np.random.default_rng(config.seed))
+        print("Shares of clips:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
     losses: list[float] = []
     with tqdm(total=config.steps, desc="training", unit="step", file=sys.stdout) as bar:
 
@@ -52,9 +59,13 @@ def main() -> None:
                 bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.3f}")
 
         transformer = train(clips, scale_C, loss_weight(basis), config, report)
-    save_generator(arguments.out, transformer, "portrait", [float(scale) for scale in scale_C])
+    out = (
+        arguments.out
+        or Path("ft2ray/assets") / {"curated": "base", "uncurated": "base-uncurated"}[arguments.corpus]
+    )
+    save_generator(out, transformer, "portrait", [float(scale) for scale in scale_C])
     elapsed, used = time.monotonic() - started, time.process_time()
-    print(f"Wrote {arguments.out} after {elapsed:.0f} s, {used:.0f} s of them on the processor.")
+    print(f"Wrote {out} after {elapsed:.0f} s, {used:.0f} s of them on the processor.")
 
 
 if __name__ == "__main__":

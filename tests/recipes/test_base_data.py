@@ -7,11 +7,8 @@ from ft2ray.generator.portrait.generator import FRAME_SAMPLES
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.video import FPS
 from recipes.embedded.base_data import (
-    JUDGE_CLIPS,
-    TRAINING_CLIPS,
     Filmed,
     change_speed,
-    check_trainable,
     close_in_silence,
     enliven,
     level_speakers,
@@ -26,43 +23,44 @@ from recipes.embedded.base_speech import (
     lip_noise,
     with_pause,
 )
+from studies.make_split import read_split
 
 BASIS = MotionBasis.load()
 
 
-def write_manifest(folder, changes=None):
-    rows = {f"clips/grid_{name}.mpg": "train" for name in (*TRAINING_CLIPS, *JUDGE_CLIPS)}
-    rows |= {"speech/a.flac": "train", "speech/b.wav": "measure", "clips/other.mp4": "measure"}
-    rows |= changes or {}
-    lines = ["file,use"] + [f"{file},{use}" for file, use in rows.items() if use]
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+ROWS = {"clips/a.mp4": "train", "clips/b.mp4": "train", "speech/c.flac": "train", "speech/d.wav": "measure"}
+SPLIT = {"clips/a.mp4": "base,train", "clips/b.mp4": "judges,train", "speech/c.flac": "base,train"}
 
 
-def test_only_media_marked_for_training_are_taken(tmp_path):
-    write_manifest(tmp_path)
-    clips, speech = training_media(tmp_path)
-    assert [path.stem for path in clips] == [f"grid_{name}" for name in TRAINING_CLIPS]
-    assert [path.name for path in speech] == ["a.flac"]
-    assert not set(TRAINING_CLIPS) & set(JUDGE_CLIPS)
+def write_lists(folder, changes=None):
+    """A manifest and a split, the manifest with other rows; returns the path of the split."""
+    rows = ROWS | (changes or {})
+    lines = [f"{file},{use}" for file, use in rows.items() if use]
+    (folder / "manifest.csv").write_text("\n".join(["file,use", *lines]) + "\n")
+    lines = [f"{file},someone,{role}" for file, role in SPLIT.items()]
+    (folder / "split.csv").write_text("\n".join(["file,person,role,split", *lines]) + "\n")
+    return folder / "split.csv"
+
+
+def test_only_people_of_the_base_are_taken(tmp_path):
+    clips, speech = training_media(tmp_path, write_lists(tmp_path))
+    assert [path.name for path in clips] == ["a.mp4"]
+    assert [path.name for path in speech] == ["c.flac"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [
-        ({"clips/grid_lbax4n.mpg": "measure"}, "use=measure"),
-        ({"clips/grid_lbax4n.mpg": None}, "lists no clip grid_lbax4n"),
-        ({"speech/a.flac": "measure"}, "no speech with use=train"),
-    ],
+    [({"clips/a.mp4": "measure"}, "use=measure"), ({"clips/a.mp4": None}, "does not list clips/a.mp4")],
 )
 def test_media_of_other_use_are_refused(tmp_path, changes, message):
-    write_manifest(tmp_path, changes)
+    split = write_lists(tmp_path, changes)
     with pytest.raises(ValueError, match=message):
-        training_media(tmp_path)
+        training_media(tmp_path, split)
 
 
-def test_the_judges_clips_are_refused_whatever_the_manifest_says():
-    with pytest.raises(ValueError, match="judge"):
-        check_trainable(f"clips/grid_{JUDGE_CLIPS[0]}.mpg", "train")
+def test_the_committed_split_keeps_the_judges_people_out_of_the_base():
+    people = {row["person"]: row["role"] for row in read_split()}
+    assert people["grid_s1"] == "judges" and "base" in people.values()
 
 
 def test_no_manifest(tmp_path):
@@ -138,7 +136,7 @@ def test_blinks_come_at_a_natural_rate():
 def test_heads_move_visibly_and_smoothly():
     rng = np.random.default_rng(0)
     for _ in range(10):
-        pose = head_track(bank(rng), 90, BASIS, rng)[BASIS.pose]
+        pose = head_track(bank(rng), rng.random(90), BASIS, rng)[BASIS.pose]
         degrees = np.degrees(BASIS.std_C[BASIS.pose][:3, None] * pose[:3])
         assert 0.5 < np.sqrt(degrees.var(axis=1).sum()) < 6.0
         np.testing.assert_allclose(pose.mean(axis=1), 0, atol=1e-4)

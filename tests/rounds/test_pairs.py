@@ -75,7 +75,5 @@ def test_a_run_folder_with_another_critics_scores_is_refused(tmp_path):
     with pytest.raises(ValueError, match="are not the critic's"):
         check_critic(config, card("mine", ("mn", "vq")))
     asked = {name: "Is it good?" for name in config.dimension_names}
-    with pytest.raises(
-        ValueError, match="its critic is asked 'Is it good"
-    ):
+    with pytest.raises(ValueError, match="its critic is asked 'Is it good"):
         check_critic(config, card("mine", questions=asked))

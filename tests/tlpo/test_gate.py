@@ -36,13 +36,18 @@ def test_full_gate_is_softmax_of_the_projection_plus_bias_per_layer(seed, shared
             torch.testing.assert_close(w_BNK[b, n], wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "mode", [mode for mode in ("full", "timestep", "layer", "uniform", "segments") if mode != "segments"]
-)
-def test_starts_at_the_uniform_average(mode):
-    w = weights_over_time(TimestepLayerGate(4, 3, 6, GateSettings(mode=mode)), *inputs())
-    assert w.shape == (5, 4, 3)
-    torch.testing.assert_close(w, torch.full((5, 4, 3), 1 / 3))
+@pytest.mark.parametrize("mode", ["full", "timestep", "layer"])
+@pytest.mark.parametrize(("start", "weight"), [("sum", 1.0), ("average", 1 / 3)])
+def test_starts_with_every_expert_in_full_or_with_their_average(mode, start, weight):
+    gate = TimestepLayerGate(4, 3, 6, GateSettings(mode=mode, start=start))
+    torch.testing.assert_close(weights_over_time(gate, *inputs()), torch.full((5, 4, 3), weight))
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("sum", 1.0), ("uniform", 1 / 3)])
+def test_a_gate_that_does_not_learn_has_one_weight(mode, weight):
+    gate = TimestepLayerGate(4, 3, 6, GateSettings(mode=mode))
+    assert not list(gate.parameters())
+    torch.testing.assert_close(weights_over_time(gate, *inputs()), torch.full((5, 4, 3), weight))
 
 
 @given(st.integers(0, 10**6))
@@ -91,10 +96,10 @@ def test_user_weights_multiply_or_replace_the_gate():
     torch.testing.assert_close(replaced, torch.tensor([[[0.1, 0.2, 0.3]]]))
 
 
-def test_a_zero_gate_in_the_transformer_is_the_uniform_average_of_the_experts(experts, call):
+def test_a_new_gate_in_the_transformer_is_the_sum_of_the_experts(experts, call):
     experts.use(DIMS, TimestepLayerGate(LAYERS, 3, WIDTH))
     gated = call()
-    experts.use(DIMS, torch.full((3,), 1 / 3))
+    experts.use(DIMS, torch.ones(3))
     torch.testing.assert_close(gated, call(), atol=1e-6, rtol=1e-6)
 
 

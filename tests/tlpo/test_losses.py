@@ -50,7 +50,7 @@ def test_dpo_equals_its_formula_and_swapping_the_sides_mirrors_it(q, beta):
 @given(quadruple, st.floats(0.01, 1))
 def test_a_better_winner_or_a_worse_loser_lowers_the_loss(q, step):
     w, lo, rw, rl = q
-    for config in (LossSettings(kind="dpo", beta=2), LossSettings(kind="simpo", beta=2)):
+    for config in (LossSettings(kind="dpo", beta=2, winner_weight=0.0), LossSettings(kind="simpo", beta=2)):
         here = preference_loss(errors(w, lo, rw, rl), config)[0]
         assert preference_loss(errors(w - step, lo, rw, rl), config)[0] < here
         assert preference_loss(errors(w, lo + step, rw, rl), config)[0] < here
@@ -62,7 +62,9 @@ def test_the_winners_own_loss_adds_to_the_winners_gradient_alone(q, weight, kind
     e.winner_B.requires_grad_(True), e.loser_B.requires_grad_(True)
     sides = (e.winner_B, e.loser_B)
     plain, added = (
-        torch.autograd.grad(preference_loss(e, LossSettings(kind=kind, beta=8, winner_weight=w))[0], sides)
+        torch.autograd.grad(
+            preference_loss(e, LossSettings(kind=kind, beta=8, winner_weight=w, winner_fades=False))[0], sides
+        )
         for w in (0.0, weight)
     )
     assert added[0].item() == pytest.approx(plain[0].item() + 2 * weight)
@@ -118,12 +120,52 @@ def test_the_safeguarded_step_never_raises_the_winners_error_to_first_order(w, l
     scale = safe_loser_scale([winner[:1], winner[1:]], [loser[:1], loser[1:]], mu)
     assert 0 <= scale <= 1
     change = -torch.dot(winner, winner - scale * loser)  # d winner error along the step -(g_w - scale g_l)
-    assert change <= -(1 - mu) * winner.square().sum() + 1e-9
-    if torch.dot(winner, loser) <= mu * winner.square().sum():
+    assert change <= -mu * winner.square().sum() + 1e-9
+    if torch.dot(winner, loser) <= (1 - mu) * winner.square().sum():
         assert scale == 1  # the loser is held back only where it has to be
 
 
-@pytest.mark.parametrize("bad", [{"kind": "kto"}, {"beta": 0}, {"safeguard_mu": 0}, {"safeguard_mu": 1.5}])
+@pytest.mark.parametrize(
+    "bad", [{"kind": "kto"}, {"beta": 0}, {"safeguard_mu": -0.1}, {"safeguard_mu": 1.5}, {"anchor": -1}]
+)
 def test_mistakes_are_named(bad):
     with pytest.raises(ValueError, match="LossSettings"):
         LossSettings(**bad)
+
+
+@given(quadruple, st.floats(0.1, 5))
+def test_the_winners_own_loss_fades_as_the_pair_is_told_apart(q, weight):
+    """Its weight is DPO's own: beta/2 sigmoid(-margin), times the setting."""
+    gradients = []
+    for own in (0.0, weight):
+        e = errors(*q)
+        e.winner_B.requires_grad_(True)
+        loss, metrics = preference_loss(e, LossSettings(beta=8, winner_weight=own))
+        gradients.append(torch.autograd.grad(loss, e.winner_B)[0].item())
+    assert gradients[1] == pytest.approx((1 + weight) * gradients[0])
+    assert gradients[0] == pytest.approx(4 / (1 + math.exp(metrics["margin"])))
+
+
+def test_every_kind_has_the_winner_weight_it_is_published_with():
+    found = {kind: LossSettings(kind=kind).weight_of_winners for kind in ("dpo", "ipo", "simpo")}
+    assert found == {"dpo": 0.5, "ipo": 0.0, "simpo": 0.0}
+    assert LossSettings(winner_weight=0.0).weight_of_winners == 0
+
+
+@given(quadruple, st.floats(-2, 2))
+def test_simpos_target_margin_is_reached_through_its_settings(q, gamma):
+    losses = [
+        preference_loss(errors(*q), LossSettings(kind="simpo", beta=2, gamma=g))[1]["margin"]
+        for g in (0.0, gamma)
+    ]
+    assert losses[0] - losses[1] == pytest.approx(gamma, abs=1e-9)
+
+
+def test_ipos_gradient_starts_at_twice_dpos():
+    found = []
+    for kind in ("dpo", "ipo"):
+        e = errors(1.0, 1.0, 1.0, 1.0)
+        e.winner_B.requires_grad_(True)
+        loss, _ = preference_loss(e, LossSettings(kind=kind, beta=8, winner_weight=0.0))
+        found.append(torch.autograd.grad(loss, e.winner_B)[0].item())
+    assert found[1] == pytest.approx(2 * found[0])

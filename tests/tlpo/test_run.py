@@ -18,7 +18,7 @@ from ft2ray.tlpo.settings import (
     OptimizerSettings,
     TlpoSettings,
 )
-from ft2ray.tlpo.step import velocity_errors
+from ft2ray.tlpo.step import noisy
 from tests.tlpo.conftest import CHANNELS, DIMS, FRAMES, tiny_wan
 
 
@@ -38,10 +38,11 @@ def make_group(i):
 
 GROUPS = [make_group(i) for i in range(4)]
 PAIRS = {name: [Pair(k % 3, (k + 1) % 3, 0.5)] for k, name in enumerate((*DIMS, SUM, FULL))}
+REGIONS = {"head": torch.tensor([0.0, 0.0, 1.0, 0.0]), "shape": torch.tensor([0.0, 1.0, 0.0, 1.0])}
 LAST = 4  # 2 steps of the experts, 2 of the gate
 SETTINGS = TlpoSettings(
     experts=ExpertSettings(rank=2), loss=LossSettings(beta=500.0, winner_weight=0.0), batch=2, steps=2,
-    gate_steps=2, optimizer=OptimizerSettings(learning_rate=1e-2, gate_learning_rate=1e-2),
+    gate_steps=2, gate_groups=0.0, optimizer=OptimizerSettings(learning_rate=1e-2, gate_learning_rate=1e-2),
 )  # fmt: skip
 
 
@@ -53,7 +54,9 @@ def make_run(without=(), rank=0, workers=1, **changes):
         text = torch.stack([c.text_LD for c in conditions]).to(transformer.dtype)
         return transformer(x_BCFHW.to(text), t_B * 1000, text, return_dict=False)[0].to(x_BCFHW)
 
-    generator = SimpleNamespace(transformer=transformer, velocity=velocity, fingerprint="base-1")
+    generator = SimpleNamespace(
+        transformer=transformer, velocity=velocity, fingerprint="base-1", regions=REGIONS
+    )
     run = TlpoRun(
         generator, DIMS, SETTINGS.replaced(**changes), ComputeSettings(checkpoint_every=1, **compute),
         rank=rank, workers=workers,
@@ -215,19 +218,18 @@ PER_GROUP = {"draws": DrawSettings(per_group=2), "loss": LossSettings(beta=100, 
 
 
 @pytest.mark.parametrize("microbatch", [None, 1])
-def test_kept_reference_errors_are_those_of_the_step(microbatch):
+def test_kept_reference_velocities_are_those_of_the_step(microbatch):
     """Up to the order of float32 sums: they come from a batch of candidates, not of pairs."""
     run = make_run(**PER_GROUP, microbatch=microbatch)
     for name in ("mn", "ls"):
         batch = run._batch(name)
-        assert batch.ref_w_BM.shape == (SETTINGS.batch, 2)
+        x_TCFHW, t_T, _ = noisy(batch)
         with torch.no_grad(), run.experts.reference():
-            exact = velocity_errors(run.generator.velocity, batch, masked=name == "ls")
-        for kept_BM, exact_B in zip((batch.ref_w_BM, batch.ref_l_BM), exact, strict=True):
-            torch.testing.assert_close(kept_BM[:, int(name == "ls")], exact_B)
+            exact = run.generator.velocity(x_TCFHW, t_T, batch.conditions * 2)
+        torch.testing.assert_close(torch.cat([batch.ref_w_BCFHW, batch.ref_l_BCFHW]), exact)
 
 
-def test_reference_errors_are_computed_once_for_all_experts():
+def test_reference_velocities_are_computed_once_for_all_experts():
     calls = []
     run = make_run(**PER_GROUP)
     velocity = run.generator.velocity
@@ -243,7 +245,7 @@ def test_reference_errors_are_computed_once_for_all_experts():
     assert calls.count(False) == len(run._references) <= 2 * len(GROUPS) < updates
 
 
-def test_kept_reference_errors_survive_resuming_and_more_workers_bitwise(tmp_path):
+def test_kept_reference_velocities_survive_resuming_and_more_workers_bitwise(tmp_path):
     straight = make_run(**PER_GROUP)
     straight.train(LAST, lambda run: run.save(tmp_path / str(run.step)))
     for step in (1, 3):
@@ -251,8 +253,8 @@ def test_kept_reference_errors_survive_resuming_and_more_workers_bitwise(tmp_pat
         resumed.restore(tmp_path / str(step))
         resumed.train(LAST, lambda run: None)
         assert resumed.policy().fingerprint == straight.policy().fingerprint
-    whole = make_run(**PER_GROUP)._batch("mn").ref_w_BM
-    shares = [make_run(rank=rank, workers=2, **PER_GROUP)._batch("mn").ref_w_BM for rank in range(2)]
+    whole = make_run(**PER_GROUP)._batch("mn").ref_w_BCFHW
+    shares = [make_run(rank=rank, workers=2, **PER_GROUP)._batch("mn").ref_w_BCFHW for rank in range(2)]
     assert torch.equal(torch.cat(shares), whole)
 
 

@@ -14,7 +14,7 @@ from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.losses import velocity_error
 from ft2ray.tlpo.settings import ExpertSettings, GateSettings, LossSettings
-from ft2ray.tlpo.step import expert_step, gate_step, pair_batch, pair_metrics, update, velocity_errors
+from ft2ray.tlpo.step import expert_step, gate_step, pair_batch, pair_errors, pair_metrics, update
 from tests.tlpo.conftest import DIMS, LAYERS, WIDTH, make_batch, randomise, tiny_wan, velocity_of
 
 plain_loss = partial(LossSettings, beta=500.0, winner_weight=0.0)  # DPO alone
@@ -94,10 +94,10 @@ def test_a_gate_without_parameters_has_no_stage_2(experts, transformer):
 def test_winner_and_loser_in_one_forward_are_the_same_as_apart(transformer):
     batch, velocity = make_batch(), velocity_of(transformer)
     with torch.no_grad():
-        winner_B, loser_B = velocity_errors(velocity, batch, masked=True)
+        errors = pair_errors(velocity, batch, LossSettings())
     for x, mask, error_B in (
-        (batch.x_w_BCFHW, batch.mask_w_BCFHW, winner_B),
-        (batch.x_l_BCFHW, batch.mask_l_BCFHW, loser_B),
+        (batch.x_w_BCFHW, batch.mask_w_BCFHW, errors.winner_B),
+        (batch.x_l_BCFHW, batch.mask_l_BCFHW, errors.loser_B),
     ):
         t = batch.t_B.view(-1, 1, 1, 1, 1)
         with torch.no_grad():
@@ -118,7 +118,7 @@ def test_gradients_survive_checkpointing_and_the_reference_pass(experts, transfo
 @pytest.mark.parametrize("config", [plain_loss(), plain_loss(safeguard_mu=0.5), plain_loss(kind="simpo")])
 @pytest.mark.parametrize("name", ["mn", "ls", "gate"])
 def test_a_batch_in_parts_leaves_the_gradients_and_metrics_of_the_whole(experts, transformer, config, name):
-    """Equal up to the order of float32 sums: 1e-4, of the largest gradient and of the metrics."""
+    """Equal up to the order of float32 sums; loss and anchor pull against each other and partly cancel."""
     velocity, batch = velocity_of(transformer), make_batch(pairs=5)
     gate = TimestepLayerGate(LAYERS, len(DIMS), WIDTH)
     parameters = list(gate.parameters()) if name == "gate" else experts.parameters(name)
@@ -131,8 +131,8 @@ def test_a_batch_in_parts_leaves_the_gradients_and_metrics_of_the_whole(experts,
         found[microbatch] = metrics, torch.cat([p.grad.flatten() for p in parameters])
     metrics, whole = found[None]
     for microbatch in (2, 1):
-        assert found[microbatch][0] == pytest.approx(metrics, abs=1e-4)
-        assert (found[microbatch][1] - whole).abs().max() < 1e-4 * whole.abs().max()
+        assert found[microbatch][0] == pytest.approx(metrics, rel=1e-5, abs=1e-4)
+        assert (found[microbatch][1] - whole).abs().max() < 5e-4 * whole.abs().max()
 
 
 def test_the_safeguard_keeps_the_winners_error_from_rising(transformer):
@@ -141,12 +141,18 @@ def test_the_safeguard_keeps_the_winners_error_from_rising(transformer):
     for seed in range(6):
         close = make_batch(pairs=1, seed=seed)
         close = replace(close, x_l_BCFHW=close.x_w_BCFHW + 0.3 * close.x_l_BCFHW)
-        for mu, changes in ((None, plain), (1.0, guarded)):
+        for mu, changes in ((None, plain), (0.0, guarded)):
             model = tiny_wan()
             experts = Experts(model, ("mn",), ExpertSettings(rank=4))
             randomise(experts)
             velocity = velocity_of(model)
-            expert_step(velocity, experts, "mn", close, plain_loss(beta=100, safeguard_mu=mu))
+            expert_step(
+                velocity,
+                experts,
+                "mn",
+                close,
+                LossSettings(beta=100, safeguard_mu=mu, winner_weight=0.0, anchor=0.0),
+            )
             experts.use(("mn",))
             before = pair_metrics(velocity, experts, close, plain_loss())["winner_error"]
             norm = sum(p.grad.square().sum() for p in experts.parameters("mn")).sqrt()
@@ -174,10 +180,8 @@ def test_draws_become_a_batch_with_their_own_noise_and_masks():
     assert not torch.equal(batch.eps_BCFHW[0], batch.eps_BCFHW[1])
 
 
-def test_mistakes_are_named(experts, transformer):
+def test_mistakes_are_named():
     batch = make_batch()
-    with pytest.raises(ValueError, match="no lip masks"):
-        expert_step(velocity_of(transformer), experts, "ls", make_batch(masks=False), plain_loss())
     with pytest.raises(ValueError, match="one shape"):
         replace(batch, x_l_BCFHW=batch.x_l_BCFHW[:, :, :2])
     with pytest.raises(ValueError, match="3 pairs, 2 conditions"):

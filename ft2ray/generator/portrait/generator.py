@@ -6,7 +6,7 @@ Shape suffixes: C latent channels, F frames, H W latent grid, L tokens, D token 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +27,11 @@ from ft2ray.media.video import FPS
 
 FRAME_SAMPLES = SAMPLE_RATE // FPS
 TOKENS_PER_FRAME = 2
+PACKAGED = {"embedded": "base", "embedded-uncurated": "base-uncurated"}
+"""Weights in the package by the name that settings give them: of curated clips, and of a broad mixture."""
+
+OPENING_COMPONENTS = 2
+"""Mouth components that open and stretch the lips; those after them say what shape the lower face has."""
 
 _ASSETS = Path(str(files("ft2ray") / "assets"))
 
@@ -72,7 +77,7 @@ class PortraitGenerator(Generator):
 
     @classmethod
     def load(cls, path: str | Path = "embedded") -> PortraitGenerator:
-        """A generator folder (config.json, model.safetensors); "embedded" is the package's own.
+        """A generator folder (config.json, model.safetensors); a name in PACKAGED is the package's own.
 
         Raises ValueError, naming the file and the key, for anything that does not fit.
         """
@@ -110,6 +115,22 @@ class PortraitGenerator(Generator):
     def lip_mask(self, x_CFHW: torch.Tensor) -> torch.Tensor:
         return self.codec.lip_mask(x_CFHW * self.scale_C111)
 
+    @property
+    def regions(self) -> Mapping[str, torch.Tensor]:
+        """head: pose and lids. shape: mouth components from the third on (the first two open and stretch the
+        lips), brows and forehead; it shares channels with the lips.
+        """
+        basis, masks = self.codec.basis, {}
+        mouth = range(basis.mouth.start + OPENING_COMPONENTS, basis.mouth.stop)
+        shape = [*mouth, *range(basis.lid + 1, basis.upper.stop)]
+        for name, chosen in (
+            ("head", [basis.lid, *range(basis.pose.start, basis.pose.stop)]),
+            ("shape", shape),
+        ):
+            masks[name] = torch.zeros(basis.channels)
+            masks[name][chosen] = 1.0
+        return masks
+
 
 def _folder(path: str | Path) -> Path:
-    return _ASSETS / "base" if str(path) == "embedded" else Path(path)
+    return _ASSETS / PACKAGED[str(path)] if str(path) in PACKAGED else Path(path)
