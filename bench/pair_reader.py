@@ -20,7 +20,7 @@ from figures import Figure, in_turns, main, profiled, ratios
 from torch.utils.data import DataLoader, Dataset
 
 from ft2ray.preference.draws import DrawRule, PairPool, draws
-from ft2ray.preference.rules import PairRule, column_pairs
+from ft2ray.preference.rules import PairRule, pairs
 from ft2ray.records import GROUP, Candidate, PromptGroup, content_id
 from ft2ray.storage import RowStore
 from ft2ray.tlpo.step import pair_batch
@@ -103,7 +103,7 @@ def fill(folder: str, shape: tuple[int, ...]) -> None:
 
 
 def pairs_of(p_N: list[float]) -> list:
-    return column_pairs(np.array(p_N), RULE)
+    return pairs(np.array(p_N)[:, None], ["score"], RULE)["score"]
 
 
 def ours(folder: str) -> None:

@@ -30,7 +30,7 @@ from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.pipeline.curation import read_groups
 from ft2ray.pipeline.evaluation import run_judge
-from ft2ray.preference.rules import PairRule, column_pairs
+from ft2ray.preference.rules import PairRule, pairs
 from ft2ray.records import Prompt, PromptGroup
 from ft2ray.rounds.prompts import read_clip
 from ft2ray.run import read_config
@@ -65,7 +65,7 @@ def agreement(critic: list[np.ndarray], judge: list[np.ndarray], k: int, rule: P
     """How far dimension k of one's scores is right about the other's, over all groups."""
     right, orders, gains = [], [], []
     for p_NK, q_NK in zip(critic, judge, strict=True):
-        for pair in column_pairs(p_NK[:, k], rule):
+        for pair in pairs(p_NK[:, [k]], ["score"], rule)["score"]:
             difference = q_NK[pair.winner, k] - q_NK[pair.loser, k]
             if np.isfinite(difference):
                 right.append(difference > 0)

@@ -29,7 +29,7 @@ from ft2ray.loaders import load_generator
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.tensorboard import Board, board
 from ft2ray.observe.timeline import TrainingClock
-from ft2ray.preference.rules import FULL, Pair, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.rules import FULL, Pair, pairs
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.intake import CurationFailed, Intake
 from ft2ray.rounds.policies import is_published, policy_url, publish_version
@@ -47,12 +47,8 @@ def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, 
     critic: fingerprint of the run's critic; ValueError where another one gave the scores.
     """
     group.require_critic(critic)
-    rule, p_NK = config.pairs, group.scores_NK()
-    return {
-        **pairs(p_NK, config.dimension_names, rule),
-        SUM: summed_pairs(p_NK, rule),
-        FULL: full_dimension_pairs(p_NK, rule),
-    }
+    names = config.dimension_names
+    return pairs(group.scores_NK(), names, config.pairs, (*names, SUM, FULL))
 
 
 def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> str:

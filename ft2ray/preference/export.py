@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft2ray.preference.rules import FULL, Pair, PairRule, full_dimension_pairs, pairs
+from ft2ray.preference.rules import FULL, Pair, PairRule, pairs
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.storage import new_file
 
@@ -85,7 +85,7 @@ def _rows(
         for pair in found:
             answers = ["Yes." if p_NK[n, k] > 0.5 else "No." for n in (pair.winner, pair.loser)]
             yield _row(group, dimension, questions.get(dimension), pair, answers, latents)
-    for pair in full_dimension_pairs(p_NK, rule):
+    for pair in pairs(p_NK, group.dimensions, rule, [FULL])[FULL]:
         yield _row(group, FULL, None, pair, [None, None], latents)
 
 

@@ -1,4 +1,4 @@
-"""Which two candidates of one prompt group form a preference pair: pure functions of its scores.
+"""Which two candidates of a prompt group form a preference pair: pure functions of the scores of many groups.
 
 The rule of Talking-NSQ (FantasyTalking2): per dimension, two candidates of one prompt whose answers differ
 form a pair in that dimension's own store. A margin on the score is asked on top, and best against worst is
@@ -73,27 +73,19 @@ class PairRule(Settings):
         return np.log(inside) - np.log1p(-inside)
 
 
-def column_pairs(p_N: np.ndarray, rule: PairRule) -> list[Pair]:
-    """Pairs of one dimension from its scores alone, largest margin first."""
-    return _ranked(*admissible(np.asarray(p_N, dtype=np.float64), rule), rule)
-
-
 def admissible_in(
     pool: str, p_GNK: np.ndarray, dimensions: Sequence[str], rule: PairRule
 ) -> tuple[np.ndarray, np.ndarray]:
     """May winner w and loser l form a pair of this pool (a dimension, SUM, FULL)? How large is their gap?
 
-    Both [..., N, N], for scores of one group [N, K] or of many [G, N, K].
+    Both [G, N, N]. A sum has no Yes or No, so answers are not compared there; nor in FULL, since a winner
+    that is Yes in all dimensions against a loser that is No in all of them hardly ever occurs.
     """
     if pool == SUM:
         return _admissible_summed(p_GNK, rule)
     if pool == FULL:
         return _admissible_in_all(p_GNK, rule)
-    return admissible(p_GNK[..., dimensions.index(pool)], rule)
-
-
-def admissible(p_GN: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray]:
-    """`admissible_in` of a single dimension, by its own scores [..., N]."""
+    p_GN = p_GNK[..., dimensions.index(pool)]
     gap_GNN = _gaps(rule.scale(p_GN))
     allowed_GNN = (gap_GNN > 0) & (gap_GNN >= rule.margin)
     if rule.answers_differ:
@@ -101,32 +93,55 @@ def admissible(p_GN: np.ndarray, rule: PairRule) -> tuple[np.ndarray, np.ndarray
     return allowed_GNN, gap_GNN
 
 
-def pairs(p_NK: np.ndarray, dimensions: Sequence[str], rule: PairRule) -> dict[str, list[Pair]]:
-    """Pairs of every dimension; those of one dimension depend on its own column only.
+def pairs(
+    p_NK: np.ndarray, dimensions: Sequence[str], rule: PairRule, pools: Sequence[str] | None = None
+) -> dict[str, list[Pair]]:
+    """Pairs of one group by pool, largest margin first.
 
-    One pair of videos may enter several dimensions, with opposite winners.
+    Those of a dimension depend on its own column only: one pair of videos may enter several dimensions, with
+    opposite winners.
+
+    Args:
+        p_NK: P(Yes), NaN where it is missing.
+        dimensions: names of the columns.
+        rule: which pairs are kept.
+        pools: dimensions, SUM or FULL; None stands for every dimension.
+
+    Raises:
+        ValueError: for scores that are not probabilities, or of another number of dimensions.
     """
     p_NK = checked(p_NK)
     if p_NK.shape[1] != len(dimensions):
         raise ValueError(f"scores have {p_NK.shape[1]} columns for {len(dimensions)} dimensions {dimensions}")
-    return {name: column_pairs(p_NK[:, k], rule) for k, name in enumerate(dimensions)}
+    found = {}
+    for pool in dimensions if pools is None else pools:
+        _, winner, loser, margin = ranked(*admissible_in(pool, p_NK[None], dimensions, rule), rule)
+        found[pool] = [
+            Pair(*one) for one in zip(winner.tolist(), loser.tolist(), margin.tolist(), strict=True)
+        ]
+    return found
 
 
-def full_dimension_pairs(p_NK: np.ndarray, rule: PairRule) -> list[Pair]:
-    """Pairs whose winner is preferred in every dimension: the data of stage 2.
+def ranked(
+    allowed_GNN: np.ndarray, gap_GNN: np.ndarray, rule: PairRule
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Group, winner, loser, margin of the pairs that the rule keeps, by group and falling margin.
 
-    Whether answers differ is not asked: a winner that is Yes in all three against a loser that is No in all
-    three hardly ever occurs. `Pair.margin` is the sum of the K gaps.
+    Of equal margins the lowest indices come first, so that the best-worst pair is always the first of all.
     """
-    return _ranked(*_admissible_in_all(checked(p_NK), rule), rule)
-
-
-def summed_pairs(p_NK: np.ndarray, rule: PairRule) -> list[Pair]:
-    """Pairs of the plain-DPO baseline: one score per candidate, the sum of its K scores.
-
-    The margin is asked of the sum. A sum has no Yes or No, so answers are not compared.
-    """
-    return _ranked(*_admissible_summed(checked(p_NK), rule), rule)
+    if rule.kind == "best_worst":
+        count, size, _ = gap_GNN.shape
+        best_G = np.where(allowed_GNN, gap_GNN, -np.inf).reshape(count, -1).argmax(1)
+        g = np.flatnonzero(allowed_GNN.any((1, 2)))
+        w, lo = np.divmod(best_G[g], size)
+    else:
+        g, w, lo = np.nonzero(allowed_GNN)
+        order = np.lexsort((lo, w, -gap_GNN[g, w, lo], g))
+        g, w, lo = g[order], w[order], lo[order]
+        if rule.max_pairs is not None:
+            rank = np.arange(len(g)) - np.searchsorted(g, g)
+            g, w, lo = (column[rank < rule.max_pairs] for column in (g, w, lo))
+    return g, w, lo, gap_GNN[g, w, lo]
 
 
 def checked(p_NK: np.ndarray) -> np.ndarray:
@@ -172,10 +187,3 @@ def _admissible_in_all(p_GNK: np.ndarray, rule: PairRule) -> tuple[np.ndarray, n
 def _gaps(score: np.ndarray) -> np.ndarray:
     """gap[..., w, l] = score[..., w] - score[..., l]; NaN, which is no pair, where one is missing."""
     return score[..., :, None] - score[..., None, :]
-
-
-def _ranked(allowed_NN: np.ndarray, gap_NN: np.ndarray, rule: PairRule) -> list[Pair]:
-    """Admissible pairs by falling margin, ties by index, so that the best-worst pair is always the first."""
-    found = [Pair(int(w), int(lo), float(gap_NN[w, lo])) for w, lo in np.argwhere(allowed_NN)]
-    found.sort(key=lambda pair: (-pair.margin, pair.winner, pair.loser))
-    return found[: 1 if rule.kind == "best_worst" else rule.max_pairs]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft2ray.errors import DataError
-from ft2ray.preference.rules import PairRule, admissible_in, checked
+from ft2ray.preference.rules import PairRule, admissible_in, checked, ranked
 
 GROUP_ID, CRITIC = "group_id", "critic"
 PAIR = pa.schema(
@@ -82,7 +82,7 @@ def _pairs(rows: pa.Table, dimensions: Sequence[str], rule: PairRule, pools: Seq
         for size in np.unique(size_G):
             chosen_G = np.flatnonzero(size_G == size)
             p_GNK = p_RK[end_G[chosen_G, None] - size + np.arange(size)]
-            group_G, *pair = _ranked(*admissible_in(name, p_GNK, dimensions, rule), rule)
+            group_G, *pair = ranked(*admissible_in(name, p_GNK, dimensions, rule), rule)
             found.append((chosen_G[group_G], *pair))
         group, winner, loser, margin = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.argsort(group, kind="stable")
@@ -95,23 +95,3 @@ def _pairs(rows: pa.Table, dimensions: Sequence[str], rule: PairRule, pools: Seq
         ]
         tables.append(pa.Table.from_arrays(columns, schema=PAIR))
     return pa.concat_tables(tables)
-
-
-def _ranked(
-    allowed_GNN: np.ndarray, gap_GNN: np.ndarray, rule: PairRule
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Group, winner, loser, margin of the pairs that the rule keeps, by group and falling margin."""
-    if rule.kind == "best_worst":
-        # The first of equal margins is the one with the lowest indices, as in rules.py.
-        count, size, _ = gap_GNN.shape
-        best_G = np.where(allowed_GNN, gap_GNN, -np.inf).reshape(count, -1).argmax(1)
-        g = np.flatnonzero(allowed_GNN.any((1, 2)))
-        w, lo = np.divmod(best_G[g], size)
-    else:
-        g, w, lo = np.nonzero(allowed_GNN)
-        order = np.lexsort((lo, w, -gap_GNN[g, w, lo], g))
-        g, w, lo = g[order], w[order], lo[order]
-        if rule.max_pairs is not None:
-            rank = np.arange(len(g)) - np.searchsorted(g, g)
-            g, w, lo = (column[rank < rule.max_pairs] for column in (g, w, lo))
-    return g, w, lo, gap_GNN[g, w, lo]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ft2ray.preference.rules import Pair, PairRule, column_pairs, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.rules import FULL, Pair, PairRule, pairs
+from ft2ray.systems import SUM
 
 DIMS = ("mn", "ls", "vq")
 PAPER = PairRule(answers_differ=True, margin=0.3, margin_space="p")
@@ -21,6 +22,18 @@ rules = st.builds(
     margin=st.floats(0, 1),
     margin_space=st.sampled_from(["p", "logit"]),
 )
+
+
+def column_pairs(p_N, rule):
+    return pairs(p_N[:, None], ["ls"], rule)["ls"]
+
+
+def full_dimension_pairs(p_NK, rule):
+    return pairs(p_NK, DIMS, rule, [FULL])[FULL]
+
+
+def summed_pairs(p_NK, rule):
+    return pairs(p_NK, DIMS, rule, [SUM])[SUM]
 
 
 def keys(found):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft2ray.preference.rules import FULL, PairRule, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.rules import FULL, Pair, PairRule, pairs, standardised
 from ft2ray.preference.scored_rows import PAIR, pairs_of_rows
 from ft2ray.systems import SUM
 
@@ -23,6 +23,7 @@ rules = st.builds(
     margin=st.sampled_from([0.0, 0.3, 1.0]),
     margin_space=st.sampled_from(["p", "logit"]),
     max_pairs=st.sampled_from([None, 1, 2]),
+    sum_of=st.sampled_from(["z", "raw"]),
 )
 
 
@@ -33,16 +34,30 @@ def table_of(scores) -> pa.Table:
     return pa.table([ids, *columns], ["group_id", *DIMS])
 
 
-def pools(p_NK, rule) -> dict:
-    return pairs(p_NK, DIMS, rule) | {
-        SUM: summed_pairs(p_NK, rule),
-        FULL: full_dimension_pairs(p_NK, rule),
-    }
+def pools(p_NK, rule) -> dict[str, list[tuple[int, int, float]]]:
+    """The rule in plain words, two candidates at a time."""
+    scaled_NK, size = rule.scale(p_NK), range(len(p_NK))
+    summed_N = (standardised(scaled_NK) if rule.sum_of == "z" else scaled_NK).sum(1)
+    found = {name: [] for name in (*DIMS, SUM, FULL)}
+    for w, lo in ((w, lo) for w in size for lo in size):
+        gap_K = scaled_NK[w] - scaled_NK[lo]
+        enough_K = (gap_K > 0) & (gap_K >= rule.margin)
+        for k, name in enumerate(DIMS):
+            yes_no = p_NK[w, k] > 0.5 and p_NK[lo, k] <= 0.5
+            if enough_K[k] and (yes_no or not rule.answers_differ):
+                found[name].append((w, lo, gap_K[k]))
+        total = summed_N[w] - summed_N[lo]
+        if total > 0 and total >= rule.margin:
+            found[SUM].append((w, lo, total))
+        if (gap_K >= 0).all() and enough_K.any() and gap_K.sum() > 0:
+            found[FULL].append((w, lo, gap_K.sum()))
+    most = 1 if rule.kind == "best_worst" else rule.max_pairs
+    return {name: sorted(all_, key=lambda p: (-p[2], *p[:2]))[:most] for name, all_ in found.items()}
 
 
 def one_by_one(scores, rule) -> list[tuple]:
     return sorted(
-        (name, f"g{g}", n, pair.winner, pair.loser, pair.margin)
+        (name, f"g{g}", n, *pair)
         for g, group in enumerate(scores)
         for name, found in pools(np.array(group), rule).items()
         for n, pair in enumerate(found)
@@ -83,3 +98,14 @@ def test_rows_of_two_critics_are_refused_wherever_the_batches_part():
     two = rows.append_column("critic", pa.array(["mine"] * 2 + ["another"] * 2))
     with pytest.raises(ValueError, match="critics another, mine: scores of two critics never meet"):
         list(pairs_of_rows(two.to_batches(1), DIMS, PairRule()))
+
+
+@given(groups, rules)
+def test_what_is_counted_is_what_is_trained_on(scores, rule):
+    counted = {(name, f"g{g}"): [] for name in (*DIMS, SUM, FULL) for g in range(len(scores))}
+    for table in pairs_of_rows(table_of(scores).to_batches(), DIMS, rule, (*DIMS, SUM, FULL)):
+        for row in table.to_pylist():
+            pair = Pair(row["winner"], row["loser"], row["margin"])
+            counted[row["dimension"], row["group_id"]].append(pair)
+    trained = [pairs(np.array(group), DIMS, rule, (*DIMS, SUM, FULL)) for group in scores]
+    assert counted == {(name, f"g{g}"): found[name] for g, found in enumerate(trained) for name in found}
