@@ -75,9 +75,8 @@ class BaseTrainingConfig:
     seed: int = 0
 
 
-CURATED = BaseTrainingConfig(steps=500, learning_rate=1e-3)
-"""The curated base goes on from the uncurated one, as large generators are tuned on a hand-picked part of
-their film."""
+CONTINUED = BaseTrainingConfig(steps=350, learning_rate=1e-3)
+"""Of a training that goes on from weights, as both packaged bases do (from those of the first release)."""
 
 
 def build_dataset(

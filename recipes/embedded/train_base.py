@@ -21,12 +21,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ft2ray.generator.checkpoint import save_generator
+from ft2ray.generator.checkpoint import load_transformer, read_portrait_config, save_generator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
-from recipes.embedded.base_training import BaseTrainingConfig, build_dataset, latent_scale, loss_weight, train
+from recipes.embedded.base_training import (
+    CONTINUED,
+    BaseTrainingConfig,
+    build_dataset,
+    latent_scale,
+    loss_weight,
+    train,
+)
 from recipes.embedded.mixture import spoil
+
+PACKAGED = {"curated": "base", "uncurated": "base-uncurated"}
 
 
 def main() -> None:
@@ -34,18 +43,24 @@ def main() -> None:
     parser.add_argument("media", type=Path, help="folder with manifest.csv")
     parser.add_argument("corpus", choices=("curated", "uncurated"))
     parser.add_argument("--out", type=Path, help="by default the package's own folder of this corpus")
-    parser.add_argument("--steps", type=int, default=BaseTrainingConfig.steps)
+    parser.add_argument("--start", type=Path, help="generator folder to go on from; fresh weights without it")
+    parser.add_argument("--steps", type=int, help="updates instead of the recipe's")
     parser.add_argument("--seed", type=int, default=BaseTrainingConfig.seed)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = replace(BaseTrainingConfig(), steps=arguments.steps, seed=arguments.seed)
+    config = CONTINUED if arguments.start else BaseTrainingConfig()
+    config = replace(config, steps=arguments.steps or config.steps, seed=arguments.seed)
     started = time.monotonic()
     print("Settings:", asdict(config))
     basis = MotionBasis.load()
     clips, _ = build_dataset(arguments.media, SpeechEncoder(), FaceMesher(), basis, config)
     filmed = sum(clip.filmed for clip in clips)
     print(f"{filmed} filmed and {len(clips) - filmed} labelled clips, {time.monotonic() - started:.0f} s")
-    scale_C = latent_scale(clips)
+    start = load_transformer(arguments.start) if arguments.start else None
+    if arguments.start:  # the weights are in these units
+        scale_C = np.array(read_portrait_config(arguments.start)["latent_scale"], np.float32)
+    else:
+        scale_C = latent_scale(clips)
     if arguments.corpus == "uncurated":
         clips, shares = spoil(clips, scale_C, basis, np.random.default_rng(config.seed))
         print("Shares of clips:", ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
@@ -58,11 +73,8 @@ def main() -> None:
             if step % 20 == 19:
                 bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.3f}")
 
-        transformer = train(clips, scale_C, loss_weight(basis), config, report)
-    out = (
-        arguments.out
-        or Path("ft2ray/assets") / {"curated": "base", "uncurated": "base-uncurated"}[arguments.corpus]
-    )
+        transformer = train(clips, scale_C, loss_weight(basis), config, report, start)
+    out = arguments.out or Path("ft2ray/assets") / PACKAGED[arguments.corpus]
     save_generator(out, transformer, "portrait", [float(scale) for scale in scale_C])
     elapsed, used = time.monotonic() - started, time.process_time()
     print(f"Wrote {out} after {elapsed:.0f} s, {used:.0f} s of them on the processor.")

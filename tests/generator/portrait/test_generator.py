@@ -121,3 +121,19 @@ def test_the_embedded_generator_moves_the_mouth_with_speech_and_rests_in_silence
         opening[name] = mouth_gap(mesh_FP3)
     assert opening["silence"].max() < 0.02 < 0.04 < opening["speech"].max()
     assert opening["speech"].std() > 5 * opening["silence"].std()
+
+
+def test_two_bases_are_packaged_with_one_architecture():
+    curated, uncurated = (PortraitGenerator.load(name) for name in ("embedded", "embedded-uncurated"))
+    assert curated.fingerprint != uncurated.fingerprint
+    assert PortraitGenerator.fingerprint_of("embedded-uncurated") == uncurated.fingerprint
+    assert dict(curated.transformer.config) == dict(uncurated.transformer.config)
+
+
+def test_regions_of_the_loss_are_channels_and_lids_belong_to_the_head():
+    generator = PortraitGenerator.load()
+    basis, regions = generator.codec.basis, generator.regions
+    assert set(regions) == {"head", "shape"}
+    assert not (regions["head"] * regions["shape"]).any()
+    assert regions["head"][basis.lid] == 1 and regions["head"][basis.pose].all()
+    assert regions["head"][basis.mouth].sum() == 0 < regions["shape"][basis.mouth].sum()
