@@ -4,6 +4,7 @@ RUN ?= runs/demo
 PORTRAITS ?= embedded
 SPEECH ?= embedded
 ARGS ?=
+CONTEXT ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-fast test-cluster lint docs bench locks clean
+.PHONY: demo test test-fast test-cluster test-kubernetes lint docs bench locks clean
 
 demo: $(STAMP)
 	$(BIN)/ft2ray align run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
@@ -27,6 +28,10 @@ test-fast: $(STAMP)
 
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+# On any cluster that kubectl reaches and that CONTEXT names: make test-kubernetes CONTEXT=kind-kind
+test-kubernetes: $(STAMP)
+	FT2RAY_KUBERNETES_CONTEXT="$(CONTEXT)" $(BIN)/python -m pytest -m kubernetes -rs tests/cluster/test_kubernetes.py $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py $(ARGS)

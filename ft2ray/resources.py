@@ -11,7 +11,7 @@ from ft2ray.settings import Settings
 from ft2ray.tlpo.settings import ComputeSettings
 
 NODE_GROUP = re.compile(
-    r"(\d+) x ((?:CPU|GPU)=[\d.]+(?: (?:CPU|GPU)=[\d.]+)*)((?: (?![CG]PU=)[^\s=]+=[^\s=]+)*)"
+    r"(\d+) x (CPU=[\d.]+(?: GPU=[\d.]+)? memory=[\d.]+)((?: (?!(?:CPU|GPU|memory)=)[^\s=]+=[^\s=]+)*)"
 )
 
 
@@ -21,7 +21,7 @@ class Pool(Settings):
     count: int = Field(1, ge=1)
     cpus: float = Field(0.5, ge=0)
     gpus: float = Field(0.0, ge=0)
-    memory: float | None = Field(None, gt=0)  # GB of host memory; None asks Ray for none
+    memory: float | None = Field(None, gt=0)  # GB of host memory; None: estimated from the weights
     on: str | None = None  # the label of the nodes that the pool keeps to, "pool=generation"; None: any node
 
     @field_validator("on")
@@ -51,8 +51,8 @@ class Pools(Settings):
 
 class ResourceSettings(Settings):
     address: str | None = None  # None starts Ray on this machine, "auto" joins the running cluster
-    # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8 pool=training" is up to
-    # four of a kind, with their labels.
+    # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8 memory=200
+    # pool=training" is up to four of a kind, with their GB of memory and their labels.
     may_add: tuple[str, ...] = ()
     pools: Pools = Pools()
     compute: ComputeSettings = ComputeSettings()  # of the training
@@ -64,7 +64,7 @@ class ResourceSettings(Settings):
         for text in may_add:
             if NODE_GROUP.fullmatch(text) is None:
                 raise ValueError(
-                    f"{text!r} is not of the form '4 x CPU=16 GPU=8 pool=a': the most nodes of a group, what "
-                    "one of them offers, then its labels"
+                    f"{text!r} is not of the form '4 x CPU=16 GPU=8 memory=200 pool=a': the most nodes of a "
+                    "group, what one of them offers (memory in GB), then its labels"
                 )
         return may_add

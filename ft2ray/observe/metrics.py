@@ -17,6 +17,7 @@ METRICS = {
     "ft2ray_train_step": ("Gauge", "Training step reached", ()),
     "ft2ray_train_loss": ("Gauge", "Loss of the last update", ("adapter",)),
     "ft2ray_train_accuracy": ("Gauge", "Share of pairs that the policy orders rightly", ("adapter",)),
+    "ft2ray_deaths_total": ("Counter", "Processes of the run that died", ("pool", "why")),
     "ft2ray_train_groups": ("Gauge", "Prompt groups that the training draws from", ()),
 }
 SECONDS = [1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 900.0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from ft2ray.observe.deaths import read_deaths, summary
 from ft2ray.observe.timeline import Span, busy_seconds, overlap_seconds, read_spans
 from ft2ray.pipeline.curation import BASE_POLICY, refused_store
 from ft2ray.rounds.policies import newest_policy, policy_url
@@ -40,6 +41,7 @@ class Status:
     policies: int
     quarantined: list[str]
     finished: bool
+    deaths: list[str]  # one line for each pool whose processes died
 
     def __str__(self) -> str:
         lines = [f"run         {self.run_dir}" + (" (finished)" if self.finished else "")]
@@ -54,6 +56,7 @@ class Status:
             f"training    step {self.step} of {self.last_step}, {self.policies} policies published",
             f"overlap     {self.overlap_seconds:.0f} s with generation and training both at work",
         ]
+        lines += [f"died        {text}" for text in self.deaths]
         lines += [f"quarantined {text}" for text in [*self.quarantined, *self.refused]]
         return "\n".join(lines)
 
@@ -98,6 +101,7 @@ def read_status(run_dir: str) -> Status:
         quarantined=[f"{q.path} [{q.reason}]" for q in plan.quarantined],
         # A report alone may be that of an earlier training in this folder.
         finished=policies == config.schedule.rounds and exists(join(run_dir, "report.json")),
+        deaths=summary(read_deaths(run_dir)),
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -29,12 +30,14 @@ from ft2ray.dimensions import questions
 from ft2ray.errors import StoredDataError, UserError
 from ft2ray.evaluation.judge import Judge
 from ft2ray.loaders import critic_card, generator_fingerprint
+from ft2ray.observe.deaths import write_deaths
 from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate, group_store, missing_slots, refused_store
 from ft2ray.pipeline.endings import in_one_sentence, known
 from ft2ray.pipeline.evaluation import evaluate, measurement_store, run_judge
+from ft2ray.pipeline.memory import check_weights, with_memory
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import train
 from ft2ray.resources import Pool
@@ -79,6 +82,7 @@ def align(config: AlignConfig) -> str:
     config = config.replaced(run_dir=absolute(config.run_dir))  # workers sit in other folders
     check_run_dir(config.run_dir)
     with in_one_sentence(config.run_dir), exclusive(config.run_dir, "ft2ray align"):
+        check_weights(config)
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(config, "prompts"):
             plan = plan_prompts(config.prompts, config.generator.size)
@@ -86,6 +90,8 @@ def align(config: AlignConfig) -> str:
             say(f"  quarantined {refused.path} [{refused.reason}]: {refused.message}")
         say(f"  {len(plan.curation)} prompts to curate, {len(plan.evaluation)} kept apart for the evaluation")
         write_inputs(config, plan)
+        write_deaths(config.run_dir, [])
+        config = with_memory(config)
         with ray_cluster(config.resources.address):
             repaired(config.run_dir, lambda: _align_on_ray(config, plan))
             report = _on_node(config.resources.pools.generators, write_run_report, config.run_dir, True)
@@ -132,17 +138,16 @@ def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
 def identities(config: AlignConfig) -> tuple[str, CriticCard]:
     """Fingerprint of the generator, and what is known of the critic without its weights."""
     pools, generator, critic = config.resources.pools, config.generator.weights, config.critic
-    found = (
-        generator_fingerprint(generator)
-        if generator == "embedded"
-        else _on_node(pools.generators, generator_fingerprint, generator, True)
-    )
+    found = _where_it_lies(pools.generators, generator, generator_fingerprint, generator, True)
     asked = questions(config.dimensions)
     named = critic.weights, critic.fps, critic.pixels, asked, True  # the user's own words: they may name code
-    card = (
-        critic_card(*named) if critic.weights == "embedded" else _on_node(pools.critic, critic_card, *named)
-    )
-    return found, card
+    return found, _where_it_lies(pools.critic, critic.weights, critic_card, *named)
+
+
+def _where_it_lies(pool: Pool, weights: str, call: Callable[..., T], *args: Any) -> T:
+    """Call here what reads files of this machine: no GPU node need start for it."""
+    here = weights == "embedded" or Path(weights).is_dir()
+    return call(*args) if here else _on_node(pool, call, *args)
 
 
 def _on_node(pool: Pool, call: Callable[..., T], *args: Any) -> T:

@@ -8,6 +8,7 @@ Shapes: N clips, K dimensions, W windows, F frames.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,16 @@ from ray.serve.handle import DeploymentHandle
 
 from ft2ray.critic.settings import CriticSettings
 from ft2ray.critic.talking.view import WINDOW_FRAMES
-from ft2ray.errors import CriticError
+from ft2ray.errors import CriticError, FT2RayError, WeightsError
+from ft2ray.observe.deaths import advice
+from ft2ray.pipeline.endings import GOES_ON
 from ft2ray.resources import Pool
 
 if TYPE_CHECKING:
     from ft2ray.critic.base import Critic
     from ft2ray.critic.viewer import View
 
+_MISTAKE = re.compile(r"^ft2ray\.errors\.(?:WeightsError|ConfigurationError|UserError): (.+)$", re.M)
 APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
 BATCH_WAIT_SECONDS = 0.02
 
@@ -168,9 +172,28 @@ def critic_app(critic: CriticSettings, pool: Pool, questions: dict[str, str]) ->
 
 
 def start_critic(critic: CriticSettings, pool: Pool, questions: dict[str, str]) -> DeploymentHandle:
-    """Deploy inside the cluster only: handles, no HTTP port."""
+    """Deploy inside the cluster only: handles, no HTTP port.
+
+    Raises:
+        WeightsError: weights that no replica can load.
+        CriticError: replicas that died or did not get ready at every start.
+    """
     serve.start(proxy_location="Disabled")
-    return serve.run(critic_app(critic, pool, questions), name=APP, route_prefix=None)
+    try:
+        return serve.run(critic_app(critic, pool, questions), name=APP, route_prefix=None)
+    except RuntimeError as error:  # what the replicas of a failed deployment met arrives as text
+        raise not_started(str(error)) from error
+
+
+def not_started(text: str) -> FT2RayError:
+    """Name why a deployment failed: a mistake where a replica raised one, else a critic that dies."""
+    if mistake := _MISTAKE.search(text):
+        return WeightsError(mistake[1])
+    last = (text.strip().splitlines() or ["no reason given"])[-1].strip()
+    return CriticError(
+        f"the critic died or was not ready at every start ({last[:300]}); {advice('critic')}, "
+        f"or a longer critic.timeout_seconds; {GOES_ON}"
+    )
 
 
 def call_seconds(critic: CriticSettings) -> float:

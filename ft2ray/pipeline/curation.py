@@ -25,6 +25,8 @@ from ft2ray.errors import CriticError, MediaError
 from ft2ray.media.video import write_video
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.timeline import Span, commit_spans
+from ft2ray.pipeline.deaths import watched
+from ft2ray.pipeline.memory import SCORER
 from ft2ray.records import GROUP, GROUP_INDEX, Candidate, Prompt, PromptGroup
 from ft2ray.rounds.policies import newest_policy, policy_url
 from ft2ray.rounds.prompts import read_clip
@@ -278,8 +280,9 @@ def curate(config: AlignConfig, key: str, slots: Sequence[Slot]) -> Iterator[dic
             fn_constructor_args=(config,),
             compute=ActorPoolStrategy(size=config.resources.pools.critic.count),
             num_cpus=SCORER_CPUS,
+            memory=SCORER * 1e9,
             # Beside the generators: a group need not cross the network twice.
             label_selector=config.resources.pools.generators.selector,
         )
     )
-    yield from groups.iter_rows()
+    yield from watched(groups.iter_rows(), config.run_dir)

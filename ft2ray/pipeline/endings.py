@@ -20,6 +20,7 @@ from ray.exceptions import (
 )
 
 from ft2ray.errors import FT2RayError, RunEnded
+from ft2ray.observe.deaths import reason
 from ft2ray.storage.files import explained
 
 GOES_ON = "what is committed stays, and the same command goes on from there"
@@ -59,6 +60,13 @@ def known(error: BaseException, run_dir: str) -> FT2RayError | None:
             return named
         except OSError:
             return None
+    if isinstance(error, OutOfMemoryError):
+        _, used, limit = reason("NODE_OUT_OF_MEMORY", str(error))
+        numbers = f" ({used:g} of {limit:g} GB were in use)" if limit is not None else ""
+        advice = "give the nodes more memory, or raise resources.pools.*.memory so that fewer share one"
+        return RunEnded(
+            f"Ray ended a process because its node ran out of memory{numbers}; {advice}; {GOES_ON}"
+        )
     if isinstance(error, LOST):
         return RunEnded(f"Ray lost a process ({str(error).splitlines()[0]}); {GOES_ON}")
     # Of Ray Train: the errors of all workers by rank, each with the one that its loop raised.

@@ -21,7 +21,10 @@ from ft2ray.errors import StoredDataError
 from ft2ray.evaluation.compare import REFERENCES
 from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import write_video
+from ft2ray.pipeline.deaths import watched
+from ft2ray.pipeline.memory import JUDGE_GB
 from ft2ray.records import Prompt, content_id
+from ft2ray.resources import Pool
 from ft2ray.rounds.prompts import read_clip
 from ft2ray.rounds.schedule import recorded
 from ft2ray.storage import (
@@ -173,6 +176,12 @@ def measured(
     return [row for row in measurement_store(config.run_dir).rows() if row["row_id"] in wanted]
 
 
+def evaluators(config: AlignConfig) -> Pool:
+    """The pool of generators, each with a judge beside it."""
+    pool = config.resources.pools.generators
+    return pool if pool.memory is None else pool.replaced(memory=pool.memory + JUDGE_GB)
+
+
 def evaluate(
     config: AlignConfig, prompts: list[Prompt], generator: str, judge: str, policy_dir: str
 ) -> Iterator[dict[str, Any]]:
@@ -197,6 +206,6 @@ def evaluate(
         MeasurePrompt,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
         fn_constructor_args=(config, policy_dir, with_video),
         compute=ActorPoolStrategy(size=min(config.resources.pools.generators.count, len(todo))),
-        **config.resources.pools.generators.options(),
+        **evaluators(config).options(),
     )
-    yield from rows.iter_rows()
+    yield from watched(rows.iter_rows(), config.run_dir)

@@ -6,16 +6,19 @@ Ray waits without a word for resources that will never come. Here the demands ar
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ft2ray import resources
 from ft2ray.config import AlignConfig
 from ft2ray.errors import ConfigurationError
 from ft2ray.pipeline.curation import SCORER_CPUS
+from ft2ray.pipeline.evaluation import evaluators
+from ft2ray.pipeline.memory import SCORER, with_memory
 
-Resources = Mapping[str, float]  # CPU and GPU
+Resources = Mapping[str, float]  # of the three below
 Labels = Mapping[str, str]
+UNITS = {"CPU": "CPU", "GPU": "GPU", "memory": "GB of memory"}
 
 
 @dataclass(frozen=True)
@@ -47,57 +50,75 @@ class Pool:
         return self.count * self.each.get(resource, 0.0)
 
     def __str__(self) -> str:
-        each = " and ".join(f"{amount:g} {name}" for name, amount in self.each.items() if amount)
-        return f"{self.name} {self.count} x {each}"
+        return f"{self.name} {self.count} x {amounts(self.each)}"
+
+
+def amounts(each: Resources) -> str:
+    return " and ".join(f"{amount:g} {UNITS[name]}" for name, amount in each.items() if amount)
 
 
 def stages(config: AlignConfig) -> list[list[Pool]]:
     """The pools that have to run at the same time, for each stage."""
+    config = with_memory(config)
     pools = config.resources.pools
 
     def pool(name: str, of: resources.Pool) -> Pool:
-        return Pool(name, of.count, {"CPU": of.cpus, "GPU": of.gpus}, of.selector)
+        assert of.memory is not None, "with_memory has filled it in"
+        return Pool(name, of.count, {"CPU": of.cpus, "GPU": of.gpus, "memory": of.memory}, of.selector)
 
     generators = pool("generators", pools.generators)
+    scorer = {"CPU": SCORER_CPUS, "memory": SCORER}
     curating = [
         generators,
-        Pool("scorers", pools.critic.count, {"CPU": SCORER_CPUS}, generators.on),
+        Pool("scorers", pools.critic.count, scorer, generators.on),
         pool("critic replicas", pools.critic),
     ]
     workers = [pool("train workers", pools.training)]
-    return [curating, workers] if config.schedule.max_staleness == 0 else [curating + workers]
+    evaluating = [pool("evaluators", evaluators(config))]
+    in_turns = config.schedule.max_staleness == 0
+    return [*([curating, workers] if in_turns else [curating + workers]), evaluating]
 
 
 def refusals(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[str]:
     """Why these pools would wait for ever on `nodes`: sentences with the sum; none if they fit."""
-    found = []
-    places: list[Labels] = [{}]
-    places += [
-        pool.on for n, pool in enumerate(pools) if pool.on and pool.on not in [p.on for p in pools[:n]]
-    ]
-    for place in places:
-        # Everybody shares the whole cluster; the nodes of a label, those who keep to it (and maybe others).
-        bound = [pool for pool in pools if place.items() <= pool.on.items()]
-        there = [node for node in nodes if node.carries(place)]
-        for resource in ("CPU", "GPU"):
-            total = sum(pool.total(resource) for pool in bound)
-            offered = sum(node.offers.get(resource, 0.0) for node in there)
-            if total > offered + 1e-6:
-                parts = " + ".join(
-                    f"{pool} = {pool.total(resource):g}" for pool in bound if pool.total(resource)
-                )
-                who = f"the nodes with {written(place)} offer" if place else "the cluster offers"
-                found.append(f"{parts}: {total:g} {resource} in all, {who} {offered:g}")
+    labels: list[Labels] = []
     for pool in pools:
-        room = sum(node.holds(pool.each) for node in nodes if node.carries(pool.on))
+        if pool.on and pool.on not in labels:
+            labels.append(pool.on)
+    short = [sentence for on in [{}, *labels] for sentence in _short_of(on, pools, nodes)]
+    return short + list(_without_room(pools, nodes, report_crowded=not short))
+
+
+def _short_of(on: Labels, pools: Sequence[Pool], nodes: Sequence[Node]) -> Iterable[str]:
+    """Everybody shares the whole cluster; the nodes of a label, those who keep to it (and maybe others)."""
+    bound = [pool for pool in pools if on.items() <= pool.on.items()]
+    there = [node for node in nodes if node.carries(on)]
+    who = f"the nodes with {written(on)} offer" if on else "the cluster offers"
+    for resource, unit in UNITS.items():
+        total = sum(pool.total(resource) for pool in bound)
+        offered = sum(node.offers.get(resource, 0.0) for node in there)
+        if total > offered + 1e-6:
+            parts = " + ".join(f"{pool} = {pool.total(resource):g}" for pool in bound if pool.total(resource))
+            yield f"{parts}: {total:g} {unit} in all, {who} {offered:g}"
+
+
+def _without_room(pools: Sequence[Pool], nodes: Sequence[Node], report_crowded: bool) -> Iterable[str]:
+    """Pools one of whose actors fits no node, or not all of whose actors fit the nodes one by one."""
+    for pool in pools:
+        there = [node for node in nodes if node.carries(pool.on)]
+        room = sum(node.holds(pool.each) for node in there)
         where = f" with {written(pool.on)}" if pool.on else ""
         if room == 0:
-            found.append(f"no node{where} is large enough for one of {pool}")
-        elif room < pool.count and not found:
-            found.append(
-                f"the nodes{where} have room for {room} of {pool}: what each has left over is too small"
+            largest = (
+                f", the largest offers {amounts(max((n.offers for n in there), key=_size))}" if there else ""
             )
-    return found
+            yield f"no node{where} is large enough for one of {pool}{largest}"
+        elif room < pool.count and report_crowded:
+            yield f"the nodes{where} have room for {room} of {pool}: what each has left over is too small"
+
+
+def _size(offers: Resources) -> tuple[float, ...]:
+    return tuple(offers.get(name, 0.0) for name in ("GPU", "memory", "CPU"))
 
 
 def written(labels: Labels) -> str:
@@ -105,29 +126,45 @@ def written(labels: Labels) -> str:
 
 
 def node_groups(may_add: Sequence[str]) -> list[tuple[int, Node]]:
-    """Read `resources.may_add`: "4 x CPU=16 GPU=8 pool=training" is up to four nodes of that kind."""
+    """Read `resources.may_add`: "4 x CPU=16 GPU=8 memory=200 pool=training" is up to four such nodes."""
     groups = []
     for text in may_add:
         found = resources.NODE_GROUP.fullmatch(text)
         assert found is not None, "the setting has been checked"
-        amounts = (item.split("=") for item in found[2].split())
+        offers = (item.split("=") for item in found[2].split())
         labels = dict(item.split("=") for item in found[3].split())
-        groups.append((int(found[1]), Node({name: float(amount) for name, amount in amounts}, labels)))
+        groups.append((int(found[1]), Node({name: float(amount) for name, amount in offers}, labels)))
     return groups
 
 
-def check_resources(config: AlignConfig) -> None:
-    """Raises ValueError, with the sum, if some stage can not ever run on the connected cluster.
+def check_nodes(config: AlignConfig, nodes: Sequence[Node], remedy: str) -> None:
+    """Compare every stage with `nodes`.
 
-    Ray does not tell whether an autoscaler may add nodes, nor which: `resources.may_add` does.
+    Raises:
+        ConfigurationError: with the sums and `remedy`, where a stage would wait for ever.
+    """
+    for pools in stages(config):
+        if found := refusals(pools, nodes):
+            raise ConfigurationError(f"cluster: {'; '.join(found)}. {remedy}")
+
+
+def check_resources(config: AlignConfig) -> None:
+    """Compare every stage with the connected cluster and what `resources.may_add` says may come.
+
+    Ray does not tell whether an autoscaler may add nodes, nor which.
+
+    Raises:
+        ConfigurationError: with the sums, where a stage can never run.
     """
     import ray
 
-    nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
+    nodes = [ray_node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
     nodes += [node for count, node in node_groups(config.resources.may_add) for _ in range(count)]
-    for pools in stages(config):
-        if found := refusals(pools, nodes):
-            raise ConfigurationError(
-                f"cluster: {'; '.join(found)}. Lower resources.pools.*, or let the cluster grow and say so "
-                "in resources.may_add"
-            )
+    remedy = "Lower resources.pools.*, or let the cluster grow and say so in resources.may_add"
+    check_nodes(config, nodes, remedy)
+
+
+def ray_node(offers: Resources, labels: Labels) -> Node:
+    """A node as Ray lists it, whose memory is in bytes."""
+    known = {name: offers[name] / (1e9 if name == "memory" else 1) for name in UNITS if name in offers}
+    return Node({name: round(amount, 3) for name, amount in known.items()}, labels)

@@ -126,10 +126,11 @@ def test_secrets_are_only_referred_to(name):
 
 
 def node(group: dict) -> Node:
-    """What one pod of the group offers to Ray, which takes it from the limits; labels go to `ray start`."""
+    """What one pod of the group offers to Ray, which takes CPUs and GPUs from the limits."""
     limits = container(group)["resources"]["limits"]
     gpus = {"GPU": float(limits["nvidia.com/gpu"])} if "nvidia.com/gpu" in limits else {}
-    return Node({"CPU": float(limits["cpu"]), **gpus}, group.get("labels", {}))
+    memory = int(group["rayStartParams"]["memory"]) / 1e9
+    return Node({"CPU": float(limits["cpu"]), **gpus, "memory": memory}, group.get("labels", {}))
 
 
 def gigabytes(text: str) -> float:
@@ -187,6 +188,7 @@ def test_gpu_pools_keep_to_the_groups_of_their_own():
         "scorers": labels["generation"],
         "critic replicas": labels["generation"],
         "train workers": labels["training"],
+        "evaluators": labels["generation"],
     }
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 GROUPS, NODES = 9, 3
 SETTINGS = [
     "resources.address=auto",
-    f"resources.may_add=[{NODES} x CPU=3 pool=generation, 1 x CPU=1 pool=training]",
+    f"resources.may_add=[{NODES} x CPU=3 memory=2 pool=generation, 1 x CPU=1 memory=1 pool=training]",
     f"resources.pools.generators.count={NODES}",
     "resources.pools.generators.cpus=2",  # the head has 1, a node 3: one generator on each node
     "resources.pools.generators.on=pool=generation",
@@ -45,8 +45,16 @@ SETTINGS = [
     "resources.pools.training.count=1",
 ]
 NODE_TYPES = {
-    "generation": {"resources": {"CPU": 3}, "labels": {"pool": "generation"}, "max_workers": NODES},
-    "training": {"resources": {"CPU": 1}, "labels": {"pool": "training"}, "max_workers": 1},
+    "generation": {
+        "resources": {"CPU": 3, "memory": 2_000_000_000},
+        "labels": {"pool": "generation"},
+        "max_workers": NODES,
+    },
+    "training": {
+        "resources": {"CPU": 1, "memory": 1_000_000_000},
+        "labels": {"pool": "training"},
+        "max_workers": 1,
+    },
 }
 # A dead node is noticed after six seconds, not after the usual 20, on a machine that may be busy.
 SYSTEM = {

@@ -21,7 +21,7 @@ from ft2ray.pipeline.critic_service import (
     first_answer,
     score_views,
 )
-from ft2ray.resources import ResourceSettings
+from ft2ray.resources import Pool
 
 
 @dataclass
@@ -170,7 +170,7 @@ def test_a_critic_that_does_not_even_score_the_built_in_clip_is_not_deployed():
 def test_a_replica_that_hangs_is_replaced_before_its_call_gives_up():
     """Else the next try would wait for the same replica in vain."""
     critic = CriticSettings(timeout_seconds=60.0)
-    serve = critic_app(critic, ResourceSettings().pools.critic, {})._bound_deployment._deployment_config
+    serve = critic_app(critic, Pool(), {})._bound_deployment._deployment_config
     checks = 3  # bad ones, until Serve replaces the replica; the first may come a whole period late
     found_out = critic.timeout_seconds + checks * serve.health_check_period_s
     assert found_out + serve.graceful_shutdown_timeout_s < call_seconds(critic)

@@ -100,7 +100,7 @@ HOW = (  # another value for every setting that says how a run is computed, eval
     "evaluation.seeds=[9]",
     "prompts.max_recording_seconds=999",
     "resources.address=auto",
-    "resources.may_add=[1 x CPU=4]",
+    "resources.may_add=[1 x CPU=4 memory=8]",
     "resources.keep_videos=true",
     "resources.compute.checkpoint_every=3",
     "resources.compute.checkpointing=true",

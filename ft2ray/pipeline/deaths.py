@@ -1,0 +1,150 @@
+"""Notice the processes of a run that die, say so, and end a stage that only loses processes.
+
+Ray starts a process that died again, without a limit and without a word to the user: a pool whose processes
+do not fit the memory of their nodes would go on for ever and finish nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import ray
+from ray.util.state.exception import RayStateApiException
+
+from ft2ray.errors import RunEnded
+from ft2ray.observe.deaths import Death, advice, read_deaths, reason, write_deaths
+from ft2ray.observe.metrics import metric
+from ft2ray.pipeline.endings import GOES_ON
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MOST_DEATHS = 6  # in a row, without one finished row in between
+EVERY_SECONDS = 5.0
+# Ray's State API: no dashboard, no answer, or not in time.
+UNAVAILABLE = (RayStateApiException, RuntimeError, ValueError, OSError)
+INTENDED = ("INTENDED_SYSTEM_EXIT", "INTENDED_USER_EXIT")
+# A part of the class name of the actors, as Ray lists them, and their pool.
+POOLS = {
+    "GenerateGroup": "generators",
+    "MeasurePrompt": "generators",
+    "ScoreAndCommit": "scorers",
+    "ServeReplica:curation-critic": "critic",
+    "RayTrainWorker": "training",
+}
+
+
+class DeathWatch:
+    """Asks Ray which processes of this run's pools have died since it was asked before."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = run_dir
+        self.deaths = read_deaths(run_dir)
+        self._job = ray.get_runtime_context().get_job_id()
+        self._pools: dict[tuple[str, int], str] = {}  # of every process that was seen, by node and pid
+        self._known: set[str] | None = None  # the dead that were found before; None: not looked at yet
+
+    def look(self) -> list[Death]:
+        """Return the new deaths; they are logged, counted and written into the run folder."""
+        try:
+            return self._look()
+        except UNAVAILABLE as error:  # asked again soon; without a dashboard Ray never tells
+            log.debug("Ray does not say which processes died: %s", error)
+            return []
+
+    def _look(self) -> list[Death]:
+        from ray.util.state import list_actors
+
+        if self._known is None:
+            self._known = {worker.worker_id for worker in self._dead()}
+        for actor in list_actors(detail=True, limit=10_000, raise_on_missing_output=False):
+            pool = next((pool for part, pool in POOLS.items() if part in actor.class_name), None)
+            if (
+                pool is not None
+                and actor.pid
+                and actor.node_id
+                and (actor.job_id == self._job or pool == "critic")
+            ):
+                self._pools[actor.node_id, actor.pid] = pool
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        new = []
+        for worker in self._dead():
+            if worker.worker_id in self._known:
+                continue
+            self._known.add(worker.worker_id)
+            pool = self._pools.get((worker.node_id, worker.pid))
+            if pool is None or worker.node_id not in alive:  # somebody else's, or lost with its node
+                continue
+            why, used, limit = reason(worker.exit_type, worker.exit_detail or "")
+            new.append(Death(pool, worker.ip, time.time(), why, used, limit))
+        for death in new:
+            log.warning("a process of %s died: %s", death.pool, death)
+            metric("ft2ray_deaths_total").inc(tags={"pool": death.pool, "why": death.why})
+        if new:
+            self.deaths += new
+            write_deaths(self.run_dir, self.deaths)
+        return new
+
+    @staticmethod
+    def _dead() -> list[Any]:
+        from ray.util.state import list_workers
+
+        workers = list_workers(
+            filters=[("is_alive", "=", False)], detail=True, limit=10_000, raise_on_missing_output=False
+        )
+        return [worker for worker in workers if worker.exit_type not in INTENDED]
+
+
+def watched(rows: Iterable[T], run_dir: str) -> Iterator[T]:
+    """`rows`, as they come, while the processes that make them are watched.
+
+    Raises:
+        RunEnded: after MOST_DEATHS deaths without a row in between, with the reason of the last.
+    """
+    made: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def pull() -> None:
+        try:
+            for row in rows:
+                made.put((True, row))
+        except BaseException as error:  # raised again where the rows are taken
+            made.put((False, error))
+        else:
+            made.put((False, None))
+
+    watch = DeathWatch(run_dir)
+    watch.look()  # those before are not of this stage
+    threading.Thread(target=pull, daemon=True).start()  # left behind where the stage ends: its Ray ends too
+    since: list[Death] = []
+    next_look = time.monotonic() + EVERY_SECONDS
+    while True:
+        if time.monotonic() >= next_look:
+            since += watch.look()
+            next_look = time.monotonic() + EVERY_SECONDS
+            if len(since) >= MOST_DEATHS:
+                raise RunEnded(verdict(since))
+        try:
+            is_row, value = made.get(timeout=max(0.0, next_look - time.monotonic()))
+        except queue.Empty:
+            continue
+        if is_row:
+            since.clear()
+            yield value
+        elif value is None:
+            return
+        else:
+            raise value
+
+
+def verdict(deaths: list[Death]) -> str:
+    """The sentence that a stage ends with."""
+    last = deaths[-1]
+    return (
+        f"processes died {len(deaths)} times and finished nothing in between, the last one of {last.pool}: "
+        f"{last}; {advice(last.pool)}; {GOES_ON}"
+    )

@@ -1,0 +1,76 @@
+"""How much host memory a process of each pool needs, in GB: what Ray is asked to keep for it.
+
+Memory of a GPU is not counted here: Ray gives whole cards, and `ft2ray plan` says what fits one. A setting
+`resources.pools.X.memory` takes the place of any of these figures.
+"""
+
+from __future__ import annotations
+
+from ft2ray.config import AlignConfig
+from ft2ray.errors import WeightsError
+from ft2ray.loaders import is_code
+from ft2ray.storage import is_s3, join, list_files, size
+
+# Memory of their own (without what processes share) that the embedded models held at most at the default
+# settings, with a quarter more, from `python studies/pool_memory.py` (CPU, torch 2.13, Ray 2.60).
+EMBEDDED = {"generators": 1.05, "critic": 0.75, "training": 0.8}
+JUDGE_GB = 0.35  # beside the generator, of a process that evaluates
+SCORER = 0.5  # waits for the critic and writes shards
+PROCESS = 0.7  # has imported torch, Ray and the media libraries, and holds a clip
+
+
+def with_memory(config: AlignConfig) -> AlignConfig:
+    """Return the configuration in which every pool says how much memory each of its processes needs."""
+    pools = config.resources.pools
+    weights = {
+        "generators": config.generator.weights,
+        "critic": config.critic.weights,
+        "training": config.generator.weights,
+    }
+    told = {
+        name: getattr(pools, name).replaced(memory=needed(name, weights[name]))
+        for name in weights
+        if getattr(pools, name).memory is None
+    }
+    return config.replaced(resources=config.resources.replaced(pools=pools.replaced(**told)))
+
+
+def needed(pool: str, weights: str) -> float:
+    """GB for a process of `pool` that loads `weights`.
+
+    Weights pass through the host's memory on their way to a card, or stay in it. A training without a card
+    holds about as much again: gradients and moments of the adapters, and the blocks' inputs.
+    """
+    if weights == "embedded":
+        return EMBEDDED[pool]
+    gigabytes = weights_gigabytes(weights)
+    return round(PROCESS + gigabytes * (2 if pool == "training" else 1), 2)
+
+
+def weights_gigabytes(weights: str) -> float:
+    """Size of the safetensors files below `weights`; 0 for a class of yours and a name on the hub."""
+    if is_code(weights):
+        return 0.0
+    return (
+        sum(size(join(weights, name)) for name in list_files(weights, ".safetensors", recursive=True)) / 1e9
+    )
+
+
+def check_weights(config: AlignConfig) -> None:
+    """Look for the files that the settings name: no node is asked for to find a folder missing.
+
+    Raises:
+        WeightsError: a folder that is not there, or holds no weights.
+    """
+    for setting, weights in (
+        ("generator.weights", config.generator.weights),
+        ("critic.weights", config.critic.weights),
+    ):
+        a_path = is_s3(weights) or weights.startswith(("/", ".")) or "/" not in weights
+        if weights == "embedded" or is_code(weights) or not a_path:  # else maybe a name on the hub
+            continue
+        if not list_files(weights, ".safetensors", recursive=True):
+            raise WeightsError(
+                f"{setting}: {weights} holds no .safetensors file; give the folder of the weights, and on a "
+                "cluster mount it on the head too"
+            )

@@ -1,0 +1,100 @@
+"""Processes that die are counted and named; a stage that only loses processes ends in one sentence."""
+
+import threading
+
+import pytest
+
+from ft2ray.errors import RunEnded
+from ft2ray.observe.deaths import Death, read_deaths, reason, summary, write_deaths
+from ft2ray.pipeline import deaths
+from ft2ray.pipeline.deaths import MOST_DEATHS, watched
+
+OOM = (
+    "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID:"
+    " 5c) was 1.40GB used / 1.46GB limit (0.955005)\nOOM kill reason: Memory usage exceeded threshold"
+)
+DEATH = Death("generators", "192.0.2.2", 0.0, *reason("NODE_OUT_OF_MEMORY", OOM))
+
+
+class Watch:
+    """Finds a death whenever it is asked."""
+
+    def __init__(self, run_dir):
+        self.asked = 0
+
+    def look(self):
+        self.asked += 1
+        return [DEATH]
+
+
+@pytest.fixture
+def dying(monkeypatch):
+    monkeypatch.setattr(deaths, "DeathWatch", Watch)
+    monkeypatch.setattr(deaths, "EVERY_SECONDS", 0.01)
+
+
+def test_what_ray_says_becomes_a_reason_with_numbers():
+    assert (DEATH.why, DEATH.used, DEATH.limit) == ("out_of_memory", 1.40, 1.46)
+    assert str(DEATH) == "out of memory on 192.0.2.2, 1.4 of 1.46 GB were in use"
+    assert reason("SYSTEM_ERROR", "Worker unexpectedly exits") == ("killed", None, None)
+
+
+def test_rows_pass_in_their_order_and_errors_too(dying):
+    assert list(watched(iter(range(5)), "run")) == list(range(5))
+
+    def rows():
+        yield 1
+        raise ValueError("broken")
+
+    passing = watched(rows(), "run")
+    assert next(passing) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(passing)
+
+
+def test_too_many_deaths_without_a_row_end_the_stage(dying):
+    released = threading.Event()
+
+    def rows():
+        yield "first"
+        released.wait(60)
+
+    passing = watched(rows(), "run")
+    assert next(passing) == "first"
+    with pytest.raises(RunEnded) as ended:
+        next(passing)
+    released.set()
+    text = str(ended.value)
+    assert f"processes died {MOST_DEATHS} times" in text and "1.4 of 1.46 GB" in text
+    assert "resources.pools.generators.memory" in text and "the same command goes on" in text
+    assert ended.value.exit_code == 75
+
+
+def test_a_row_in_between_counts_from_nought_again(monkeypatch):
+    """One death before every row: a hundred of them end nothing."""
+    turn = threading.Semaphore(0)
+
+    class Slow(Watch):
+        def look(self):
+            turn.release()
+            return [DEATH]
+
+    monkeypatch.setattr(deaths, "DeathWatch", Slow)
+    monkeypatch.setattr(deaths, "EVERY_SECONDS", 0.01)
+
+    def rows():
+        for number in range(3 * MOST_DEATHS):
+            turn.acquire()
+            yield number
+
+    assert len(list(watched(rows(), "run"))) == 3 * MOST_DEATHS
+
+
+def test_the_run_folder_keeps_them_and_the_status_says_which_where_how_often_and_what_to_do(tmp_path):
+    killed = Death("critic", "192.0.2.3", 1.0, "killed")
+    write_deaths(tmp_path, [DEATH, killed, DEATH])
+    found = read_deaths(tmp_path)
+    assert found == [DEATH, killed, DEATH] and read_deaths(tmp_path / "other") == []
+    critic, generators = summary(found)
+    assert critic.startswith("critic died 1 times") and "most likely by the kernel" in critic
+    assert generators.startswith("generators died 2 times") and "1.46 GB" in generators
