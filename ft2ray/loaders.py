@@ -31,7 +31,7 @@ def load_generator(weights: str, allow_code: bool = False) -> Generator:
     """Load the generator that `weights` names.
 
     Args:
-        weights: "embedded", a folder, or "package.module:name".
+        weights: "embedded" or "embedded-uncurated", a folder, or "package.module:name".
         allow_code: whether a "package.module:name" may be imported and called.
 
     Raises:
@@ -55,9 +55,9 @@ def generator_fingerprint(weights: str, allow_code: bool = False) -> str:
 
 def _generator(weights: str) -> tuple[Any, str | Path]:
     from ft2ray.generator.checkpoint import read_config
-    from ft2ray.generator.portrait.generator import PortraitGenerator
+    from ft2ray.generator.portrait.generator import PACKAGED, PortraitGenerator
 
-    if weights == "embedded":
+    if weights in PACKAGED:
         return PortraitGenerator, weights
     folder = local_folder(weights)
     codec = read_config(folder)["codec"]

@@ -263,11 +263,9 @@ def _facts(
 
 
 def guidance_passes(config: AlignConfig, shape: GeneratorShape) -> list[int]:
-    """Passes of the guidance for each of the scales that the candidates are dealt."""
-    return [
-        len(guidance_weights(config.generator.sampling.replaced(audio_scale=scale), shape.wan))
-        for scale in config.curation.vary.audio_scale
-    ]
+    """Passes of the guidance for each of the ways in which the candidates are sampled."""
+    ways = config.curation.vary.ways(config.generator.sampling)
+    return [len(guidance_weights(way, shape.wan)) for way in ways]
 
 
 def _duration(seconds: float) -> str:

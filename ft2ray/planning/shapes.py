@@ -26,7 +26,7 @@ from transformers import (
 from ft2ray.config import AlignConfig
 from ft2ray.errors import UserError
 from ft2ray.generator.checkpoint import CONFIG_FILE, read_config, read_portrait_config
-from ft2ray.generator.portrait.generator import TOKENS_PER_FRAME
+from ft2ray.generator.portrait.generator import PACKAGED, TOKENS_PER_FRAME
 from ft2ray.generator.sampler import window_starts
 from ft2ray.generator.transformer import AudioWanTransformer, SpeechWanTransformer, cast_weights
 from ft2ray.generator.wan.encoders import TEXT_TOKENS
@@ -133,9 +133,10 @@ class GeneratorShape:
 
 
 def generator_shape(config: AlignConfig) -> GeneratorShape:
-    """The generator of `generator.weights`: "embedded" or a folder with a config.json, weights or not."""
+    """The generator of `generator.weights`: a packaged one or a folder with a config.json, weights or not."""
     weights = config.generator.weights
-    folder = Path(str(files("ft2ray") / "assets" / "base")) if weights == "embedded" else Path(weights)
+    packaged = PACKAGED.get(weights)
+    folder = Path(str(files("ft2ray") / "assets" / packaged)) if packaged else Path(weights)
     values = read_config(folder)
     if values["codec"] == "wan":
         return _wan_shape(folder, config.prompts.seconds)

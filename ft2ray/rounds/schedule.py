@@ -12,7 +12,7 @@ is the base; policy r + 1 is published when the steps of round r are done.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import cycle, islice, product
+from itertools import cycle, islice
 from typing import Any
 
 from ft2ray.config import AlignConfig
@@ -33,11 +33,7 @@ def draws(config: AlignConfig, round: int, prompt_id: str) -> list[Draw]:
     Candidates that differ in the way of sampling alone share their noise, so that they show the same motion
     better or worse (DenseDPO, 2506.03517): neither the critic nor the loss has to see through other motion.
     """
-    vary, sampling = config.curation.vary, config.generator.sampling
-    ways = [
-        sampling.replaced(noise_scale=noise_scale, audio_scale=audio_scale)
-        for noise_scale, audio_scale in product(vary.noise_scale, vary.audio_scale)
-    ]
+    ways = config.curation.vary.ways(config.generator.sampling)
     return [
         Draw(
             seed=int(content_id(config.seed, round, prompt_id, n // len(ways))[:8], 16),

@@ -160,3 +160,11 @@ def test_a_way_to_sample_is_recorded_with_later_settings_only_where_they_are_use
     assert SamplerSettings(**recorded(SamplerSettings(steps=3, overlap=9))) == SamplerSettings(
         steps=3, overlap=9
     )
+
+
+def test_by_default_candidates_differ_by_their_seed_alone():
+    config = AlignConfig()
+    made = draws(config, 0, "p")
+    assert len({draw.seed for draw in made}) == config.curation.candidates
+    assert all(draw.sampler == made[0].sampler for draw in made)
+    assert made[0].sampler["audio_scale"] == config.generator.sampling.audio_scale
