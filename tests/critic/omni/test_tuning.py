@@ -52,14 +52,14 @@ def test_it_learns_a_handful_of_clips(base, table, tmp_path):
         p_K = critic.score([critic.viewer.read(label.clip)])[0]
         known = ~np.isnan(label.row(critic.dimensions))
         assert ((p_K > 0.5) == (label.row(critic.dimensions) == 1))[known].all()
-    untuned = OmniCritic.load(base, 8.0, 56, "cpu")
+    untuned = OmniCritic.load(base, 8.0, 56, device="cpu")
     assert critic.fingerprint != untuned.fingerprint
 
 
 def test_a_lora_that_has_learnt_nothing_changes_nothing(base, table):
     run = tuning(base, table)
     labels = read_labels(table, QUESTIONS)
-    untuned = OmniCritic.load(base, 8.0, 56, "cpu")
+    untuned = OmniCritic.load(base, 8.0, 56, device="cpu")
     clips = [untuned.viewer.read(label.clip) for label in labels]
     assert np.allclose(run.margins(labels), untuned.margins(clips), atol=1e-5)
 
