@@ -80,7 +80,7 @@ def memory() -> Figure:
 def steps(size: dict[str, int], batch: PairBatch) -> tuple[Callable[[], Any], Callable[[], Any], float]:
     """Our step, the usual one, and the bytes of the weights of one model."""
     lora = ExpertSettings(rank=16, alpha=16)
-    config = LossSettings(masks={})
+    config = LossSettings()
     model, policy, reference = transformer(size), transformer(size), transformer(size)
     weights = sum(p.nbytes for p in reference.parameters())
     experts = Experts(model, (EXPERT,), lora)

@@ -30,7 +30,7 @@ from ft2ray.resources import ResourceSettings
 from ft2ray.rounds.settings import CurationSettings, PromptSettings, ScheduleSettings
 from ft2ray.settings import Settings
 from ft2ray.systems import SUM, systems_of
-from ft2ray.tlpo.settings import LossSettings, TlpoSettings, check_compute
+from ft2ray.tlpo.settings import TlpoSettings, check_compute
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -81,9 +81,6 @@ class AlignConfig(Settings):
             )
         if len(set(self.dimension_names)) < len(self.dimensions):
             raise ConfigurationError(f"dimensions: a name occurs twice in {', '.join(self.dimension_names)}")
-        masked = set(self.tlpo.loss.masks)
-        if masked != set(LossSettings().masks) and (unknown := masked - set(self.dimension_names)):
-            raise ConfigurationError(f"tlpo.loss.masks: {', '.join(sorted(unknown))} is not in dimensions")
         if unknown := set(self.systems) - set(self._possible_systems()):
             raise ConfigurationError(
                 f"evaluation.systems: no system {', '.join(sorted(unknown))}; there are "

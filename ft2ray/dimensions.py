@@ -19,6 +19,8 @@ class Dimension(Settings):
     name: str = Field(pattern=r"^[A-Za-z]\w{0,31}$")  # of its scores, expert (expert_NAME) and columns
     title: str = Field(min_length=1)  # a few words for people
     question: str = Field(min_length=1)  # answered by Yes or No; Yes is good
+    # Region of a clip that its expert is trained on (see tlpo/masks.py), and held to the base outside of.
+    mask: Literal["all", "lips", "head", "shape"] = "all"
     # The figure of the evaluation that measures it; None: nothing does, and the report says so.
     metric: Literal["mn", "ls", "vq"] | None = None
 
@@ -31,11 +33,23 @@ class Dimension(Settings):
 
 
 DEFAULT_DIMENSIONS = (
-    Dimension(name="mn", title="motion naturalness", question="Is the motion natural?", metric="mn"),
-    Dimension(name="ls", title="lip-sync", question="Is the lip synchronized?", metric="ls"),
-    Dimension(name="vq", title="visual quality", question="Is the visual quality good?", metric="vq"),
+    Dimension(
+        name="mn",
+        title="motion naturalness",
+        question="Is the motion natural?",
+        mask="head",
+        metric="mn",
+    ),
+    Dimension(name="ls", title="lip-sync", question="Is the lip synchronized?", mask="lips", metric="ls"),
+    Dimension(
+        name="vq",
+        title="visual quality",
+        question="Is the visual quality good?",
+        mask="shape",
+        metric="vq",
+    ),
 )
-"""The paper's (Talking-Critic)."""
+"""The paper's (Talking-Critic); the masks of mn and vq are ours."""
 
 
 def known(dimension: Any) -> Any:
@@ -58,3 +72,8 @@ def known(dimension: Any) -> Any:
 def questions(dimensions: Sequence[Dimension]) -> dict[str, str]:
     """The question of each name."""
     return {dimension.name: dimension.question for dimension in dimensions}
+
+
+def masks(dimensions: Sequence[Dimension]) -> dict[str, str]:
+    """The region of each name."""
+    return {dimension.name: dimension.mask for dimension in dimensions}

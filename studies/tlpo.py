@@ -32,14 +32,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
 import numpy as np
 import torch
 
+from ft2ray.dimensions import DEFAULT_DIMENSIONS, masks
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.lipsync import apply_ridges, speech_features, windowed_correlation
 from ft2ray.generator.portrait.generator import PortraitGenerator as Generator
 from ft2ray.generator.sampler import Conditions, integrate
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
-from ft2ray.preference.rules import FULL, Pair, PairRule, full_dimension_pairs, pairs, summed_pairs
+from ft2ray.preference.rules import FULL, Pair, PairRule, pairs
 from ft2ray.records import Candidate, PromptGroup
+from ft2ray.systems import SUM
 from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.policy import Policy, policy_of
 from ft2ray.tlpo.run import TlpoRun
@@ -53,6 +55,7 @@ SECONDS = 3
 FRAMES = 75
 CANDIDATES = 8
 RANK = 16
+MASKS = masks(DEFAULT_DIMENSIONS)
 RULE = PairRule(margin=0.0, full_tolerance=0.0)
 """Best against worst of every group, by the panel's answers in logits."""
 
@@ -181,9 +184,8 @@ def pairs_of(group: PromptGroup, shuffle: np.random.Generator | None = None) -> 
     if shuffle is not None:
         p_NK = shuffle.permutation(p_NK)
     return {
-        **pairs(p_NK, DIMENSIONS, RULE),
-        "all": summed_pairs(p_NK, RULE),
-        FULL: full_dimension_pairs(p_NK, RULE),
+        "all" if pool == SUM else pool: found
+        for pool, found in pairs(p_NK, DIMENSIONS, RULE, (*DIMENSIONS, SUM, FULL)).items()
     }
 
 
@@ -205,7 +207,7 @@ def train_experts(
 ) -> Policy:
     """One expert per dimension, each for `updates` steps, from `start` on."""
     detach(study)
-    run = TlpoRun(study.generator, DIMENSIONS, settings(study.updates, **changes), seed=seed)
+    run = TlpoRun(study.generator, DIMENSIONS, settings(study.updates, **changes), seed=seed, masks=MASKS)
     return _trained(run, groups, start)
 
 
@@ -216,7 +218,7 @@ def train_one(
     detach(study)
     rng = np.random.default_rng(seed) if shuffled else None
     run = TlpoRun(
-        study.generator, ("all",), settings(3 * study.updates, loss=LossSettings(masks={}, **loss)), seed=seed
+        study.generator, ("all",), settings(3 * study.updates, loss=LossSettings(**loss)), seed=seed
     )
     return _trained(run, groups, None, rng)
 
@@ -224,7 +226,7 @@ def train_one(
 def train_wide(study: Study, groups: Sequence[PromptGroup], seed: int) -> Policy:
     """One adapter of triple rank on the three masked, anchored losses in turn: is it masks or fusion?"""
     detach(study)
-    run = TlpoRun(study.generator, DIMENSIONS, settings(1), seed=seed)
+    run = TlpoRun(study.generator, DIMENSIONS, settings(1), seed=seed, masks=MASKS)
     for group in groups:
         run.add(group, pairs_of(group))
     batches = [run._batch(name) for _ in range(study.updates) for name in DIMENSIONS]

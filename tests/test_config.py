@@ -133,7 +133,7 @@ def test_words_that_yaml_1_1_takes_for_truth_values_are_text(tmp_path):
         (["tlpo.baseline=false", "evaluation.systems=[base, dpo_sum]"], "no system dpo_sum"),
         (["tlpo.batch=3"], "tlpo.batch 3 must be a multiple of resources.pools.training.count 2"),
         (["schedule.rounds=50"], "must be at most tlpo.steps 40"),
-        (["tlpo.loss.masks={xx: lips}"], "xx is not in dimensions"),
+        (["dimensions=[{name: a, title: a, question: b, mask: x}]"], "mask"),
         (["dimensions=[mn, xx]"], "'xx' is not one of mn, ls, vq; give your own with its name"),
         (["dimensions=[mn, mn]"], "a name occurs twice in mn, mn"),
         (["dimensions=[]"], "dimensions"),

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
+from ft2ray.dimensions import masks
 from ft2ray.errors import StoreUnavailable
 from ft2ray.loaders import load_generator
 from ft2ray.observe.metrics import metric
@@ -113,6 +114,7 @@ def new_training(config: AlignConfig, rank: int = 0, workers: int = 1) -> TlpoRu
         config.generator.sampling.shift,
         rank,
         workers,
+        masks(config.dimensions),
     )
 
 

@@ -16,6 +16,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from ft2ray.config import AlignConfig
+from ft2ray.dimensions import DEFAULT_DIMENSIONS
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.records import Draw, Prompt, content_id
 
@@ -66,8 +67,9 @@ def learnt(config: AlignConfig) -> dict[str, Any]:
     sampling = config.generator.sampling.model_dump(
         mode="json", exclude_defaults=True, exclude={"audio_scale", "noise_scale"}
     )
-    if config.dimension_names != AlignConfig().dimension_names:  # titles and questions teach nothing
-        chosen["dimensions"] = list(config.dimension_names)
+    taught = [[d.name, d.mask] for d in config.dimensions]  # titles, questions and metrics teach nothing
+    if taught != [[d.name, d.mask] for d in DEFAULT_DIMENSIONS]:
+        chosen["dimensions"] = taught
     return chosen | ({"sampling": sampling} if sampling else {})
 
 

@@ -62,6 +62,7 @@ class TlpoRun:
         shift: the sampler's, see DrawRule.
         rank: of this worker.
         workers: in all.
+        masks: region whose error counts, by dimension (see masks.py); one that is not named: the whole frame.
     """
 
     def __init__(
@@ -74,11 +75,12 @@ class TlpoRun:
         shift: float = 1.0,
         rank: int = 0,
         workers: int = 1,
+        masks: Mapping[str, str] | None = None,
     ):
         self.compute = compute = compute or ComputeSettings()
         check_compute(settings, compute, workers)
         self.generator, self.settings, self.dimensions = generator, settings, tuple(dimensions)
-        self.rank, self.workers = rank, workers
+        self.rank, self.workers, self.masks = rank, workers, masks or {}
         self.draws = DrawRule(seed, shift, settings.draws)
         self.device = next(generator.transformer.parameters()).device
         if settings.precision is not None:
@@ -237,7 +239,7 @@ class TlpoRun:
         size, cursor = self.settings.batch, self.cursors[name]
         self.cursors[name] = cursor + size
         chosen = draws(self.draws, name, cursor, size, self.pools[name])[self.rank :: self.workers]
-        mask = self._mask(self.settings.loss.masks.get(name, "all"))
+        mask = self._mask(self.masks.get(name, "all"))
         batch = pair_batch(chosen, self._latents, self._conditions, mask, self.device)
         if self.settings.draws.per_group is None:
             return batch

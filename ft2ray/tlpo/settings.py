@@ -34,10 +34,8 @@ class LossSettings(Settings):
     # winners too. None: 0.5 for dpo, 0 for ipo and simpo, which are published without it.
     winner_weight: float | None = Field(None, ge=0)
     winner_fades: bool = True  # with sigmoid(-margin), as DPO's own weight; False: it stays as at the start
-    # Region whose error counts, by dimension (see masks.py); a dimension that is not named: the whole frame.
-    masks: dict[str, Literal["all", "lips", "head", "shape"]] = {"mn": "head", "ls": "lips", "vq": "shape"}
-    # Outside of its mask an expert is held to the reference's velocity: weight of their mean squared
-    # difference. It costs no further forward, since the reference is run for the loss anyway.
+    # Outside of its dimension's mask an expert is held to the reference's velocity: weight of their mean
+    # squared difference. It costs no further forward, since the reference is run for the loss anyway.
     anchor: float = Field(200.0, ge=0)
 
     @property

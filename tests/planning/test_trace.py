@@ -55,7 +55,7 @@ def real(checkpointing=False):
         return torch.randn(PAIRS, *SHAPE.latent_CFHW)
 
     batch = PairBatch(latents(), latents(), None, None, [None] * PAIRS, latents(), torch.full((PAIRS,), 0.5))
-    return model, lambda: expert_step(velocity, experts, "ls", batch, LossSettings(masks={}))
+    return model, lambda: expert_step(velocity, experts, "ls", batch, LossSettings())
 
 
 def allocated(run, file):

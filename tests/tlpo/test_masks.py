@@ -69,8 +69,7 @@ def test_the_anchor_is_0_with_its_gradient_at_the_start(transformer):
 @pytest.mark.parametrize("microbatch", [None, 1])
 @pytest.mark.parametrize("per_group", [None, 2])
 def test_every_dimension_has_its_own_mask_in_a_run(per_group, microbatch):
-    loss = LossSettings(masks={"mn": "head", "ls": "lips", "vq": "shape"})
-    run = make_run(draws=DrawSettings(per_group=per_group), loss=loss, microbatch=microbatch)
+    run = make_run(draws=DrawSettings(per_group=per_group), loss=LossSettings(), microbatch=microbatch)
     for name, wanted in (("mn", REGIONS["head"]), ("ls", LIPS.flatten()), ("vq", REGIONS["shape"])):
         assert torch.equal(run._batch(name).mask_w_BCFHW[0].flatten(), wanted)
     assert run._batch("full").mask_w_BCFHW is run._batch("sum").mask_w_BCFHW is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ft2ray.dimensions import DEFAULT_DIMENSIONS, masks
 from ft2ray.preference.draws import DrawSettings
 from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, PromptGroup
@@ -59,7 +60,7 @@ def make_run(without=(), rank=0, workers=1, **changes):
     )
     run = TlpoRun(
         generator, DIMS, SETTINGS.replaced(**changes), ComputeSettings(checkpoint_every=1, **compute),
-        rank=rank, workers=workers,
+        rank=rank, workers=workers, masks=masks(DEFAULT_DIMENSIONS),
     )  # fmt: skip
     for group in GROUPS:
         run.add(group, {name: found for name, found in PAIRS.items() if name not in without})
