@@ -41,7 +41,7 @@ FILM = {
     "usg_weekly": (("usg_weekly_",), "base", "train"),
     "grid_lbbc2a": (("grid_lbbc2a",), "base", "validation"),
     "grid_u2": (("grid_u2_",), "critic", "train"),
-    "grid_s31": (("grid_s31_",), "critic", "test"),
+    "grid_s31": (("grid_s31_",), "judges", "test"),
     "grid_u3": (("grid_u3_",), "judges", "validation"),
     # usg_0071 is a portrait of the same person
     "wild_1": (("hdtf_a", "retalk_3", "usg_0071"), "judges", "test"),
