@@ -1,7 +1,7 @@
 """Tracked clips kept on disk, so that no film is tracked twice: the raw material of the studies.
 
-A clip is cut to the head as portraits are (256 x 256), brought to 25 frames a second and tracked; what is kept
-is frames, mesh and sound. Long clips give several pieces of three seconds, the length that is generated.
+A clip is cut to the head as portraits are (256 x 256), brought to 25 frames a second and tracked; what is
+kept is frames, mesh and sound. Long clips give several pieces of three seconds, the length that is generated.
 
 Shape suffixes: F frames, H height, W width, 3 rgb or xyz, P mesh points, T audio samples.
 """

@@ -1,10 +1,13 @@
-"""Systems compared on the same prompts: means, paired bootstrap intervals, joint shares, verdicts.
+"""Systems compared on the same prompts: means, paired intervals, joint shares, verdicts.
 
-Everything here is a pure function of a list of `Row`s (one row = one measured clip). Seeds are averaged
-inside a prompt first, because two seeds of one prompt are not independent evidence; the bootstrap then
-resamples prompts, and every system is resampled with the same draws, so that differences stay paired.
+Everything here is a pure function of a list of `Row`s (one row = one measured clip). Sampler seeds are
+averaged
+inside a prompt first, because two seeds of one prompt are not independent evidence. Intervals are Student's t
+over prompts; where a system was trained several times, the spread between trainings widens them. Fewer than
+MIN_PROMPTS prompts give no interval: the range of four numbers is no 95 % interval. The least gain over
+dimensions has no t interval; its bootstrap resamples prompts, and every system with the same draws.
 
-Shape suffixes: N prompts, R bootstrap resamples, K dimensions.
+Shape suffixes: N prompts, M trainings, R bootstrap resamples, K dimensions.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from scipy import stats
 from ft2ray.systems import BASE
 
 REFERENCES = ("real_video", "wrong_audio", "shifted_audio")
+MIN_PROMPTS = 6
+"""Below it an interval is refused: coverage is not what it says, and one prompt decides the sign."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,14 @@ class Row:
         prompt: id of the prompt (portrait + speech); the unit of pairing.
         seed: seed of the sampler; averaged over within the prompt.
         values: dimension -> figure, higher is better; None or an absent key = not measured (never 0).
+        training: seed of the training behind the system; its spread enters the intervals.
     """
 
     system: str
     prompt: str
     seed: int
     values: Mapping[str, float | None]
+    training: int = 0
 
 
 def prompt_means(rows: Sequence[Row], system: str, dimension: str) -> dict[str, float]:
@@ -48,8 +55,52 @@ def prompt_means(rows: Sequence[Row], system: str, dimension: str) -> dict[str, 
     return {prompt: float(np.mean(values)) for prompt, values in found.items()}
 
 
-def interval(samples_R: np.ndarray, n: int, level: float = 0.95) -> list[float] | None:
-    """Percentile interval of bootstrap means, widened for few prompts.
+def training_table(
+    rows: Sequence[Row], system: str, dimension: str, base: str | None = None
+) -> dict[int, dict[str, float]]:
+    """Training -> prompt -> mean over sampler seeds, less the base's mean of that prompt if one is named."""
+    trainings = sorted({row.training for row in rows if row.system == system})
+    reference = None if base is None else prompt_means(rows, base, dimension)
+    table = {}
+    for training in trainings:
+        own = prompt_means([row for row in rows if row.training == training], system, dimension)
+        if reference is not None:
+            own = {p: value - reference[p] for p, value in own.items() if p in reference}
+        if own:
+            table[training] = own
+    return table
+
+
+def t_interval(table: Mapping[int, Mapping[str, float]], level: float = 0.95) -> list[float] | None:
+    """Student's t over prompts, and over trainings where there are several.
+
+    The two variances add up (each holds a share of the rest too, so that the sum is on the wide side); the
+    degrees of freedom are Welch and Satterthwaite's.
+
+    Args:
+        table: training -> prompt -> figure; prompts that every training has count.
+        level: coverage.
+    Returns:
+        [low, high], or None below MIN_PROMPTS.
+    """
+    prompts = sorted(set.intersection(*(set(row) for row in table.values()))) if table else []
+    if len(prompts) < MIN_PROMPTS:
+        return None
+    values_MN = np.array([[row[p] for p in prompts] for row in table.values()])
+    terms = [(values_MN.mean(axis=0).var(ddof=1) / len(prompts), len(prompts) - 1)]
+    if len(values_MN) > 1:
+        terms.append((values_MN.mean(axis=1).var(ddof=1) / len(values_MN), len(values_MN) - 1))
+    variance = sum(part for part, _ in terms)
+    mean = float(values_MN.mean())
+    if variance == 0:
+        return [mean, mean]
+    freedom = variance**2 / sum(part**2 / df for part, df in terms)
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
+    return [mean - reach, mean + reach]
+
+
+def bootstrap_interval(samples_R: np.ndarray, n: int, level: float = 0.95) -> list[float] | None:
+    """Percentile interval of resampled statistics, widened for few prompts; None below MIN_PROMPTS.
 
     The plain percentile interval is too narrow by about sqrt((n-1)/n) and uses normal instead of t quantiles;
     the percentiles are moved outwards to make up for both (Hesterberg 2015, "expanded percentile").
@@ -58,10 +109,8 @@ def interval(samples_R: np.ndarray, n: int, level: float = 0.95) -> list[float] 
         samples_R: statistic of each resample.
         n: number of prompts behind it.
         level: coverage.
-    Returns:
-        [low, high], or None for fewer than two prompts: one prompt has no interval.
     """
-    if n < 2:
+    if n < MIN_PROMPTS:
         return None
     tail = (1 - level) / 2
     moved = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(tail, n - 1)))
@@ -74,19 +123,16 @@ def resample(n: int, resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
 
 
-def summary(values_N: np.ndarray, resamples: int, seed: int) -> dict:
-    """Mean and 95 % interval of prompt means: {"mean", "ci95"} (ci95 None for one prompt)."""
-    n = len(values_N)
-    samples_R = values_N[resample(n, resamples, seed)].mean(axis=1)
-    return {"mean": float(values_N.mean()), "ci95": interval(samples_R, n)}
+def summary(table: Mapping[int, Mapping[str, float]]) -> dict:
+    """{"mean", "ci95"} over prompts and trainings; ci95 None where `t_interval` refuses one."""
+    means = [float(np.mean(list(row.values()))) for row in table.values()]
+    return {"mean": float(np.mean(means)), "ci95": t_interval(table)}
 
 
 def compare(
     rows: Sequence[Row],
     dimensions: Sequence[str],
     base: str = BASE,
-    resamples: int = 4000,
-    seed: int = 0,
 ) -> dict[str, dict[str, dict]]:
     """Figures of every system and dimension, with the paired difference to the base.
 
@@ -94,11 +140,10 @@ def compare(
         rows: measured clips of the systems (references are summarised by `reference_figures`).
         dimensions: dimension names.
         base: the system that differences are taken to.
-        resamples: bootstrap resamples.
-        seed: seed of the bootstrap: same rows, same seed, same figures.
     Returns:
         {system: {dimension: {"mean", "ci95", "delta_vs_base", "delta_ci95"}}}. A figure that nothing measured
-        is None. Differences use the prompts that both systems have.
+        is None, and so is an interval of fewer than MIN_PROMPTS prompts. Differences use the prompts that
+        both systems have.
     Raises:
         ValueError: no rows of the base system.
     """
@@ -107,36 +152,27 @@ def compare(
         raise ValueError(
             f"The comparison has no rows of the base system {base!r}; it found {systems or 'no rows'}."
         )
-    return {
-        system: {dim: _figures(rows, system, dim, base, resamples, seed) for dim in dimensions}
-        for system in systems
-    }
+    return {system: {dim: _figures(rows, system, dim, base) for dim in dimensions} for system in systems}
 
 
-def _figures(rows: Sequence[Row], system: str, dim: str, base: str, resamples: int, seed: int) -> dict:
-    own, reference = prompt_means(rows, system, dim), prompt_means(rows, base, dim)
+def _figures(rows: Sequence[Row], system: str, dim: str, base: str) -> dict:
     figures: dict = {"mean": None, "ci95": None, "delta_vs_base": None, "delta_ci95": None}
-    if own:
-        figures.update(summary(np.array([own[p] for p in sorted(own)]), resamples, seed))
-    shared = sorted(own.keys() & reference.keys())
-    if shared:
-        delta = summary(np.array([own[p] - reference[p] for p in shared]), resamples, seed)
+    if own := training_table(rows, system, dim):
+        figures.update(summary(own))
+    if gains := training_table(rows, system, dim, base):
+        delta = summary(gains)
         figures.update(delta_vs_base=delta["mean"], delta_ci95=delta["ci95"])
     return figures
 
 
-def reference_figures(
-    rows: Sequence[Row], dimensions: Sequence[str], resamples: int = 4000, seed: int = 0
-) -> dict[str, dict[str, dict | None]]:
+def reference_figures(rows: Sequence[Row], dimensions: Sequence[str]) -> dict[str, dict[str, dict | None]]:
     """Figures of real_video, wrong_audio and shifted_audio; a figure that does not exist is None."""
-    result: dict[str, dict[str, dict | None]] = {}
-    for name in REFERENCES:
-        result[name] = {}
-        for dim in dimensions:
-            means = prompt_means(rows, name, dim)
-            values_N = np.array([means[p] for p in sorted(means)])
-            result[name][dim] = summary(values_N, resamples, seed) if means else None
-    return result
+    return {
+        name: {
+            dim: summary(table) if (table := training_table(rows, name, dim)) else None for dim in dimensions
+        }
+        for name in REFERENCES
+    }
 
 
 def verdict(figures: Mapping) -> str:
@@ -220,7 +256,7 @@ def worst_gain(
         versus[rival] = {
             "rival_value": rival_value,
             "difference": float(a_KN.mean(axis=1).min()) - rival_value,
-            "ci95": interval(samples_R, len(shared)),
+            "ci95": bootstrap_interval(samples_R, len(shared)),
             "n": len(shared),
         }
     all_KN = np.stack([own[p] for p in own], axis=1) / scale_K1

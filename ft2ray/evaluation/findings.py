@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ft2ray.dimensions import Dimension
 from ft2ray.evaluation.compare import (
+    MIN_PROMPTS,
     Row,
     compare,
     joint_shares,
+    prompt_means,
     reference_figures,
     verdict,
     worst_gain,
 )
 from ft2ray.systems import BASE, DPO_SUM, TLPO, UNIFORM
 
+DISPLACEMENT = "displacement"  # of the latents, beside the figures of the dimensions
 FEW_PROMPTS = 10
 LIP_SYNC = "ls"  # the metric that has references with other sound
 NOT_MEASURED = "not measured"
@@ -50,18 +55,19 @@ def build_report(
         resamples: bootstrap resamples.
         seed: seed of the bootstrap.
     Returns:
-        {"systems", "references", "critic", "prompts", "seeds", "seconds"} as documented in the README, and
+        {"systems", "references", "critic", "prompts", "seeds", "seconds"} as documented in the README (each
+        system but the base also with "joint" and "displacement"), and
         "findings": {"verdicts": {system: {dim: word}}, "joint": {system: {"jdr","jcr","n"}}, "worst_gain",
         "missing": {system: {dim: clips without the figure}}, "text": [sentences]}.
     """
     names = [dimension.name for dimension in dimensions]
     measured = [dimension.name for dimension in dimensions if dimension.metric is not None]
-    systems = compare(rows, names, BASE, resamples, seed)
+    systems: dict[str, dict[str, Any]] = dict(compare(rows, names, BASE))
     others = [name for name in systems if name != BASE]
     present = [name for name in rivals if name in systems]
     report: dict[str, Any] = {
         "systems": systems,
-        "references": reference_figures(reference_rows, names, resamples, seed),
+        "references": reference_figures(reference_rows, names),
         "critic": dict(critic),
         "prompts": len({row.prompt for row in rows}),
         "seeds": sorted({row.seed for row in rows}),
@@ -78,8 +84,20 @@ def build_report(
             "missing": missing_figures(rows, measured),
         },
     }
+    for name in others:
+        systems[name]["joint"] = report["findings"]["joint"][name]
+        systems[name]["displacement"] = displacement(rows, name)
     report["findings"]["text"] = plain_words(report, main_system, dimensions)
     return report
+
+
+def displacement(rows: Sequence[Row], system: str) -> float | None:
+    """Mean change of a system's latents against the base's for the same noise, relative to the base's size.
+
+    Systems are comparable at equal displacement: a larger change of the same direction gains and costs more.
+    """
+    means = prompt_means(rows, system, DISPLACEMENT)
+    return float(np.mean(list(means.values()))) if means else None
 
 
 def missing_figures(rows: Sequence[Row], dimensions: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -115,10 +133,15 @@ def plain_words(report: Mapping, main_system: str, dimensions: Sequence[Dimensio
             f"Nothing measures {_listed(unmeasured)}: what became of it is known from the critic alone."
         )
     n = report["prompts"]
-    if n < FEW_PROMPTS:
+    if n < MIN_PROMPTS:
         sentences.append(
-            f"Only {n} prompt{'s were' if n != 1 else ' was'} measured (seeds {_listed(report['seeds'])}), "
-            "so the intervals are wide: an effect that is not shown here may still exist."
+            f"Only {n} prompt{'s were' if n != 1 else ' was'} measured (seeds {_listed(report['seeds'])}): "
+            f"no interval is stated below {MIN_PROMPTS}, and no change is shown."
+        )
+    elif n < FEW_PROMPTS:
+        sentences.append(
+            f"Only {n} prompts were measured (seeds {_listed(report['seeds'])}), so the intervals are "
+            "wide: an effect that is not shown here may still exist."
         )
     for system, table in findings["missing"].items():
         counts = _listed([f"{count} without {titles[dim]}" for dim, count in table.items()])

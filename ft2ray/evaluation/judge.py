@@ -1,10 +1,10 @@
-"""What the metrics know about real people: lip ridges, motion distributions, real-video figures, decoys.
+"""What the metrics know about real people: lip ridges, figures of real film, decoys.
 
-The judge in the package was fitted on three clips of the GRID corpus (CC BY 4.0) that nothing else in the
-package was trained on; it holds derived numbers only, no media. `Judge.load(folder)` fits one on the user's
+The judge in the package was fitted on two speakers of the GRID corpus (CC BY 4.0) from whom nothing else
+in the package learns; it holds derived numbers only, no media. `Judge.load(folder)` fits one on the user's
 own real talking clips instead, which is better (see assets/judge/README.md for by how much).
 
-Shape suffixes: F frames, D features, N decoys, Q quantiles, S motion signals.
+Shape suffixes: F frames, D features, N decoys.
 """
 
 from __future__ import annotations
@@ -21,8 +21,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ft2ray.errors import DataError
-from ft2ray.evaluation.lipsync import Ridge, apply_ridges, fit_ridge, score_lips, windowed_correlation
-from ft2ray.evaluation.motion import MotionReference, MotionTrack, fit_reference, naturalness
+from ft2ray.evaluation.lipsync import (
+    TARGETS,
+    LipCurves,
+    Ridge,
+    fit_ridge,
+    predict_lips,
+    score_lips,
+    weigh_width,
+    windowed_correlation,
+)
+from ft2ray.evaluation.motion import TRAITS, MotionTrack, naturalness
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "judge" / "judge.safetensors"
 CONTEXT = {"whisper": 2, "mel": 3}
@@ -34,7 +43,7 @@ RIDGE_PARTS = ("mean_D", "scale_D", "weights_D")
 class RealClip:
     """Numbers of one real talking clip at 25 fps; enough to fit a judge, no pixels.
 
-    mouth_F: lip opening; features: feature kind -> [F, D]; phones_F: openness by the phone table;
+    lips: gap and width; features: feature kind -> [F, D]; phones_F: openness by the phone table; loudness_F;
     quality: figures of `quality.Quality` against the clip's own frame with the mouth most closed.
     """
 
@@ -43,11 +52,12 @@ class RealClip:
     motion: MotionTrack
     features: Mapping[str, np.ndarray]
     phones_F: np.ndarray
+    loudness_F: np.ndarray
     quality: Mapping[str, float]
 
     @property
-    def mouth_F(self) -> np.ndarray:
-        return self.motion.mouth_F
+    def lips(self) -> LipCurves:
+        return LipCurves(self.motion.mouth_F, self.motion.width_F)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,16 +65,15 @@ class Judge:
     """A fitted judge.
 
     Attributes:
-        ridges: predictors of the mouth from the sound, one per speech feature.
-        motion: distributions of real displacements.
-        decoy_ridge_NF, decoy_phones_NF: mouth curves predicted from other speech, the wrong-audio reference.
-        real: real clip name -> its metrics by a judge that never saw that speaker.
+        ridges: predictors of the lips from the sound, one per speech feature and lip signal.
+        decoy_gap_NF, decoy_width_NF, decoy_phones_NF: lips predicted from other speech, the wrong-audio
+        reference. real: real clip name -> its metrics by a judge that was not fitted on that speaker.
         source: where the real clips came from, in words.
     """
 
     ridges: tuple[Ridge, ...]
-    motion: MotionReference
-    decoy_ridge_NF: np.ndarray
+    decoy_gap_NF: np.ndarray
+    decoy_width_NF: np.ndarray
     decoy_phones_NF: np.ndarray
     real: Mapping[str, Mapping[str, float]]
     source: str
@@ -97,19 +106,19 @@ class Judge:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that a measurement depends on."""
-        digest = hashlib.sha256(json.dumps(self._meta(), sort_keys=True).encode())
+        digest = hashlib.sha256((json.dumps(self._meta(), sort_keys=True) + repr(TRAITS)).encode())
         for name, values in sorted(self._tensors().items()):
             digest.update(name.encode() + values.tobytes())
         return digest.hexdigest()[:16]
 
     def _tensors(self) -> dict[str, np.ndarray]:
-        names = sorted(self.motion.quantiles)
         tensors = {
-            f"{ridge.kind}.{part}": getattr(ridge, part) for ridge in self.ridges for part in RIDGE_PARTS
+            f"{ridge.kind}.{ridge.target}.{part}": getattr(ridge, part)
+            for ridge in self.ridges
+            for part in RIDGE_PARTS
         } | {
-            "motion.quantiles_SQ": np.stack([self.motion.quantiles[name] for name in names]),
-            "motion.spread_S": np.array([self.motion.spread[name] for name in names]),
-            "decoys.ridge_NF": self.decoy_ridge_NF,
+            "decoys.gap_NF": self.decoy_gap_NF,
+            "decoys.width_NF": self.decoy_width_NF,
             "decoys.phones_NF": self.decoy_phones_NF,
         }
         return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in tensors.items()}
@@ -117,19 +126,20 @@ class Judge:
     def _meta(self) -> dict:
         return {
             "context": {ridge.kind: ridge.context for ridge in self.ridges},
-            "signals": sorted(self.motion.quantiles),
             "real": {name: dict(figures) for name, figures in self.real.items()},
             "source": self.source,
         }
 
-    def wrong_audio(self, mouth_F: np.ndarray) -> dict[str, float]:
-        """Mean lip-sync of a mouth against speech that it did not speak: {"ls", "ls_ridge", "ls_phones"}."""
-        ridge = _mean([windowed_correlation(curve_F, mouth_F) for curve_F in self.decoy_ridge_NF])
-        phones = _mean([windowed_correlation(curve_F, mouth_F) for curve_F in self.decoy_phones_NF])
+    def wrong_audio(self, seen: LipCurves) -> dict[str, float]:
+        """Mean lip-sync of lips against speech that they did not speak: {"ls", "ls_ridge", "ls_phones"}."""
+        gap = [windowed_correlation(curve_F, seen.gap_F) for curve_F in self.decoy_gap_NF]
+        width = [windowed_correlation(curve_F, seen.width_F) for curve_F in self.decoy_width_NF]
+        ridge = _mean(weigh_width(np.array(gap), np.array(width)))
+        phones = _mean([windowed_correlation(curve_F, seen.gap_F) for curve_F in self.decoy_phones_NF])
         return {"ls": (ridge + phones) / 2, "ls_ridge": ridge, "ls_phones": phones}
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float] | np.ndarray) -> float:
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")
 
@@ -143,30 +153,33 @@ def _read(path: Path) -> Judge:
         raise DataError(
             f"{path} is not a judge ({error}); make one with recipes/embedded/train_judge.py."
         ) from error
-    quantiles, spread = get["motion.quantiles_SQ"], get["motion.spread_S"]
     return Judge(
         ridges=tuple(
-            Ridge(kind, context, *(get[f"{kind}.{part}"] for part in RIDGE_PARTS))
+            Ridge(kind, target, context, *(get[f"{kind}.{target}.{part}"] for part in RIDGE_PARTS))
             for kind, context in sorted(meta["context"].items())
+            for target in TARGETS
         ),
-        motion=MotionReference(
-            quantiles=dict(zip(meta["signals"], quantiles, strict=True)),
-            spread={name: float(value) for name, value in zip(meta["signals"], spread, strict=True)},
-        ),
-        decoy_ridge_NF=get["decoys.ridge_NF"],
+        decoy_gap_NF=get["decoys.gap_NF"],
+        decoy_width_NF=get["decoys.width_NF"],
         decoy_phones_NF=get["decoys.phones_NF"],
         real=meta["real"],
         source=meta["source"],
     )
 
 
-def fit_parts(clips: Sequence[RealClip]) -> tuple[tuple[Ridge, ...], MotionReference]:
-    """Ridges and motion reference of some real clips."""
-    ridges = tuple(
-        fit_ridge([(clip.features[kind], clip.mouth_F) for clip in clips], kind, context, STRENGTH)
+def fit_ridges(clips: Sequence[RealClip]) -> tuple[Ridge, ...]:
+    """Ridges of both lip signals, fitted on some real clips."""
+    return tuple(
+        fit_ridge(
+            [(clip.features[kind], getattr(clip.lips, f"{target}_F")) for clip in clips],
+            kind,
+            context,
+            STRENGTH,
+            target,
+        )
         for kind, context in sorted(CONTEXT.items())
+        for target in TARGETS
     )
-    return ridges, fit_reference([clip.motion for clip in clips])
 
 
 def fit_judge(
@@ -179,38 +192,40 @@ def fit_judge(
         decoys: (features by kind, phone curve) of other speech; all are cut to the shortest.
         source: words for the report.
     Raises:
-        ValueError: fewer than two speakers: nobody could be left out.
+        DataError: fewer than two speakers: nobody could be left out.
     """
     speakers = {clip.speaker for clip in clips}
     if len(speakers) < 2:
         raise DataError(f"A judge needs real clips of at least two people, found {len(speakers)}; add clips.")
     real: dict[str, dict[str, float]] = {}
     for speaker in sorted(speakers):
-        ridges, motion = fit_parts([clip for clip in clips if clip.speaker != speaker])
+        ridges = fit_ridges([clip for clip in clips if clip.speaker != speaker])
         for clip in clips:
             if clip.speaker == speaker:
-                real[clip.name] = real_figures(clip, ridges, motion)
-    ridges, motion = fit_parts(clips)
+                real[clip.name] = real_figures(clip, ridges)
+    ridges = fit_ridges(clips)
     frames = min(len(curve_F) for _, curve_F in decoys)
+    heard = [predict_lips(ridges, features) for features, _ in decoys]
     return Judge(
         ridges=ridges,
-        motion=motion,
-        decoy_ridge_NF=np.stack([apply_ridges(ridges, features)[:frames] for features, _ in decoys]),
+        decoy_gap_NF=np.stack([curves.gap_F[:frames] for curves in heard]),
+        decoy_width_NF=np.stack([curves.width_F[:frames] for curves in heard]),
         decoy_phones_NF=np.stack([curve_F[:frames] for _, curve_F in decoys]),
         real=real,
         source=source,
     )
 
 
-def real_figures(clip: RealClip, ridges: Sequence[Ridge], motion: MotionReference) -> dict[str, float]:
+def real_figures(clip: RealClip, ridges: Sequence[Ridge]) -> dict[str, float]:
     """Metrics of a real clip, named as in `measure.Measurement.metrics`."""
-    lips = score_lips(clip.mouth_F, apply_ridges(ridges, clip.features), clip.phones_F)
+    lips = score_lips(clip.lips, predict_lips(ridges, clip.features), clip.phones_F)
     return {
-        "mn": naturalness(clip.motion, motion)[0],
+        "mn": naturalness(clip.motion, clip.loudness_F)[0],
         "ls": lips.score,
         "ls_ridge": lips.ridge,
         "ls_phones": lips.phones,
         "ls_shifted": lips.shifted,
+        "ls_best": lips.best,
         "lag": float(lips.lag),
         **{name: float(value) for name, value in clip.quality.items()},
     }

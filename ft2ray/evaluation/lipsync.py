@@ -2,8 +2,8 @@
 
 Two predictors of different kinds: ridges from speech features fitted on real talking clips (here), and a
 table of phone openness that nothing was fitted for (`phones`). A clip's score is the correlation of the
-predicted and the seen curve, over windows of 3 s. Correlation ignores how wide the mouth opens, so a mouth
-that exaggerates gains nothing (the known weakness of SyncNet confidence, paper section 1).
+predicted and the seen lips (gap and width), over windows of 3 s. Correlation ignores how wide the mouth
+opens, so a mouth that exaggerates gains nothing (the known weakness of SyncNet confidence, paper section 1).
 
 Shape suffixes: T audio samples, F frames, P mesh points, D features, W frames of one window.
 """
@@ -27,6 +27,10 @@ MIN_SHIFT = 5
 WINDOW, HOP = 75, 25
 MEL_RATE = 100
 KINDS = ("whisper", "mel")
+TARGETS = ("gap", "width")
+WIDTH_WEIGHT = 0.6
+"""Of the lip width beside the gap, chosen on the judges' validation people: the right sound beats a
+shifted one in 0.90 of comparisons instead of 0.85."""
 
 
 def mouth_curve(mesh_FP3: np.ndarray, face_height: float) -> np.ndarray:
@@ -84,48 +88,62 @@ def with_context(feature_FD: np.ndarray, context: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """Linear predictor of the mouth opening: weights_D, on features standardised by mean_D and scale_D."""
+    """Linear predictor of one lip signal: weights_D, on features standardised by mean_D and scale_D.
+
+    kind names the features, target the signal: "gap" between the inner lips or "width" between the corners.
+    """
 
     kind: str
+    target: str
     context: int
     mean_D: np.ndarray
     scale_D: np.ndarray
     weights_D: np.ndarray
 
     def apply(self, feature_FD: np.ndarray) -> np.ndarray:
-        """Predicted mouth opening, [F], in standard deviations, from features of this ridge's kind."""
+        """The predicted signal, [F], in standard deviations, from features of this ridge's kind."""
         x_FD = with_context(feature_FD, self.context)
         return ((x_FD - self.mean_D) / self.scale_D) @ self.weights_D
 
 
 def fit_ridge(
-    clips: Sequence[tuple[np.ndarray, np.ndarray]], kind: str, context: int, strength: float
+    clips: Sequence[tuple[np.ndarray, np.ndarray]],
+    kind: str,
+    context: int,
+    strength: float,
+    target: str = "gap",
 ) -> Ridge:
-    """Fit on (features_FD without context, mouth_F) pairs; every mouth curve is standardised first.
+    """Fit on (features_FD without context, lips_F) pairs; every lip signal is standardised first.
 
     Args:
         clips: one pair per real talking clip.
         kind: feature name, kept for prediction.
         context: frames to either side.
         strength: ridge penalty in units of the number of features, so that it means the same for any width.
+        target: name of the lip signal, kept for prediction.
     """
     x_ND = np.concatenate([with_context(feature_FD, context) for feature_FD, _ in clips])
-    y_N = np.concatenate([(mouth_F - mouth_F.mean()) / mouth_F.std() for _, mouth_F in clips])
+    y_N = np.concatenate([(lips_F - lips_F.mean()) / lips_F.std() for _, lips_F in clips])
     mean_D, scale_D = x_ND.mean(axis=0), x_ND.std(axis=0) + 1e-8
     z_ND = (x_ND - mean_D) / scale_D
     n, width = z_ND.shape
-    # the dual form: few frames, many features
-    weights_D = z_ND.T @ np.linalg.solve(z_ND @ z_ND.T + strength * width * np.eye(n), y_N)
-    return Ridge(kind, context, mean_D, scale_D, weights_D)
+    penalty = strength * width
+    if n < width:  # the dual form: few frames, many features
+        weights_D = z_ND.T @ np.linalg.solve(z_ND @ z_ND.T + penalty * np.eye(n), y_N)
+    else:
+        weights_D = np.linalg.solve(z_ND.T @ z_ND + penalty * np.eye(width), z_ND.T @ y_N)
+    return Ridge(kind, target, context, mean_D, scale_D, weights_D)
 
 
-def apply_ridges(ridges: Sequence[Ridge], features: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Sum of the standardised predictions of several ridges, [F]; features by kind of `speech_features`.
+def apply_ridges(
+    ridges: Sequence[Ridge], features: Mapping[str, np.ndarray], target: str = "gap"
+) -> np.ndarray:
+    """Sum of the standardised predictions of one lip signal, [F]; features by kind of `speech_features`.
 
     Whisper features know more about lips, log-mel bands carry over better from few seconds of material: their
     errors differ, and the sum is better than either (assets/judge/README.md has the figures).
     """
-    curves = [ridge.apply(features[ridge.kind]) for ridge in ridges]
+    curves = [ridge.apply(features[ridge.kind]) for ridge in ridges if ridge.target == target]
     return np.sum([(curve_F - curve_F.mean()) / (curve_F.std() + 1e-9) for curve_F in curves], axis=0)
 
 
@@ -183,9 +201,10 @@ def shifted_mean(by_lag: np.ndarray) -> float:
 class LipScore:
     """Lip-sync of one clip; correlations, NaN where a curve does not move.
 
-    ridge, phones: the two predictors at lag 0. score: their mean. lag: frames by which the mouth is late
-    where the mean of both is highest (within MAX_LAG). best: that highest mean. shifted: mean over lags that
-    are out of sync, by the same two predictors.
+    ridge: the ridges' gap and width against the seen ones at lag 0, the width with WIDTH_WEIGHT. phones: the
+    phone table's gap against the seen one. score: mean of both. lag: frames by which the mouth is late where
+    that mean is highest (within MAX_LAG). best: that highest mean. shifted_ridge, shifted_phones: means over
+    lags that are out of sync.
     """
 
     ridge: float
@@ -204,9 +223,25 @@ class LipScore:
         return (self.shifted_ridge + self.shifted_phones) / 2
 
 
-def score_lips(seen_F: np.ndarray, ridge_F: np.ndarray, phones_F: np.ndarray) -> LipScore:
-    """Compare the seen mouth with both predictions."""
-    ridge, phones = sync_by_lag(ridge_F, seen_F), sync_by_lag(phones_F, seen_F)
+@dataclass(frozen=True, eq=False)
+class LipCurves:
+    """Gap and width of the lips over time, [F] each: seen in a clip, or predicted from its sound."""
+
+    gap_F: np.ndarray
+    width_F: np.ndarray
+
+
+def predict_lips(ridges: Sequence[Ridge], features: Mapping[str, np.ndarray]) -> LipCurves:
+    """Both lip signals by the ridges."""
+    return LipCurves(apply_ridges(ridges, features, "gap"), apply_ridges(ridges, features, "width"))
+
+
+def score_lips(seen: LipCurves, heard: LipCurves, phones_F: np.ndarray) -> LipScore:
+    """Compare the seen lips with the ridges' prediction and with the phone table's."""
+    gap = sync_by_lag(heard.gap_F, seen.gap_F)
+    width = sync_by_lag(heard.width_F, seen.width_F)
+    ridge = weigh_width(gap, width)
+    phones = sync_by_lag(phones_F, seen.gap_F)
     both = (ridge + phones) / 2
     known = np.isfinite(both).any()
     best = int(np.nanargmax(both)) if known else MAX_LAG
@@ -218,3 +253,8 @@ def score_lips(seen_F: np.ndarray, ridge_F: np.ndarray, phones_F: np.ndarray) ->
         shifted_ridge=shifted_mean(ridge),
         shifted_phones=shifted_mean(phones),
     )
+
+
+def weigh_width(gap: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Mean of correlations of gap and width, the width with WIDTH_WEIGHT."""
+    return (gap + WIDTH_WEIGHT * width) / (1 + WIDTH_WEIGHT)

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ft2ray.evaluation.judge import Judge
-from ft2ray.evaluation.lipsync import LipScore, apply_ridges, score_lips
-from ft2ray.evaluation.motion import naturalness, plain_figures
+from ft2ray.evaluation.lipsync import KINDS, LipCurves, LipScore, predict_lips, score_lips
+from ft2ray.evaluation.motion import loudness, naturalness, plain_figures
 from ft2ray.evaluation.observation import feature_curve, observe, phone_curve
+from ft2ray.evaluation.phones import Closure, bilabial_closure
 from ft2ray.evaluation.quality import Quality, measure_quality, portrait_figures
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import Portrait
@@ -27,12 +28,14 @@ class Measurement:
     """Figures of one clip; every part is None when the face could not be followed.
 
     face_found: share of frames with a face. lips, motion (score 0 = like real people, lower = less natural),
-    motion_parts (the same per signal), plain (figures people can picture), quality: see their modules.
+    motion_parts (the same per trait), plain (figures people can picture), closure (bilabials), quality: see
+    their modules.
     wrong_audio: mean lip-sync of the same mouth against other speech.
     """
 
     face_found: float
     lips: LipScore | None = None
+    closure: Closure | None = None
     motion: float | None = None
     motion_parts: dict[str, float] | None = None
     plain: dict[str, float] | None = None
@@ -55,6 +58,11 @@ class Measurement:
                 "lag": float(lips.lag),
                 "ls_best": lips.best,
                 "ls_margin": lips.score - lips.shifted,
+            }
+        if self.closure is not None and self.closure.heard:
+            found |= {
+                "bilabials": float(self.closure.heard),
+                "bilabial_closure": self.closure.closed / self.closure.heard,
             }
         found |= {f"mn_{name}": value for name, value in (self.motion_parts or {}).items()}
         found |= self.plain or {}
@@ -106,15 +114,18 @@ def measure_clip(
     seen = observe(mesh_FP3, fps)
     if seen is None:
         return Measurement(face_found=found)
-    mouth_F = seen.motion.mouth_F
-    features = {ridge.kind: feature_curve(wav_T, len(mouth_F), ridge.kind) for ridge in judge.ridges}
-    motion, parts = naturalness(seen.motion, judge.motion)
+    frames = len(seen.motion.mouth_F)
+    lips = LipCurves(seen.motion.mouth_F, seen.motion.width_F)
+    loudness_F = loudness(wav_T, frames)
+    features = {kind: feature_curve(wav_T, frames, kind) for kind in KINDS}
+    motion, parts = naturalness(seen.motion, loudness_F)
     return Measurement(
         face_found=found,
-        lips=score_lips(mouth_F, apply_ridges(judge.ridges, features), phone_curve(wav_T, len(mouth_F))),
+        lips=score_lips(lips, predict_lips(judge.ridges, features), phone_curve(wav_T, frames)),
+        closure=bilabial_closure(wav_T, lips.gap_F),
         motion=motion,
         motion_parts=parts,
-        plain=plain_figures(seen.motion),
+        plain=plain_figures(seen.motion, loudness_F),
         quality=measure_quality(frames_FHW3, seen.mesh_FP3, portrait_figures(portrait)),
-        wrong_audio=judge.wrong_audio(mouth_F),
+        wrong_audio=judge.wrong_audio(lips),
     )

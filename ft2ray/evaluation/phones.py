@@ -9,6 +9,8 @@ Shape suffixes: T audio samples, F video frames, L phone steps of 10 ms.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from pocketsphinx import Config, Decoder, get_model_path
 from scipy.ndimage import gaussian_filter1d
@@ -29,6 +31,11 @@ OPENNESS = {
     "EY": 0.65, "AH": 0.65, "AO": 0.75, "EH": 0.75, "AW": 0.9, "AY": 0.9, "AE": 0.95, "AA": 1.0,
 }  # fmt: skip
 SILENCE = 0.0
+BILABIALS = ("P", "B", "M")
+CLOSURE_DIP = 0.3
+"""Standard deviations by which the gap lies below its surroundings where the lips close for a bilabial."""
+CLOSURE_REACH, CLOSURE_SLACK = 6, 2
+"""Frames to either side that are the surroundings, and by which the closure may miss the phone's middle."""
 
 
 def _decoder() -> Decoder:
@@ -87,3 +94,34 @@ def openness_curve(
 def predict_opening(wav_T: np.ndarray, frames: int, fps: float) -> np.ndarray:
     """`openness_curve` of a recording, [F]."""
     return openness_curve(recognise(wav_T), frames, fps)
+
+
+@dataclass(frozen=True)
+class Closure:
+    """Bilabials of one clip: how many were heard, and at how many of them the lips closed."""
+
+    heard: int
+    closed: int
+
+
+def bilabial_closure(wav_T: np.ndarray, gap_F: np.ndarray, fps: float = 25.0) -> Closure:
+    """Do the lips close where /p b m/ sound? English only, as the recogniser is.
+
+    Args:
+        wav_T: 16 kHz mono.
+        gap_F: opening of the lips in each frame.
+        fps: its rate.
+    """
+    spread = float(gap_F.std())
+    heard = closed = 0
+    for name, start, end in recognise(wav_T):
+        if name not in BILABIALS:
+            continue
+        middle = round(((start + end) / 2 - LEAD_STEPS) / PHONE_RATE * fps)
+        if not CLOSURE_REACH <= middle < len(gap_F) - CLOSURE_REACH:
+            continue
+        heard += 1
+        around = gap_F[middle - CLOSURE_REACH : middle + CLOSURE_REACH + 1].mean()
+        dip = gap_F[middle - CLOSURE_SLACK : middle + CLOSURE_SLACK + 1].min()
+        closed += bool(spread > 0 and around - dip > CLOSURE_DIP * spread)
+    return Closure(heard, closed)

@@ -6,7 +6,7 @@ Shape suffixes: F frames, D descriptor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from ft2ray.errors import DataError, MediaError
 from ft2ray.evaluation.identity import SAME_PERSON, descriptor
 from ft2ray.evaluation.judge import Judge, RealClip, fit_judge
 from ft2ray.evaluation.lipsync import KINDS
+from ft2ray.evaluation.motion import loudness, motion_track
 from ft2ray.evaluation.observation import RATE, crop_head, feature_curve, observe, phone_curve
 from ft2ray.evaluation.quality import measure_quality, portrait_figures
 from ft2ray.media.face import FaceMesher, mouth_gap
@@ -43,18 +44,32 @@ def read_real_clip(path: Path, mesher: FaceMesher) -> tuple[RealClip, np.ndarray
     if cut_FHW3 is None or seen is None:
         raise MediaError("no_face", f"{path.name}: no face could be followed through the clip.")
     closed = int(np.argmin(mouth_gap(seen.mesh_FP3)))
-    portrait = portrait_figures(Portrait(cut_FHW3[closed], seen.mesh_FP3[closed], path.stem))
-    quality = measure_quality(cut_FHW3, seen.mesh_FP3, portrait)
-    frames = len(seen.motion.mouth_F)
-    clip = RealClip(
-        name=path.stem,
-        speaker=path.stem,
-        motion=seen.motion,
+    portrait = Portrait(cut_FHW3[closed], seen.mesh_FP3[closed], path.stem)
+    clip = real_clip(path.stem, path.stem, cut_FHW3, seen.mesh_FP3, wav_T, portrait)
+    return clip, descriptor(cut_FHW3[closed], seen.mesh_FP3[closed])
+
+
+def real_clip(
+    name: str,
+    speaker: str,
+    frames_FHW3: np.ndarray,
+    mesh_FP3: np.ndarray,
+    wav_T: np.ndarray,
+    portrait: Portrait,
+) -> RealClip:
+    """The numbers of a tracked clip at 25 fps, its picture measured against a portrait of the same person."""
+    motion = motion_track(mesh_FP3)
+    frames = len(motion.mouth_F)
+    quality = measure_quality(frames_FHW3, mesh_FP3, portrait_figures(portrait))
+    return RealClip(
+        name=name,
+        speaker=speaker,
+        motion=motion,
         features={kind: feature_curve(wav_T, frames, kind) for kind in KINDS},
         phones_F=phone_curve(wav_T, frames),
+        loudness_F=loudness(wav_T, frames),
         quality={"vq": quality.score, **asdict(quality)},
     )
-    return clip, descriptor(cut_FHW3[closed], seen.mesh_FP3[closed])
 
 
 def name_speakers(descriptors: Sequence[np.ndarray]) -> list[str]:
@@ -83,10 +98,7 @@ def read_real_clips(paths: Sequence[Path]) -> tuple[list[RealClip], dict[str, st
         clips.append(clip)
         descriptors.append(face_D)
     speakers = name_speakers(descriptors)
-    named = [
-        RealClip(c.name, speaker, c.motion, c.features, c.phones_F, c.quality)
-        for c, speaker in zip(clips, speakers, strict=True)
-    ]
+    named = [replace(clip, speaker=speaker) for clip, speaker in zip(clips, speakers, strict=True)]
     return named, refused
 
 

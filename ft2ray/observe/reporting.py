@@ -16,7 +16,7 @@ from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import Dimension, questions
 from ft2ray.errors import DataError
 from ft2ray.evaluation.compare import REFERENCES, Row
-from ft2ray.evaluation.findings import build_report
+from ft2ray.evaluation.findings import DISPLACEMENT, build_report
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.base import Generator
@@ -80,7 +80,10 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
     report = build_report(
         [_row(m, dimensions) for m in rows if m["system"] in config.systems],
         [_row(m, dimensions) for m in rows if m["system"] in REFERENCES]
-        + [Row("real_video", name, 0, _chosen(figures, dimensions)) for name, figures in judge.real.items()],
+        + [
+            Row("real_video", name.partition("/")[0], n, _chosen(figures, dimensions))
+            for n, (name, figures) in enumerate(judge.real.items())
+        ],
         _calibration(critic),
         sum(read_seconds(run_dir).values()),
         dimensions=dimensions,
@@ -152,7 +155,8 @@ def _calibration(critic: CriticCard) -> dict[str, Any]:
 
 
 def _row(m: dict[str, Any], dimensions: Sequence[Dimension]) -> Row:
-    figures = _chosen(dict(m["metrics"]), dimensions)
+    metrics = dict(m["metrics"])
+    figures = _chosen(metrics, dimensions) | {DISPLACEMENT: metrics.get(DISPLACEMENT)}
     return Row(m["system"], m["prompt_id"], m["seed"], figures)
 
 

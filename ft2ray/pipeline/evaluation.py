@@ -19,6 +19,7 @@ from ray.data import ActorPoolStrategy
 from ft2ray.config import AlignConfig
 from ft2ray.errors import StoredDataError
 from ft2ray.evaluation.compare import REFERENCES
+from ft2ray.evaluation.findings import DISPLACEMENT
 from ft2ray.evaluation.judge import EMBEDDED, Judge
 from ft2ray.media.video import write_video
 from ft2ray.pipeline.deaths import watched
@@ -122,8 +123,9 @@ class MeasurePrompt:
         wav_T = read_clip(prompt, self.config.prompts.max_recording_seconds)
         conditions, fps = self.generator.encode_prompt(portrait, wav_T), self.generator.fps
         noise_seed = int(content_id("evaluation", seed, prompt.prompt_id)[:8], 16)
-        rows = []
-        for system in self.config.systems:
+        rows: list[dict[str, Any]] = []
+        base_CFHW = None
+        for system in sorted(self.config.systems, key=lambda name: name != BASE):
             self.attached.use(system)
             x_CFHW = self.generator.sample(conditions, noise_seed, self.config.generator.sampling)
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
@@ -133,7 +135,10 @@ class MeasurePrompt:
                 video = f"videos/{prompt.prompt_id}_{system}.mp4"
                 with new_file(join(self.config.run_dir, video)) as file:
                     write_video(file, frames_FHW3, fps, wav_T)
-            rows.append(self._row(prompt.prompt_id, seed, system, measured.metrics(), video))
+            base_CFHW = x_CFHW if base_CFHW is None else base_CFHW
+            moved = float((x_CFHW - base_CFHW).norm() / base_CFHW.norm())
+            metrics = measured.metrics() | {DISPLACEMENT: moved}
+            rows.append(self._row(prompt.prompt_id, seed, system, metrics, video))
             if system == BASE:
                 for reference, metrics in measured.audio_references().items():
                     rows.append(self._row(prompt.prompt_id, seed, reference, metrics, None))

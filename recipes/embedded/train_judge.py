@@ -1,47 +1,51 @@
-"""Fit the judge that the package ships, from the three GRID clips kept for it, and write its model card.
+"""Fit the packaged judge: python -m recipes.embedded.train_judge --media FOLDER --cache FOLDER.
 
-    python -m recipes.embedded.train_judge --media FOLDER
-
-FOLDER holds clips/grid_*.mpg|mp4 (GRID corpus, CC BY 4.0) and speech/libri_*.flac (LibriSpeech, CC BY 4.0).
-Only the clips named in CLIPS are read: base generator and critic are trained on the others. LibriSpeech
-serves as wrong audio and is not fitted on.
+FOLDER holds manifest.csv and the media that it lists. studies/split.csv says who belongs to the judges:
+`train`
+people are fitted, `test` people (whom nothing learns from) give the real-video figures of the reports.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ft2ray.errors import DataError
-from ft2ray.evaluation.judge import EMBEDDED, fit_judge
+import numpy as np
+
+from ft2ray.evaluation.judge import EMBEDDED, RealClip, fit_judge, real_figures
 from ft2ray.evaluation.lipsync import KINDS
 from ft2ray.evaluation.observation import RATE, feature_curve, phone_curve
-from ft2ray.evaluation.real_clips import read_real_clips
+from ft2ray.evaluation.real_clips import real_clip
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.media.face import FaceMesher
+from studies.make_split import files_of
+from studies.tracked import read_tracked
 
-CLIPS = ("grid_bbaf2n.mpg", "grid_test_video.mp4", "grid_sbia1a.mpg")
-DECOYS = 8
-DECOY_SECONDS = 12
+DECOY_SECONDS = 6
 
 
-def decoys_of(folder: Path) -> list:
-    """Features and phone curves of long recordings by different speakers."""
-    chosen: dict[str, Path] = {}
-    for path in sorted(folder.glob("libri_*.flac")):
-        if len(read_audio(path)) >= DECOY_SECONDS * SAMPLE_RATE:
-            chosen.setdefault(path.name.split("-")[0], path)
-    if len(chosen) < DECOYS:
-        raise DataError(
-            f"{folder} has {len(chosen)} LibriSpeech speakers with 12 s or more; {DECOYS} are needed."
-        )
+def decoys_of(paths: Sequence[Path]) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """(features by kind, phone curve) of the first seconds of recordings."""
     frames = int(DECOY_SECONDS * RATE)
     found = []
-    for path in list(chosen.values())[:DECOYS]:
+    for path in paths:
         wav_T = read_audio(path)[: DECOY_SECONDS * SAMPLE_RATE]
-        found.append(
-            ({kind: feature_curve(wav_T, frames, kind) for kind in KINDS}, phone_curve(wav_T, frames))
-        )
+        if len(wav_T) == DECOY_SECONDS * SAMPLE_RATE:
+            features = {kind: feature_curve(wav_T, frames, kind) for kind in KINDS}
+            found.append((features, phone_curve(wav_T, frames)))
     return found
+
+
+def read(media: Path, split: str, cache: Path) -> list[RealClip]:
+    """The judges' film of one split, in pieces of three seconds."""
+    mesher = FaceMesher()
+    return [
+        real_clip(piece.name, person, piece.frames_FHW3, piece.mesh_FP3, piece.wav_T, piece.portrait)
+        for file, person in sorted(files_of("judges", split, kind="clips").items())
+        for piece in read_tracked(media / file, person, cache, mesher)
+    ]
 
 
 def main() -> None:
@@ -49,12 +53,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--media", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for tracked film")
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     arguments = parser.parse_args()
-    clips, refused = read_real_clips([arguments.media / "clips" / name for name in CLIPS])
-    if refused:
-        raise DataError(f"The judge's clips are not usable: {refused}")
-    judge = fit_judge(clips, decoys_of(arguments.media / "speech"), "3 clips of the GRID corpus, 2 speakers")
+    decoys = decoys_of([arguments.media / f for f in sorted(files_of("judges", "train", kind="speech"))])
+    clips = read(arguments.media, "train", arguments.cache)
+    others = read(arguments.media, "test", arguments.cache)
+    judge = fit_judge(clips, decoys, f"{len(clips)} clips of the GRID corpus, 2 speakers")
+    judge = replace(
+        judge,
+        real={f"{clip.speaker}/{n}": real_figures(clip, judge.ridges) for n, clip in enumerate(others)},
+    )
     judge.save(arguments.out)
     for name, figures in judge.real.items():
         print(name, {key: round(value, 3) for key, value in figures.items()})

@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft2ray.evaluation.compare import (
+    MIN_PROMPTS,
     Row,
+    bootstrap_interval,
     compare,
-    interval,
     joint_shares,
     prompt_means,
     reference_figures,
@@ -34,7 +35,7 @@ def test_seeds_are_averaged_inside_the_prompt():
 
 
 def test_more_seeds_do_not_narrow_the_interval():
-    table = {"base": [0.1, 0.2, 0.3, 0.4], "tlpo": [0.3, 0.2, 0.5, 0.9]}
+    table = {"base": [0.1, 0.2, 0.3, 0.4, 0.2, 0.3], "tlpo": [0.3, 0.2, 0.5, 0.9, 0.4, 0.1]}
     once, often = (compare(rows_of(table, seeds=s), ["ls"]) for s in ((0,), range(20)))
     assert once["tlpo"]["ls"]["delta_ci95"] == pytest.approx(often["tlpo"]["ls"]["delta_ci95"])
 
@@ -74,11 +75,9 @@ def test_references_without_a_figure_are_none():
 def test_interval_covers_the_true_mean_with_six_prompts():
     generator = np.random.default_rng(0)
     hits = 0
-    for trial in range(300):
+    for _ in range(300):
         values = generator.normal(0.3, 1.0, 6).tolist()
-        low, high = compare(rows_of({"base": values}), ["ls"], resamples=400, seed=trial)["base"]["ls"][
-            "ci95"
-        ]
+        low, high = compare(rows_of({"base": values}), ["ls"])["base"]["ls"]["ci95"]
         hits += low <= 0.3 <= high
     assert 0.90 <= hits / 300 <= 0.99
 
@@ -91,12 +90,12 @@ def test_a_constant_gain_is_found_in_every_prompt(base, gain):
         for i, value in enumerate(base)
     ]
     assert joint_shares(rows, "tlpo", DIMS) == {"jdr": 1.0, "jcr": 0.0, "n": len(base)}
-    assert compare(rows, DIMS, resamples=50)["tlpo"]["mn"]["delta_vs_base"] == pytest.approx(gain)
+    assert compare(rows, DIMS)["tlpo"]["mn"]["delta_vs_base"] == pytest.approx(gain)
 
 
 def test_worst_gain_takes_the_weakest_dimension_in_units_of_the_base():
     rows = []
-    for i, spread in enumerate((-1.0, 1.0, -1.0, 1.0)):
+    for i, spread in enumerate((-1.0, 1.0, -1.0, 1.0, -1.0, 1.0)):
         rows.append(Row("base", f"p{i}", 0, {"mn": spread, "ls": 10 * spread, "vq": spread}))
         rows.append(Row("tlpo", f"p{i}", 0, {"mn": spread + 1, "ls": 10 * spread + 5, "vq": spread + 1}))
         rows.append(Row("uniform", f"p{i}", 0, {"mn": spread + 3, "ls": 10 * spread + 1, "vq": spread + 3}))
@@ -107,15 +106,26 @@ def test_worst_gain_takes_the_weakest_dimension_in_units_of_the_base():
     assert "dpo_sum" not in figures["versus"]
 
 
-def test_same_seed_same_interval():
-    rows = rows_of({"base": [0.1, 0.5, 0.2], "tlpo": [0.3, 0.4, 0.9]})
-    assert compare(rows, ["ls"], seed=3) == compare(rows, ["ls"], seed=3)
-
-
 def test_no_base_is_an_error_that_names_what_is_there():
     with pytest.raises(ValueError, match="tlpo"):
         compare(rows_of({"tlpo": [0.1]}), ["ls"])
 
 
-def test_interval_needs_two_prompts():
-    assert interval(np.zeros(10), 1) is None
+def test_fewer_prompts_than_six_have_no_interval():
+    few = [float(v) for v in range(MIN_PROMPTS - 1)]
+    figures = compare(rows_of({"base": few, "tlpo": [v + 1 for v in few]}), ["ls"])["tlpo"]["ls"]
+    assert figures["delta_vs_base"] == pytest.approx(1)
+    assert figures["delta_ci95"] is None and verdict(figures) == "not shown"
+    assert bootstrap_interval(np.zeros(10), MIN_PROMPTS - 1) is None
+
+
+def test_trainings_that_differ_widen_the_interval():
+    def gains(spread):
+        rows = rows_of({"base": [0.0] * 8})
+        for training in range(3):
+            values = [1 + 0.1 * i + spread * (training - 1) for i in range(8)]
+            rows += [Row("tlpo", f"p{i}", 0, {"ls": v}, training) for i, v in enumerate(values)]
+        low, high = compare(rows, ["ls"])["tlpo"]["ls"]["delta_ci95"]
+        return high - low
+
+    assert gains(0.5) > 2 * gains(0.0) > 0

@@ -8,7 +8,7 @@ from ft2ray.evaluation.findings import build_report
 from ft2ray.evaluation.report import ReportData, render
 
 
-def example(gain_vq, prompts=4):
+def example(gain_vq, prompts=8):
     rows = []
     for i in range(prompts):
         for seed in range(3):
@@ -33,7 +33,7 @@ def example(gain_vq, prompts=4):
 def test_report_has_the_documented_shape_and_is_json():
     report = json.loads(json.dumps(example(0.1), allow_nan=False))
     assert set(report["systems"]["tlpo"]["ls"]) == {"mean", "ci95", "delta_vs_base", "delta_ci95"}
-    assert report["seeds"] == [0, 1, 2] and report["prompts"] == 4 and report["seconds"] == 12.5
+    assert report["seeds"] == [0, 1, 2] and report["prompts"] == 8 and report["seconds"] == 12.5
     assert report["references"]["real_video"]["ls"] is None
     assert report["critic"]["accuracy"]["ls"] is None
 
@@ -51,7 +51,8 @@ def test_words_follow_the_intervals():
 
 def test_few_prompts_and_unmeasured_clips_are_said():
     text = " ".join(example(0.1)["findings"]["text"])
-    assert "Only 4 prompts" in text and "intervals are wide" in text
+    assert "Only 8 prompts" in text and "intervals are wide" in text
+    assert "no interval is stated below 6" in " ".join(example(0.1, prompts=5)["findings"]["text"])
     rows = [
         Row("base", "p", 0, {"mn": 0.1, "ls": None, "vq": 0.2}),
         Row("tlpo", "p", 0, {"mn": 0.2, "ls": 0.1}),
@@ -76,7 +77,7 @@ def test_any_number_of_dimensions_and_one_that_nothing_measures(dimensions):
     ]
     report = build_report(rows, [], {"accuracy": {}, "n": 0}, 1.0, dimensions, resamples=100)
     findings = report["findings"]
-    assert list(report["systems"]["tlpo"]) == names
+    assert list(report["systems"]["tlpo"]) == [*names, "joint", "displacement"]
     assert findings["verdicts"]["tlpo"] == {
         d.name: "improved" if d.metric else "not measured" for d in dimensions
     }

@@ -5,9 +5,9 @@ from ft2ray.evaluation.judge import (
     Judge,
     RealClip,
     fit_judge,
-    fit_parts,
+    fit_ridges,
 )
-from ft2ray.evaluation.lipsync import apply_ridges, correlation
+from ft2ray.evaluation.lipsync import LipCurves, apply_ridges, correlation
 from ft2ray.evaluation.motion import MotionTrack
 from ft2ray.evaluation.observation import observe
 from ft2ray.evaluation.real_clips import fit_folder, name_speakers
@@ -26,7 +26,7 @@ def real_clip(name, speaker, seed, frames=75):
         width_F=generator.normal(size=frames) / 50,
     )
     features = {"mel": mel, "whisper": generator.normal(size=(frames, 384))}
-    return RealClip(name, speaker, motion, features, mel[:, 3], {"vq": 0.8})
+    return RealClip(name, speaker, motion, features, mel[:, 3], np.ones(frames), {"vq": 0.8})
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def test_real_figures_come_from_fits_without_the_speaker():
     for clip in odd:
         clip.motion.mouth_F[:] = clip.features["mel"][:, 40]
     fitted = fit_judge([*clips, *odd], [(clips[0].features, clips[0].phones_F)], "synthetic")
-    with_him, _ = fit_parts([*clips, *odd])
-    seen = correlation(apply_ridges(with_him, odd[0].features), odd[0].mouth_F)
+    with_him = fit_ridges([*clips, *odd])
+    seen = correlation(apply_ridges(with_him, odd[0].features), odd[0].lips.gap_F)
     assert fitted.real["odd"]["ls_ridge"] < seen - 0.2
 
 
 def test_wrong_audio_is_near_zero_for_unrelated_mouths(judge):
     generator = np.random.default_rng(3)
-    wrong = [judge.wrong_audio(generator.normal(size=75))["ls"] for _ in range(20)]
+    wrong = [judge.wrong_audio(LipCurves(*generator.normal(size=(2, 75))))["ls"] for _ in range(20)]
     assert abs(np.mean(wrong)) < 0.1
 
 
@@ -82,11 +82,15 @@ def test_unusable_sources_are_named(tmp_path):
         fit_folder(tmp_path / "clips")
 
 
-def test_packaged_judge_knows_two_speakers_and_its_source():
+def test_packaged_judge_shows_real_people_whom_it_was_not_fitted_on():
     judge = Judge.load()
-    assert set(judge.real) == {"grid_bbaf2n", "grid_sbia1a", "grid_test_video"}
-    assert {ridge.kind for ridge in judge.ridges} == {"mel", "whisper"} and "GRID" in judge.source
-    assert judge.decoy_ridge_NF.shape == judge.decoy_phones_NF.shape == (8, 300)
+    people = {name.split("/")[0] for name in judge.real}
+    assert len(people) == 7 and "grid_s1" not in people, "real figures are of people it was not fitted on"
+    assert {(ridge.kind, ridge.target) for ridge in judge.ridges} == {
+        (kind, target) for kind in ("mel", "whisper") for target in ("gap", "width")
+    }
+    assert "GRID" in judge.source
+    assert judge.decoy_gap_NF.shape == judge.decoy_width_NF.shape == judge.decoy_phones_NF.shape
 
 
 def test_speakers_are_joined_by_face_also_through_chains():

@@ -10,7 +10,9 @@ import ft2ray
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.measure import measure_clip
 from ft2ray.evaluation.phones import predict_opening
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.warp import render
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import read_audio
 from ft2ray.media.face import LIPS_INNER_LOWER, LIPS_OUTER_LOWER, FaceMesher, face_height
 from ft2ray.media.portrait import load_portrait
@@ -67,9 +69,8 @@ def test_a_still_portrait_loses_motion_and_has_no_lip_sync_worth_the_name(scene,
     frozen = np.repeat(portrait.image_HW3[None], FRAMES, axis=0)
     figures = measure_clip(frozen, wav, FPS, portrait, judge, mesher).metrics()
     moving = in_sync[1].metrics()
-    assert figures["mn"] < moving["mn"] - 0.5
+    assert figures["mn"] < moving["mn"] - 0.3
     assert figures["ls"] is None or figures["ls"] < moving["ls"] - 0.2
-    assert figures["identity"] > 0.9 and figures["vq"] > 0.9
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_another_face_is_not_the_same_person(scene, in_sync):
     mesher, portrait, wav, judge = scene
     other = load_portrait(ASSETS / "portraits" / "astronaut.jpg", mesher=mesher)
     figures = measure_clip(in_sync[0], wav, FPS, other, judge, mesher).metrics()
-    assert figures["identity"] < 0 < in_sync[1].metrics()["identity"] - 0.5
+    assert figures["identity"] < in_sync[1].metrics()["identity"] - 0.3
 
 
 def test_without_a_face_nothing_is_measured_and_nothing_is_zero(scene):
@@ -111,3 +112,17 @@ def test_without_a_face_nothing_is_measured_and_nothing_is_zero(scene):
 def test_same_frames_same_figures(scene, in_sync):
     mesher, portrait, wav, judge = scene
     assert measure_clip(in_sync[0], wav, FPS, portrait, judge, mesher) == in_sync[1]
+
+
+def test_stillness_gains_no_quality(scene):
+    mesher, portrait, wav, judge = scene
+    generator = PortraitGenerator.load()
+    x = generator.sample(generator.encode_prompt(portrait, wav), 0, SamplerSettings())
+    still = x.clone()
+    still[generator.codec.basis.pose] *= 0
+    moving, frozen = (
+        measure_clip(generator.decode(portrait, latent), wav, FPS, portrait, judge, mesher).metrics()
+        for latent in (x, still)
+    )
+    assert frozen["vq"] <= moving["vq"] + 0.01
+    assert frozen["mn"] < moving["mn"] - 0.1

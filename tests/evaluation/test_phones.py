@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 import ft2ray
-from ft2ray.evaluation.phones import OPENNESS, openness_curve, predict_opening, recognise
+from ft2ray.evaluation.phones import OPENNESS, bilabial_closure, openness_curve, predict_opening, recognise
 from ft2ray.media.audio import read_audio
 
 
@@ -38,3 +38,16 @@ def test_a_recording_gives_the_same_phones_whatever_came_before():
     recognise(np.random.default_rng(0).normal(0, 0.2, 16000).astype(np.float32))
     assert recognise(speech) == first
     assert len({name for name, _, _ in first} & set(OPENNESS)) > 5
+
+
+def test_lips_that_follow_the_phones_close_for_bilabials_and_still_ones_do_not():
+    folder = Path(ft2ray.__file__).parent / "assets" / "speech"
+    own = late = still = heard = 0
+    for file in sorted(folder.glob("sense*.flac")):
+        speech = read_audio(file)[:80000]
+        gap = predict_opening(speech, 125, 25)
+        found = bilabial_closure(speech, gap)
+        heard, own = heard + found.heard, own + found.closed
+        late += bilabial_closure(speech, np.roll(gap, 8)).closed
+        still += bilabial_closure(speech, np.zeros(125)).closed
+    assert heard > 3 and own > 0.7 * heard and own > late and still == 0

@@ -27,7 +27,7 @@ def data(tmp_path_factory):
     rows = [
         Row(system, f"p{i}", 0, {"mn": -0.5 + gain + 0.1 * i, "ls": 0.4 + gain, "vq": None})
         for system, gain in (("base", 0.0), ("tlpo", 0.1))
-        for i in range(3)
+        for i in range(8)
     ]
     report = build_report(
         rows, [], {"accuracy": {"mn": 0.9, "ls": None}, "n": 12}, 63.0, DEFAULT_DIMENSIONS, resamples=100
