@@ -79,8 +79,9 @@ def allowed_texture(turn: float) -> float:
     return 0.55 + 0.02 * turn
 
 
-def allowed_flicker(flow: float) -> float:
-    return 1.1 + 0.6 * flow
+def allowed_flicker(flow: float, detail: float) -> float:
+    """detail: that of the portrait; the same motion leaves more behind where there is more to be moved."""
+    return 1.1 + 0.6 * flow * max(1.0, detail / 1.5)
 
 
 def allowed_mismatch(turn: float) -> float:
@@ -219,7 +220,7 @@ def measure_quality(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray, portrait: Por
         texture=_beyond(
             frechet(statistics_ND, portrait.statistics_ND), allowed_texture(mean_turn), TEXTURE_LIMIT
         ),
-        steadiness=_beyond(flickers[0], allowed_flicker(flickers[1]), FLICKER_LIMIT),
+        steadiness=_beyond(flickers[0], allowed_flicker(flickers[1], portrait.detail), FLICKER_LIMIT),
         shape=_beyond(
             1 - shape_agreement(frames_FHW3[shaped], mesh_FP3[shaped], portrait.warper),
             allowed_mismatch(float(turn_F[shaped].mean())),

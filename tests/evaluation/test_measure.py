@@ -124,5 +124,5 @@ def test_stillness_gains_no_quality(scene):
         measure_clip(generator.decode(portrait, latent), wav, FPS, portrait, judge, mesher).metrics()
         for latent in (x, still)
     )
-    assert frozen["vq"] <= moving["vq"] + 0.01
+    assert frozen["vq"] <= moving["vq"] + 0.02
     assert frozen["mn"] < moving["mn"] - 0.1
