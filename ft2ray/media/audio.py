@@ -96,7 +96,7 @@ def _check_whole(container: InputContainer, stream: Any, seconds: float, name: s
 
     Other headers state sizes that nobody knew when they were written.
     """
-    if "mp4" not in container.format.name or stream.duration is None or stream.time_base is None:
+    if "mov" not in container.format.name or stream.duration is None or stream.time_base is None:
         return
     promised = float(stream.duration * stream.time_base)
     if seconds < (1 - MAX_LOST) * promised - 0.5:
