@@ -35,6 +35,7 @@ from ft2ray.records import PromptGroup
 from ft2ray.rounds.intake import CurationFailed, Intake
 from ft2ray.rounds.policies import is_published, policy_url, publish_version
 from ft2ray.rounds.schedule import Slot, last_step
+from ft2ray.rounds.scores import pairs_by_group
 from ft2ray.run import progress_url, publish, read_fingerprints
 from ft2ray.scratch import scratch_folder
 from ft2ray.storage import Checkpoints, join, read_bytes, write_atomically
@@ -130,7 +131,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     run = new_training(config, rank, workers)
     _, critic = read_fingerprints(run_dir)
-    intake = Intake(config, key, arguments["slots"], lambda group: pairs_of(config, group, critic), rank)
+    intake = Intake(config, key, arguments["slots"], lambda ids: pairs_by_group(config, ids, critic), rank)
     clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
     checkpoints = Checkpoints(join(run_dir, "train", key))

@@ -8,7 +8,7 @@ same list, so that its data order is the one of the first attempt whatever has b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch.distributed as dist
 
@@ -16,6 +16,7 @@ from ft2ray.config import AlignConfig
 from ft2ray.pipeline.curation import group_store, refused_store
 from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
+from ft2ray.rounds.held import HeldGroups
 from ft2ray.rounds.schedule import Slot, last_step, oldest_policy, slots_needed
 from ft2ray.storage import exists, join, list_files, read_json, write_json
 from ft2ray.tlpo.run import TlpoRun
@@ -23,6 +24,7 @@ from ft2ray.tlpo.run import TlpoRun
 POLL_SECONDS = 0.5
 # Groups that join now, how many slots are given up, and whether the step may begin.
 Decision = tuple[list[str], int, bool]
+PairsOf = Callable[[list[str]], Iterator[tuple[str, dict[str, list[Pair]]]]]
 CURATING = "curating"  # a file that is there while groups may still come, where both go on at the same time
 
 
@@ -38,7 +40,7 @@ class Intake:
     """Called with the run before every step; adds groups, and waits until there are enough.
 
     Args:
-        pairs_of: the pairs of a group by pool.
+        pairs_of: the ids of committed groups, in order, with the pairs of each by pool.
         slots: all slots of the run. Those that were refused count as filled.
     """
 
@@ -47,7 +49,7 @@ class Intake:
         config: AlignConfig,
         key: str,
         slots: Sequence[Slot],
-        pairs_of: Callable[[PromptGroup], dict[str, list[Pair]]],
+        pairs_of: PairsOf,
         rank: int,
     ):
         self.config, self.pairs_of, self.rank = config, pairs_of, rank
@@ -55,6 +57,7 @@ class Intake:
         self.slots = slots
         self.wanted = {slot.group_id for slot in slots}
         self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
+        self.held = HeldGroups(lambda group_id: PromptGroup.from_row(self.groups.get(group_id)))
         self.seen: set[str] = set()
         self.given_up = 0
         names = list_files(self.folder, ".json")
@@ -63,9 +66,8 @@ class Intake:
     def __call__(self, run: TlpoRun) -> None:
         while not self.complete:
             joining, enough = self._agree(self._decide(run) if self.rank == 0 else None)
-            for group_id in joining:
-                group = PromptGroup.from_row(self.groups.get(group_id))
-                run.add(group, self.pairs_of(group))
+            for group_id, pairs in self.pairs_of(joining):
+                run.add(self.held.group(group_id), pairs)
             self.seen |= set(joining)
             if self.complete and set(run.dimensions) <= set(run.untrained):
                 raise CurationFailed
@@ -108,11 +110,10 @@ class Intake:
 
     def _lacks_pairs(self, run: TlpoRun, there: set[str]) -> bool:
         lacking = set(run.dimensions) & set(run.untrained)
-        for group_id in there - self.seen:
+        for _, pairs in self.pairs_of(sorted(there - self.seen)):
+            lacking -= {name for name, found in pairs.items() if found}
             if not lacking:
                 break
-            pairs = self.pairs_of(PromptGroup.from_row(self.groups.get(group_id)))
-            lacking -= {name for name, found in pairs.items() if found}
         return bool(lacking)
 
     def _read(self, step: int) -> list[str]:

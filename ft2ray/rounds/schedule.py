@@ -12,6 +12,7 @@ is the base; policy r + 1 is published when the steps of round r are done.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import cycle, islice
 from typing import Any
 
@@ -19,6 +20,7 @@ from ft2ray.config import AlignConfig
 from ft2ray.dimensions import DEFAULT_DIMENSIONS
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.records import Draw, Prompt, content_id
+from ft2ray.rounds.settings import Variation
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,19 @@ def draws(config: AlignConfig, round: int, prompt_id: str) -> list[Draw]:
     Candidates that differ in the way of sampling alone share their noise, so that they show the same motion
     better or worse (DenseDPO, 2506.03517): neither the critic nor the loss has to see through other motion.
     """
-    ways = config.curation.vary.ways(config.generator.sampling)
+    ways = _ways(config.curation.vary, config.generator.sampling)
     return [
         Draw(
             seed=int(content_id(config.seed, round, prompt_id, n // len(ways))[:8], 16),
-            sampler=recorded(way),
+            sampler=dict(way),
         )
         for n, way in enumerate(islice(cycle(ways), config.curation.candidates))
     ]
+
+
+@lru_cache(maxsize=4)  # the same for all of a run's slots, of which there may be 100,000
+def _ways(vary: Variation, sampling: SamplerSettings) -> tuple[dict[str, Any], ...]:
+    return tuple(recorded(way) for way in vary.ways(sampling))
 
 
 def recorded(sampling: SamplerSettings) -> dict[str, Any]:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft2ray.config import AlignConfig
+from ft2ray.errors import DataError, StoredDataError
 from ft2ray.pipeline.curation import group_store
-from ft2ray.preference.rules import FULL
+from ft2ray.preference.rules import FULL, Pair
 from ft2ray.preference.scored_rows import pairs_of_rows
 from ft2ray.records import GROUP_INDEX
 from ft2ray.rounds.schedule import Slot
 from ft2ray.systems import SUM
 
 BATCH_ROWS = 65_536
+GROUPS_AT_A_TIME = 8_192
 
 
 def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
-    """The candidates of the committed groups of these slots, group by group in the order of their ids.
+    """The candidates of the committed groups of these slots: `candidates_of` their ids."""
+    return candidates_of(config, [slot.group_id for slot in slots])
+
+
+def candidates_of(config: AlignConfig, group_ids: Sequence[str]) -> pa.Table:
+    """The candidates of those of these groups that are committed, group by group in the order of their ids.
 
     Columns: group_id, round, critic, place (in its group, from 0), policy, error, and P(Yes) by dimension,
     null where the critic gave none.
     """
-    wanted = pa.array([slot.group_id for slot in slots], pa.string())
+    wanted = pa.array(group_ids, pa.string())
     groups = group_store(config.run_dir).table(GROUP_INDEX)
     groups = groups.filter(pc.is_in(groups["group_id"], wanted)).sort_by("group_id")
     lists = groups["candidates"].combine_chunks()
@@ -53,6 +60,47 @@ def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
     for pairs in pairs_of_rows(batches, config.dimension_names, config.pairs, pools):
         counts.update(pairs["dimension"].to_pylist())
     return dict(counts)
+
+
+def pairs_by_group(
+    config: AlignConfig, group_ids: Sequence[str], critic: str
+) -> Iterator[tuple[str, dict[str, list[Pair]]]]:
+    """Pairs of every dimension, of the summed score and of stage 2, group by group in the order of their ids.
+
+    Args:
+        group_ids: committed groups; their scores come from the index, no tensor is read.
+        critic: fingerprint of the run's critic.
+
+    Raises:
+        DataError: where another critic gave the scores.
+        StoredDataError: where a group is not in the store any more.
+    """
+    names, pools = config.dimension_names, (*config.dimension_names, SUM, FULL)
+    candidates = candidates_of(config, group_ids)
+    others = set(candidates["critic"].unique().to_pylist()) - {critic}
+    if others:
+        raise DataError(
+            f"groups of this run were scored by critic {', '.join(map(str, others))}, now it is {critic}: "
+            "scores of two critics cannot be mixed; take that critic again, or a new run_dir"
+        )
+    lost = set(group_ids) - set(candidates["group_id"].unique().to_pylist())
+    if lost:
+        raise StoredDataError(
+            group_store(config.run_dir).root, f"the prompt group {min(lost)} is missing", "it is made again"
+        )
+    for start in range(0, len(group_ids), GROUPS_AT_A_TIME):
+        some = sorted(group_ids)[start : start + GROUPS_AT_A_TIME]
+        found: dict[str, dict[str, list[Pair]]] = {
+            group_id: {name: [] for name in pools} for group_id in some
+        }
+        rows = candidates.filter(pc.is_in(candidates["group_id"], pa.array(some, pa.string())))
+        for table in pairs_of_rows(
+            rows.select(["group_id", *names]).to_batches(), names, config.pairs, pools
+        ):
+            columns = (column.to_pylist() for column in table.columns)
+            for pool, group_id, *pair in zip(*columns, strict=True):
+                found[group_id][pool].append(Pair(*pair))
+        yield from found.items()
 
 
 def critics(run_dir: str) -> set[str]:

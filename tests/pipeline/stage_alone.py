@@ -18,10 +18,11 @@ from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.curation import curate, missing_slots
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.preflight import check_resources
-from ft2ray.pipeline.training import new_training, pairs_of, train
+from ft2ray.pipeline.training import new_training, train
 from ft2ray.rounds.intake import Intake
 from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.schedule import slots, training_key
+from ft2ray.rounds.scores import pairs_by_group
 from ft2ray.run import write_fingerprints, write_inputs
 
 
@@ -54,7 +55,7 @@ def replayed(given: Sequence[str]) -> tuple[str, list]:
     work, critic = begun(given)
     run = new_training(work.config)
     intake = Intake(
-        work.config, work.key, work.slots, lambda group: pairs_of(work.config, group, critic), rank=0
+        work.config, work.key, work.slots, lambda ids: pairs_by_group(work.config, ids, critic), rank=0
     )
     run.train(run.last_step, lambda run: None, intake)
     return run.policy().fingerprint, json.loads(json.dumps(run.curves))

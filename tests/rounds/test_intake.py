@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,7 +91,10 @@ def every_dimension(group):
 
 
 def taking_in(config, wanted, pairs_of=every_dimension):
-    return Intake(config, KEY, wanted, pairs_of, rank=0)
+    def of_all(ids):
+        return ((group_id, pairs_of(SimpleNamespace(group_id=group_id))) for group_id in ids)
+
+    return Intake(config, KEY, wanted, of_all, rank=0)
 
 
 def written(config) -> dict[int, list[str]]:

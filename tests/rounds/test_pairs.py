@@ -5,12 +5,13 @@ import pytest
 
 from ft2ray.config import AlignConfig
 from ft2ray.critic.base import CriticCard
+from ft2ray.errors import DataError, StoredDataError
 from ft2ray.pipeline.align import check_critic
 from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.training import pairs_of
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds.schedule import Slot
-from ft2ray.rounds.scores import pair_counts, scored_candidates
+from ft2ray.rounds.scores import pair_counts, pairs_by_group, scored_candidates
 
 CONFIG = AlignConfig()
 
@@ -64,6 +65,28 @@ def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
     config, slots = stored(tmp_path, group("a", "mine"), group("b", critic))
     with pytest.raises(ValueError, match="scores of the critics .*: scores of two critics never meet"):
         pair_counts(config, scored_candidates(config, slots))
+
+
+@pytest.mark.parametrize("kind", ["best_worst", "all"])
+def test_the_training_gets_the_pairs_of_each_group_from_the_index_alone(tmp_path, monkeypatch, kind):
+    rng = np.random.default_rng(0)
+    groups = [group(f"{n:02}", "mine") for n in range(12)]
+    for n, one in enumerate(groups):
+        for candidate in one.candidates[n % 3 :]:
+            candidate.scores = rng.random(3).tolist()
+        if n == 5:
+            one.candidates[0].scores = None
+    config = CONFIG.replaced(run_dir=str(tmp_path), pairs=CONFIG.pairs.replaced(kind=kind, margin=0.0))
+    for one in groups:
+        group_store(config.run_dir).commit_once([one.to_row()])
+    monkeypatch.setattr("ft2ray.rounds.scores.GROUPS_AT_A_TIME", 5)
+    wanted = [one.group_id for one in groups if one.group_id != "03"]
+    found = list(pairs_by_group(config, wanted, "mine"))
+    assert found == [(g.group_id, pairs_of(config, g, "mine")) for g in groups if g.group_id != "03"]
+    with pytest.raises(StoredDataError, match="the prompt group lost is missing"):
+        next(pairs_by_group(config, ["00", "lost"], "mine"))
+    with pytest.raises(DataError, match="were scored by critic mine, now it is another"):
+        next(pairs_by_group(config, wanted, "another"))
 
 
 def test_a_run_folder_with_another_critics_scores_is_refused(tmp_path):
