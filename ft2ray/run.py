@@ -18,7 +18,7 @@ The folder is a local path or an s3:// URL.
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -27,10 +27,20 @@ from typing import Any
 
 import ft2ray
 from ft2ray.config import AlignConfig, load_config, read_yaml, to_yaml
-from ft2ray.errors import DataError
+from ft2ray.errors import DataError, StoredDataError
 from ft2ray.records import Prompt
 from ft2ray.rounds.prompts import Plan, Quarantined
-from ft2ray.storage import absolute, base_name, exists, join, local_copy, read_bytes, write_atomically
+from ft2ray.storage import (
+    absolute,
+    base_name,
+    exists,
+    join,
+    local_copy,
+    read_bytes,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 EARLIER_SECTIONS = {"preference", "cluster", "plan"}  # of settings before they had their owners' names
 PACKAGES = (
@@ -45,6 +55,10 @@ PACKAGES = (
     "ctranslate2",
     "av",
 )
+
+AGAIN = "`ft2ray align` with the settings of this run writes it again"
+
+log = logging.getLogger(__name__)
 
 
 def publish(run_dir: str | Path, policy: str | Path) -> None:
@@ -90,7 +104,7 @@ def read_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> AlignConf
 
 
 def read_plan(run_dir: str | Path) -> Plan:
-    tree = json.loads(read_bytes(join(run_dir, "prompts.json")))
+    tree = read_json(join(run_dir, "prompts.json"), "the list of prompts", AGAIN)
     return Plan(
         curation=[Prompt(**p) for p in tree["curation"]],
         evaluation=[Prompt(**p) for p in tree["evaluation"]],
@@ -99,7 +113,7 @@ def read_plan(run_dir: str | Path) -> Plan:
 
 
 def read_versions(run_dir: str | Path) -> dict[str, str]:
-    return json.loads(read_bytes(join(run_dir, "versions.json")))
+    return read_json(join(run_dir, "versions.json"), "the list of versions", AGAIN)
 
 
 def write_fingerprints(run_dir: str | Path, generator: str, critic: str) -> None:
@@ -114,7 +128,7 @@ def read_fingerprints(run_dir: str | Path) -> tuple[str, str]:
         raise DataError(
             f"{run_dir} holds no run that has begun; start it with `ft2ray align run_dir={run_dir}`"
         )
-    found = json.loads(read_bytes(file))
+    found = read_json(file, "the note of base and critic", AGAIN)
     return found["generator"], found["critic"]
 
 
@@ -137,8 +151,14 @@ def add_seconds(run_dir: str | Path, stage: str, seconds: float) -> None:
 
 def read_seconds(run_dir: str | Path) -> dict[str, float]:
     file = join(run_dir, "seconds.json")
-    return json.loads(read_bytes(file)) if exists(file) else {}
+    try:
+        return (
+            read_json(file, "the note of wall times", "they are counted from 0 again") if exists(file) else {}
+        )
+    except StoredDataError as error:  # nothing depends on them
+        log.warning("%s", error)
+        return {}
 
 
-def _write_json(run_dir: str | Path, file: str, value: Any) -> None:
-    write_atomically(join(run_dir, file), json.dumps(value, indent=1).encode())
+def _write_json(run_dir: str | Path, file: str, value: dict[str, Any]) -> None:
+    write_json(join(run_dir, file), value)

@@ -5,6 +5,7 @@ import pytest
 from ft2ray import run as run_folder
 from ft2ray import storage
 from ft2ray.config import load_config
+from ft2ray.errors import StoredDataError
 from ft2ray.records import Prompt
 from ft2ray.rounds.prompts import Plan, Quarantined
 from ft2ray.storage import join
@@ -47,3 +48,26 @@ def test_a_local_run_belongs_to_one_at_a_time(tmp_path):
         pytest.fail("two at once")
     with storage.exclusive(tmp_path, "ft2ray align"):
         pass
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"{}", b"[]", b'{"generator": "a", "critic": "b", "digest": "0"}']
+)
+def test_damaged_notes_are_named_and_lost_wall_times_stop_nothing(tmp_path, caplog, content):
+    run_folder.write_inputs(load_config(None, [f"run_dir={tmp_path}"]), Plan([], [], []))
+    run_folder.write_fingerprints(tmp_path, "generator", "critic")
+    run_folder.add_seconds(tmp_path, "curation", 2.0)
+    readers = {
+        "prompts.json": run_folder.read_plan,
+        "versions.json": run_folder.read_versions,
+        "fingerprints.json": run_folder.read_fingerprints,
+    }
+    for name, read in readers.items():
+        read(tmp_path)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(StoredDataError, match=f"{tmp_path}/{name}: .* is damaged.*writes it again"):
+            read(tmp_path)
+    (tmp_path / "seconds.json").write_bytes(content)
+    assert run_folder.read_seconds(tmp_path) == {} and "seconds.json: the note of wall times" in caplog.text
+    run_folder.add_seconds(tmp_path, "curation", 3.0)
+    assert run_folder.read_seconds(tmp_path) == {"curation": 3.0}

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ft2ray.media.video import FPS, write_video
 from ft2ray.observe.tensorboard import CELL, animation, board, heat_maps, show_clips
-from ft2ray.storage import download, is_s3, join, list_files
+from ft2ray.storage import download, join, list_files, local_path
 
 EXPERTS = ("mn", "ls", "vq")
 
@@ -21,7 +21,7 @@ def run_dir(request, tmp_path) -> str:
 
 
 def read(folder: str, tmp_path) -> EventAccumulator:
-    if is_s3(folder):
+    if local_path(folder) is None:
         local = tmp_path / f"read-{len(os.listdir(tmp_path))}"
         for file in list_files(folder):
             download(join(folder, file), local / file)
