@@ -9,7 +9,7 @@ from __future__ import annotations
 from ft2ray.config import AlignConfig
 from ft2ray.errors import WeightsError
 from ft2ray.loaders import is_code
-from ft2ray.storage import is_s3, join, list_files, size
+from ft2ray.storage import join, list_files, local_path, size
 
 # Memory of their own (without what processes share) that the embedded models held at most at the default
 # settings, with a quarter more, from `python studies/pool_memory.py` (CPU, torch 2.13, Ray 2.60).
@@ -66,7 +66,7 @@ def check_weights(config: AlignConfig) -> None:
         ("generator.weights", config.generator.weights),
         ("critic.weights", config.critic.weights),
     ):
-        a_path = is_s3(weights) or weights.startswith(("/", ".")) or "/" not in weights
+        a_path = local_path(weights) is None or weights.startswith(("/", ".")) or "/" not in weights
         if weights == "embedded" or is_code(weights) or not a_path:  # else maybe a name on the hub
             continue
         if not list_files(weights, ".safetensors", recursive=True):
