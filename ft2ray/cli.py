@@ -65,6 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     align.set_defaults(run_command=_align)
 
+    check = commands.add_parser(
+        "check", help="whether a configuration can work, and fits a Kubernetes manifest; starts nothing"
+    )
+    check.add_argument("settings", nargs="*", metavar="CONFIG.yaml | a.b=c", help="as for align")
+    check.add_argument(
+        "--on", metavar="MANIFEST", help="rendered YAML, or a folder such as cluster/overlays/gpu"
+    )
+    check.set_defaults(run_command=_check)
+
     plan = commands.add_parser(
         "plan", help="memory, time and cost of a configuration on named GPUs; starts nothing"
     )
@@ -171,6 +180,13 @@ def _align(arguments: argparse.Namespace) -> None:
     from ft2ray.pipeline.align import align
 
     align(config)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from ft2ray.pipeline.manifest import check
+
+    needed = check(read_settings(arguments.settings), arguments.on)
+    print("\n".join(["The configuration can work.", *(f"needed: {line}" for line in needed)]))
 
 
 def _plan(arguments: argparse.Namespace) -> None:
