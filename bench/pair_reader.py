@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ft2ray.preference.draws import DrawRule, PairPool, draws
 from ft2ray.preference.rules import PairRule, pairs
-from ft2ray.records import GROUP, Candidate, PromptGroup, content_id
+from ft2ray.records import GROUP, GROUP_INDEX, Candidate, PromptGroup, content_id
 from ft2ray.storage import RowStore
 from ft2ray.tlpo.step import pair_batch
 
@@ -68,9 +68,30 @@ def measure(repetitions: int) -> list[Figure]:
 
 
 def fill(folder: str, shape: tuple[int, ...]) -> None:
-    rng, store = np.random.default_rng(0), RowStore(folder, GROUP, "group_id")
+    store = RowStore(folder, GROUP, "group_id", GROUP_INDEX)
     for g in range(GROUPS):
-        candidates = [
+        store.commit([filled_group(g, shape, CANDIDATES).to_row()])
+
+
+def filled_group(g: int, shape: tuple[int, ...], candidates: int) -> PromptGroup:
+    """A scored group of random latents of this shape [C, F, H, W]."""
+    rng = np.random.default_rng(g)
+    return PromptGroup(
+        group_id=content_id(g),
+        round=0,
+        prompt_id=content_id("prompt", g),
+        portrait="",
+        portrait_id="",
+        speech="",
+        start_seconds=0.0,
+        seconds=3.0,
+        generator="",
+        critic="",
+        dimensions=("mn", "ls", "vq"),
+        text_LD=None,
+        audio_LD=rng.standard_normal((150, 64), np.float32),
+        frames=75,
+        candidates=[
             Candidate(
                 candidate_id=content_id(g, n),
                 policy="base",
@@ -80,26 +101,9 @@ def fill(folder: str, shape: tuple[int, ...]) -> None:
                 lip_mask=np.ones((1, *shape[1:]), np.float32),
                 scores=rng.random(3).tolist(),
             )
-            for n in range(CANDIDATES)
-        ]
-        group = PromptGroup(
-            group_id=content_id(g),
-            round=0,
-            prompt_id=content_id("prompt", g),
-            portrait="",
-            portrait_id="",
-            speech="",
-            start_seconds=0.0,
-            seconds=3.0,
-            generator="",
-            critic="",
-            dimensions=("mn", "ls", "vq"),
-            text_LD=None,
-            audio_LD=rng.standard_normal((150, 64), np.float32),
-            frames=75,
-            candidates=candidates,
-        )
-        store.commit([group.to_row()])
+            for n in range(candidates)
+        ],
+    )
 
 
 def pairs_of(p_N: list[float]) -> list:
@@ -108,7 +112,8 @@ def pairs_of(p_N: list[float]) -> list:
 
 def ours(folder: str) -> None:
     groups = {
-        row["group_id"]: PromptGroup.from_row(row) for row in RowStore(folder, GROUP, "group_id").rows()
+        row["group_id"]: PromptGroup.from_row(row)
+        for row in RowStore(folder, GROUP, "group_id", GROUP_INDEX).rows()
     }
     pool = PairPool((group_id, pairs_of(group.scores_NK()[:, 0])) for group_id, group in groups.items())
 

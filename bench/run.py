@@ -27,6 +27,7 @@ BENCHES = {
     "critic": "critic_speed.py",
     "pairs": "pair_building.py",
     "reader": "pair_reader.py",
+    "checksums": "checksum_cost.py",
     "curation": "curation_speed.py",
     "together": "overlap.py",
 }
