@@ -33,8 +33,8 @@ class Variation(Settings):
 
     Empty, as by default: that of generator.sampling, and candidates differ by their seed alone. What else
     differs becomes what the experts learn: with several noise scales "prefer less noise" explained 77 % of
-    the scores' variance inside a group. A guidance far from the one that is compared teaches only to come back
-    to that one.
+    the scores' variance inside a group. A guidance far from the one that is compared teaches only to come
+    back to that one.
     """
 
     audio_scale: tuple[float, ...] = ()
