@@ -86,8 +86,6 @@ def _smooth(x_CF: np.ndarray, basis: MotionBasis, rng: np.random.Generator, sigm
 
 
 def _blur(frames_FHW3: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
-    import cv2
-
     return np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in frames_FHW3]) if sigma else frames_FHW3
 
 
@@ -96,8 +94,6 @@ def _noise(frames_FHW3: np.ndarray, rng: np.random.Generator, spread: float) -> 
 
 
 def _jpeg(frames_FHW3: np.ndarray, rng: np.random.Generator, quality: float) -> np.ndarray:
-    import cv2
-
     return np.stack(
         [
             cv2.imdecode(cv2.imencode(".jpg", f, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1], 1)
