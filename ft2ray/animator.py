@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from ft2ray.errors import UserError
+from ft2ray.errors import NonFiniteError, UserError
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.loaders import load_generator
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
-from ft2ray.media.portrait import load_portrait
+from ft2ray.media.portrait import Portrait, load_portrait
 from ft2ray.media.video import write_video
 from ft2ray.systems import BASE, TLPO, UNIFORM
 from ft2ray.tlpo.experts import detach_experts
@@ -76,6 +77,24 @@ class Animator:
             self.attached = None if old is None else AttachedPolicy(transformer, old.policy)
             raise
 
+    def adopt(self, policy: Policy) -> None:
+        """`attach` a policy that every system of it works with; else raise and keep the old one.
+
+        Raises:
+            WeightsError: the policy does not fit the generator.
+            NonFiniteError: one of its systems gives numbers that are not finite.
+        """
+        old = self.attached
+        self.attach(policy)
+        try:
+            for system in policy.systems:
+                self._use(system, None)
+                self.probe()
+        except Exception:
+            detach_experts(self.generator.transformer)
+            self.attached = None if old is None else AttachedPolicy(self.generator.transformer, old.policy)
+            raise
+
     def animate(
         self,
         portrait_path: str | Path,
@@ -97,11 +116,24 @@ class Animator:
                 the policy does not have.
             Stopped: soon after `progress` returned False.
         """
-        system = system or next(name for name in BEST if name in self.systems)
-        self._use(system, weights)
         portrait = load_portrait(portrait_path, self.size, self.mesher)
         wav_T = read_audio(audio_path, self.max_seconds)
         check_speech(wav_T, Path(audio_path).name, max_seconds=self.max_seconds)
+        return self.speak(portrait, wav_T, sampler, seed, system, weights, progress)
+
+    def speak(
+        self,
+        portrait: Portrait,
+        wav_T: np.ndarray,
+        sampler: SamplerSettings,
+        seed: int = 0,
+        system: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        progress: Progress = lambda state, share: True,
+    ) -> Clip:
+        """`animate` with a portrait and speech that are read and checked already."""
+        system = system or next(name for name in BEST if name in self.systems)
+        self._use(system, weights)
         _go_on(progress("encoding", 0.0))
         conditions = self.generator.encode_prompt(portrait, wav_T)
         _go_on(progress("sampling", 0.0))
@@ -120,7 +152,7 @@ class Animator:
         return Clip(mp4, frames, frames / fps, system, policy, self.generator.fingerprint)
 
     def probe(self) -> None:
-        """One sampling step of a built-in clip; raises RuntimeError where its numbers are not finite."""
+        """One sampling step of a built-in clip; NonFiniteError where its numbers are not finite."""
         if self._probe is None:
             assets = Path(str(files("ft2ray") / "assets"))
             portrait = load_portrait(assets / "portraits" / "grace_hopper.jpg", self.size, self.mesher)
@@ -128,7 +160,7 @@ class Animator:
             self._probe = self.generator.encode_prompt(portrait, wav_T)
         x_CFHW = self.generator.sample(self._probe, 0, SamplerSettings(steps=1))
         if not torch.isfinite(x_CFHW).all():
-            raise RuntimeError("the generator gives numbers that are not finite; its weights are broken")
+            raise NonFiniteError("the generator gives numbers that are not finite; its weights are broken")
 
     def _use(self, system: str, weights: Mapping[str, float] | None) -> None:
         if self.attached is not None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from ft2ray.errors import FT2RayError
 from ft2ray.serving.refusal import Refusal
 
 ATTEMPTS = 2
@@ -33,9 +34,11 @@ async def ask(method: DeploymentHandle, *args: Any) -> Any:
             raise
         except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
             _refuse_unless_worth_another_try(error, left)
+        except RayTaskError as error:
+            raise _cause(error) from error
 
 
-async def stream(method: DeploymentHandle, *args: Any) -> AsyncIterator[Any]:
+async def stream(method: DeploymentHandle, *args: Any) -> AsyncGenerator[Any, None]:
     """What a generator method yields; after the death of its replica from the start again, on another one."""
     for left in reversed(range(ATTEMPTS)):
         call: Any = method.options(stream=True).remote(*args)
@@ -48,6 +51,13 @@ async def stream(method: DeploymentHandle, *args: Any) -> AsyncIterator[Any]:
             raise
         except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
             _refuse_unless_worth_another_try(error, left)
+        except RayTaskError as error:
+            raise _cause(error) from error
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """What the replica raised where it is a sentence; Ray's own wrapper would put a traceback into it."""
+    return error.cause if isinstance(error.cause, FT2RayError) else error
 
 
 def _refuse_unless_worth_another_try(error: Exception, left: int) -> None:

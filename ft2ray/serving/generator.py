@@ -13,9 +13,9 @@ admission, deadline and replacement of a dead replica are those of every other r
 import asyncio
 import hashlib
 import json
-import tempfile
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
@@ -25,19 +25,25 @@ from ray.serve.handle import DeploymentHandle
 from starlette.responses import Response, StreamingResponse
 
 from ft2ray import storage
-from ft2ray.serving.calls import http_host, stream
-from ft2ray.serving.front import INTERNAL, REFUSALS, Deadline, body_of, deadline_missed, front, log
-from ft2ray.serving.orders import Event, Made, Order
-from ft2ray.serving.portrait_generator import PortraitGenerator
-from ft2ray.serving.references import answering
-from ft2ray.serving.refusal import Refusal
+from ft2ray.errors import StoreRefused
+from ft2ray.loaders import generator_fingerprint
+from ft2ray.scratch import remove_leftovers, scratch_folder
+from ft2ray.serving.application import application
+from ft2ray.serving.calls import ask, http_host, stream
+from ft2ray.serving.decoding import Decoders
+from ft2ray.serving.front import REFUSALS, Deadline, Slots, body_of, deadline_missed, front
+from ft2ray.serving.orders import Event, Made, Order, State
+from ft2ray.serving.portrait_generator import PortraitGenerator, served_config, served_weights
+from ft2ray.serving.readers import prompt_reader
+from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import GeneratorServeConfig, check_exposure
-from ft2ray.serving.uploads import Kind, Media, place, read_fields
+from ft2ray.serving.uploads import Media, named_by_field, place, read_request
 
 ROUTE = "/v1/generate"
 NDJSON = "application/x-ndjson"
+HEALTH_SECONDS = 5.0
 
-Generate = Callable[[Order], AsyncIterator[Event]]
+Generate = Callable[[Order], AsyncGenerator[Event, None]]
 
 
 def _from_json(value: Any) -> Any:
@@ -96,12 +102,17 @@ MP4_ANSWER: dict[str, Any] = {
 }
 
 
-def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI:
+def generator_api(
+    settings: GeneratorServeConfig, size: int, generate: Generate, state: Callable[[], Awaitable[State]]
+) -> FastAPI:
+    """The application: `size` is the side of portraits, `generate` and `state` ask a replica."""
+    decode, slots = Decoders(partial(prompt_reader, size, settings.max_seconds), settings), Slots(settings)
     api = front(
         ROUTE,
         settings,
         "Portrait generator",
         "Lets a portrait speak a recording, by the base generator or by the aligned policy of a run.",
+        lifespan=decode,
     )
     example = {"portrait": "s3://media/ada.jpg", "audio": "s3://media/one.flac", "result": "reference"}
 
@@ -113,19 +124,20 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
         openapi_extra=body_of(GenerateRequest, ["portrait", "audio"], {"references": {"value": example}}),
     )
     async def animate(request: Request) -> Response:
-        asked = GenerateRequest(**await read_fields(request))
+        slots.check()
+        asked = await read_request(request, GenerateRequest)
         if asked.result != "mp4" and settings.result_store is None:
             raise Refusal(422, "no_result_store", "no result_store is set up here; ask for result=mp4.")
         if asked.steps is not None and asked.steps > settings.max_steps:
             raise Refusal(422, "too_many_steps", f"steps may be {settings.max_steps} at most.")
-        events = generate(await asyncio.to_thread(order, asked))
         if asked.result == "progress":
+            events = work(asked)
             first = await anext(events)  # a refusal is still a status code here, later only a line
             if isinstance(first, Refusal):
                 raise first
             lines = progress_lines(first, events, asked.seed, request.scope["deadline"])
             return StreamingResponse(lines, media_type=NDJSON)
-        clip = await last(events)
+        clip = await last(work(asked))
         if asked.result == "reference":
             answer = await asyncio.to_thread(keep, clip, asked.seed)
             return Response(answer.model_dump_json(), media_type="application/json")
@@ -135,61 +147,76 @@ def generator_api(settings: GeneratorServeConfig, generate: Generate) -> FastAPI
         }
         return Response(clip["mp4"], media_type="video/mp4", headers=headers)
 
-    def order(asked: GenerateRequest) -> Order:
-        def media(name: str, kind: Kind, folder: Path) -> tuple[bytes, str]:
-            path = place(getattr(asked, name), name, kind, folder, settings)
-            return path.read_bytes(), path.suffix
+    @api.get(f"{ROUTE}/health", summary="Which policy is at work", responses=REFUSALS)
+    async def health() -> State:
+        """The policy of one replica, and why the run's current one is refused where it is."""
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                return await state()
+        except TimeoutError:
+            raise Refusal(503, "busy", "all replicas are at work; ask again later.", 5.0) from None
 
-        with tempfile.TemporaryDirectory() as folder:
-            return Order(
-                portrait=media("portrait", "picture", Path(folder)),
-                audio=media("audio", "audio", Path(folder)),
-                seed=asked.seed,
-                system=asked.system,
-                weights=asked.weights,
-                steps=asked.steps,
-                audio_scale=asked.audio_scale,
-            )
+    async def work(asked: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """What the generator says of a request, in one of the slots."""
+        async with slots.one():
+            async for event in generate(await order(asked)):
+                yield event
+
+    async def order(asked: GenerateRequest) -> Order:
+        with scratch_folder() as folder, named_by_field(folder):
+            portrait = await asyncio.to_thread(place, asked.portrait, "portrait", "picture", folder, settings)
+            audio = await asyncio.to_thread(place, asked.audio, "audio", "audio", folder, settings)
+            loaded, wav_T = await decode(portrait, audio)
+        return Order(
+            portrait=loaded,
+            wav_T=wav_T,
+            seed=asked.seed,
+            system=asked.system,
+            weights=asked.weights,
+            steps=asked.steps,
+            audio_scale=asked.audio_scale,
+        )
 
     def keep(clip: Made, seed: int) -> GenerateAnswer:
         """Into the result store, under a name that its content gives: made twice it is kept once."""
         assert settings.result_store is not None
         url = storage.join(settings.result_store, hashlib.sha256(clip["mp4"]).hexdigest()[:16] + ".mp4")
-        with answering(url):
+        try:
             storage.write_atomically(url, clip["mp4"])
             link = storage.presigned(url, settings.link_seconds)
+        except OSError as error:  # no permission, no room
+            raise StoreRefused(f"{url}: {error}") from error
         return GenerateAnswer(url=url, link=link, **facts(clip, seed))
 
     async def progress_lines(
-        event: Event, events: AsyncIterator[Event], seed: int, deadline: Deadline
-    ) -> AsyncIterator[str]:
+        event: Event, events: AsyncGenerator[Event, None], seed: int, deadline: Deadline
+    ) -> AsyncGenerator[str, None]:
         try:
-            while isinstance(event, tuple | Refusal):
-                if isinstance(event, Refusal):
-                    raise event
-                yield line(state=event[0], share=event[1])
-                async with asyncio.timeout_at(deadline.at):
-                    event = await anext(events)
+            async with aclosing(events):
+                while isinstance(event, tuple | Refusal):
+                    if isinstance(event, Refusal):
+                        raise event
+                    yield line(state=event[0], share=event[1])
+                    async with asyncio.timeout_at(deadline.at):
+                        event = await anext(events)
             async with asyncio.timeout_at(deadline.at):
                 answer = await asyncio.to_thread(keep, event, seed)
             yield line(state="done", **answer.model_dump())
         except TimeoutError:
             yield line(state="failed", **deadline_missed(deadline.seconds).problem)
-        except Refusal as refusal:
-            yield line(state="failed", **refusal.problem)
-        except Exception:
-            log.exception("a clip failed")
-            yield line(state="failed", **INTERNAL.problem)
+        except Exception as error:  # the lines have begun: what would be a status code is the last of them
+            yield line(state="failed", **refusal_of(error).problem)
 
     return api
 
 
-async def last(events: AsyncIterator[Event]) -> Made:
-    async for event in events:
-        if isinstance(event, Refusal):
-            raise event
-        if not isinstance(event, tuple):
-            return event
+async def last(events: AsyncGenerator[Event, None]) -> Made:
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Refusal):
+                raise event
+            if not isinstance(event, tuple):
+                return event
     raise AssertionError("a generator ends with a clip or with a refusal")
 
 
@@ -202,33 +229,37 @@ def line(**fields: Any) -> str:
     return json.dumps(fields) + "\n"
 
 
-@serve.deployment(name="GeneratorFront")
+@serve.deployment(
+    name="GeneratorFront",
+    max_ongoing_requests=64,  # connections; FrontSettings.slots is how many are worked on
+    max_queued_requests=16,
+    autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
+    ray_actor_options={"num_cpus": 0.2},
+)
 @serve.ingress()
 class GeneratorFront:
     def __init__(self, settings: GeneratorServeConfig, generator: DeploymentHandle):
         check_exposure(http_host(), settings.token())
+        remove_leftovers()
         self.settings, self.generator = settings, generator
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return generator_api(self.settings, lambda order: stream(self.generator.animate, order))
+        size = served_config(self.settings).generator.size
+        return generator_api(
+            self.settings,
+            size,
+            lambda order: stream(self.generator.animate, order),
+            lambda: ask(self.generator.state),
+        )
+
+
+def check(settings: GeneratorServeConfig) -> None:
+    """Raise where the generator cannot be served; it is not loaded."""
+    weights, allow_code = served_weights(settings)
+    generator_fingerprint(weights, allow_code)
 
 
 def build(args: GeneratorServeConfig) -> serve.Application:
-    """The application; limits and scaling are those of the deployments below, or of the config file."""
-    busy = {"retry_after_s": args.retry_after_seconds}
-    generator = PortraitGenerator.options(  # type: ignore[attr-defined]  # the decorators make Deployments
-        max_ongoing_requests=1,
-        max_queued_requests=8,
-        backpressure_config=busy,
-        autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 1},
-        ray_actor_options={"num_cpus": 0.5},
-        health_check_period_s=30,
-        health_check_timeout_s=60,
-    ).bind(args)
-    return GeneratorFront.options(  # type: ignore[attr-defined]
-        max_ongoing_requests=16,
-        max_queued_requests=16,
-        backpressure_config=busy,
-        autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
-        ray_actor_options={"num_cpus": 0.2},
-    ).bind(args, generator)
+    """The application; a config file may override the limits and scaling of its deployments."""
+    stores = args.stores if args.result_store is None else (*args.stores, args.result_store)
+    return application(GeneratorFront, args, PortraitGenerator, (args,), partial(check, args), stores)

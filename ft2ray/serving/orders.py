@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+from pydantic import BaseModel, Field
 
 from ft2ray.serving.refusal import Refusal
+
+if TYPE_CHECKING:
+    from ft2ray.media.portrait import Portrait
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a front asks for; the media as the bytes of their files, each with the file's ending."""
+    """What a front asks for; portrait and recording are decoded and checked (T: 16 kHz samples)."""
 
-    portrait: tuple[bytes, str]
-    audio: tuple[bytes, str]
+    portrait: Portrait
+    wav_T: np.ndarray
     seed: int
     system: str | None
     weights: dict[str, float] | None
@@ -30,6 +36,15 @@ class Made(TypedDict):
     system: str
     policy: str
     generator: str
+
+
+class State(BaseModel):
+    """What a replica serves."""
+
+    policy: str = Field(
+        description="fingerprint of the policy at work, or base", examples=["c0ffee0123456789"]
+    )
+    refused: str | None = Field(description="why the run's current policy is not the one at work")
 
 
 # (state, share of it that is done), and in the end the clip, or why there is none

@@ -1,56 +1,87 @@
 """The generator as a deployment: one clip at a time, always by the run's current policy.
 
-A thread looks at the run's current policy and loads a new one beside the work that goes on. It is attached by
-the worker that makes the clips, so always between two of them: a clip in the making ends on the policy that
-it began with, the next one has the new policy, and nobody waits for the loading.
+A thread looks at the run's current policy and loads a new one beside the work that goes on. The worker that
+makes the clips tries it out and adopts it, so always between two of them: a clip in the making ends on the
+policy that it began with, the next one has the new policy, and nobody waits for the loading.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray import serve
 
-from ft2ray import storage
 from ft2ray.config import AlignConfig
-from ft2ray.errors import MediaError, UserError
-from ft2ray.serving.orders import Event, Made, Order
-from ft2ray.serving.refusal import Refusal
+from ft2ray.errors import FT2RayError
+from ft2ray.run import read_config
+from ft2ray.serving.orders import Event, Made, Order, State
+from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import GeneratorServeConfig
 
 if TYPE_CHECKING:  # the front imports this module for its name only, and does without torch
     from ft2ray.animator import Progress
+    from ft2ray.serving.policies import Follower
 
 GRACE_SECONDS = 60.0  # beyond the deadline; a clip that then still has the worker will keep it for ever
 log = logging.getLogger("ray.serve")
 
 
-@serve.deployment(name="PortraitGenerator")
+def served_config(settings: GeneratorServeConfig) -> AlignConfig:
+    """The configuration of the run that is served, else the defaults."""
+    return read_config(settings.run_dir) if settings.run_dir else AlignConfig()
+
+
+def served_weights(settings: GeneratorServeConfig) -> tuple[str, bool]:
+    """Which generator is served, and whether code may be imported for it.
+
+    Whoever writes the service's own settings may name code; a run folder is data, possibly in a bucket.
+    """
+    if settings.weights is not None:
+        return settings.weights, True
+    return served_config(settings).generator.weights, settings.allow_code
+
+
+@serve.deployment(
+    name="PortraitGenerator",
+    max_ongoing_requests=1,
+    max_queued_requests=8,
+    autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 1},
+    ray_actor_options={"num_cpus": 0.5},
+    health_check_period_s=30,
+    health_check_timeout_s=60,
+)
 class PortraitGenerator:
     def __init__(self, settings: GeneratorServeConfig):
-        from ft2ray.animator import Animator
-        from ft2ray.run import read_config
+        import torch
 
+        from ft2ray.animator import Animator
+        from ft2ray.serving.policies import Follower
+
+        torch.set_num_threads(1)
         self.settings = settings
-        config = read_config(settings.run_dir) if settings.run_dir else AlignConfig()
+        config = served_config(settings)
         self.defaults = config.generator.sampling
-        weights = settings.weights or config.generator.weights
-        allowed = settings.allow_code or settings.weights is not None
-        self.animator = Animator(weights, config.generator.size, settings.max_seconds, allowed)
+        weights, allow_code = served_weights(settings)
+        self.animator = Animator(weights, config.generator.size, settings.max_seconds, allow_code)
         self.animator.probe()
         self.worker = ThreadPoolExecutor(1)
         self.began: float | None = None
+        self.follower: Follower | None = None
         if settings.run_dir:
-            self.current = self._adopt_current(settings.run_dir, None)
-            threading.Thread(target=self._follow, args=(settings.run_dir,), daemon=True).start()
+            adopt = self.animator.adopt
+            self.follower = Follower(
+                settings.run_dir,
+                self.animator.generator.fingerprint,
+                lambda policy: self.worker.submit(adopt, policy).result(),
+            )
+            self.follower.look()
+            threading.Thread(target=self._follow, args=(self.follower,), daemon=True).start()
 
     async def animate(self, order: Order) -> AsyncIterator[Event]:
         """Progress, then the clip or the reason why there is none; leaving early stops the work."""
@@ -71,6 +102,11 @@ class PortraitGenerator:
             wanted = False
             work.cancel()  # where it has not begun
 
+    async def state(self) -> State:
+        return State(
+            policy=self.animator.policy, refused=None if self.follower is None else self.follower.refused
+        )
+
     async def check_health(self) -> None:
         began = self.began
         if began is None:
@@ -88,50 +124,25 @@ class PortraitGenerator:
             audio_scale=defaults.audio_scale if order.audio_scale is None else order.audio_scale,
         )
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                portrait = Path(folder) / f"portrait{order.portrait[1]}"
-                audio = Path(folder) / f"audio{order.audio[1]}"
-                portrait.write_bytes(order.portrait[0])
-                audio.write_bytes(order.audio[0])
-                clip = self.animator.animate(
-                    portrait, audio, sampler, order.seed, order.system, order.weights, progress
-                )
-                return Made(
-                    mp4=clip.mp4,
-                    frames=clip.frames,
-                    seconds=clip.seconds,
-                    system=clip.system,
-                    policy=clip.policy,
-                    generator=clip.generator,
-                )
-        except MediaError as error:
-            return Refusal(422, error.reason, error.sentence)
-        except UserError as error:  # a system or weights that the policy does not have
-            return Refusal(422, "not_possible", f"{error}.")
+            clip = self.animator.speak(
+                order.portrait, order.wav_T, sampler, order.seed, order.system, order.weights, progress
+            )
+        except FT2RayError as error:  # a system or weights that the policy does not have, for example
+            return refusal_of(error)
         except Stopped:
             return Refusal(499, "stopped", "nobody waits for the clip any more.")
         finally:
             self.began = None
+        return Made(
+            mp4=clip.mp4,
+            frames=clip.frames,
+            seconds=clip.seconds,
+            system=clip.system,
+            policy=clip.policy,
+            generator=clip.generator,
+        )
 
-    def _follow(self, run_dir: str) -> None:
+    def _follow(self, follower: Follower) -> None:
         while True:
             time.sleep(self.settings.follow_seconds)
-            try:
-                self.current = self._adopt_current(run_dir, self.current)
-            except Exception:  # the policy at work stays: better an older one than none
-                log.exception("the current policy of %s can not be taken in", run_dir)
-
-    def _adopt_current(self, run_dir: str, known: str | None) -> str | None:
-        """Attach the run's current policy unless it is `known`; returns its name, None before the first."""
-        try:
-            name = storage.read_bytes(storage.join(run_dir, "policies", "current")).decode()
-        except FileNotFoundError:
-            return known
-        from ft2ray.tlpo.policy import load_policy
-
-        if name != known:
-            url = storage.join(run_dir, "policies", name)
-            policy = load_policy(url, self.animator.generator.fingerprint)
-            self.worker.submit(self.animator.attach, policy).result()
-            log.info("serving policy %s (%s)", policy.fingerprint, name)
-        return name
+            follower.look()

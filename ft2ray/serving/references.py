@@ -6,21 +6,18 @@ after symbolic links are followed. Anything else is refused: other schemes, rela
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 from ft2ray import storage
-from ft2ray.errors import StoreRefused, StoreUnavailable, UserError
+from ft2ray.errors import StoreRefused
 from ft2ray.serving.refusal import Refusal
 
 S3 = "s3://"
-MAX_LENGTH = 2048
-log = logging.getLogger("ray.serve")
+MAX_LENGTH = 1000  # S3 has keys of up to 1024 bytes, Linux paths of up to 4096
+MAX_NAME = 255  # bytes of a file name
 
 
 def _check_store(url: str) -> str:
@@ -37,7 +34,7 @@ def allowed(url: str, stores: tuple[str, ...]) -> str:
     """`url` itself, or its real path where it is local; refuses what lies below none of the stores."""
     problem = _malformed(url)
     if problem:
-        raise Refusal(422, "bad_reference", f"the reference {url[:200]!r} can not be used: {problem}.")
+        raise Refusal(422, "bad_reference", f"the reference {url[:200]!r} cannot be used: {problem}.")
     if url.startswith(S3):
         inside = any(url.startswith(store + "/") for store in stores)
     else:
@@ -52,31 +49,31 @@ def allowed(url: str, stores: tuple[str, ...]) -> str:
     return url
 
 
-def fetch(url: str, stores: tuple[str, ...], max_bytes: int) -> Path:
-    """A local copy of an allowed reference, looked at for its size before a byte is copied."""
+def fetch(url: str, field: str, stores: tuple[str, ...], max_bytes: int) -> Path:
+    """A local copy of an allowed reference, looked at for its size before a byte is copied.
+
+    Args:
+        url: the reference.
+        field: of the request, by which answers call the file.
+        stores: where references may lie.
+        max_bytes: limit of its size.
+
+    Raises:
+        Refusal: the reference cannot be used.
+        StoreRefused, StoreUnavailable: its store cannot be used.
+    """
     url = allowed(url, stores)
-    with answering(url):
+    try:
         if not storage.exists(url):
-            raise Refusal(422, "not_found", f"there is no file {url}.")
+            raise Refusal(422, "not_found", f"{field}: there is no such file in the store.")
         size = storage.size(url)
         if size > max_bytes:
             raise Refusal(
-                413, "too_large", f"{url} has {size} bytes, the limit is {max_bytes}; make it smaller."
+                413, "too_large", f"{field} has {size} bytes, the limit is {max_bytes}; make it smaller."
             )
         return storage.local_copy(url)
-
-
-@contextmanager
-def answering(url: str) -> Iterator[None]:
-    """What the store of `url` complains of, as a Refusal; the log keeps it for who runs the service."""
-    try:
-        yield
-    except StoreUnavailable as error:
-        log.warning("%s", error)
-        raise Refusal(503, "store_unavailable", str(error), retry_after=5.0) from error
-    except (OSError, StoreRefused, UserError) as error:  # no permission, no bucket, no credentials, no room
-        log.warning("%s: %s", url, error)
-        raise Refusal(502, "store_refuses", f"the store of {url} refuses: {error}") from error
+    except OSError as error:  # no permission, no room
+        raise StoreRefused(f"{url}: {error}") from error
 
 
 def _malformed(url: str) -> str | None:
@@ -97,4 +94,6 @@ def _malformed(url: str) -> str | None:
         return "it is neither s3://bucket/key nor an absolute path"
     if any(segment in ("", ".", "..") for segment in segments):
         return "a part of its path is empty, '.' or '..'"
+    if any(len(segment.encode()) > MAX_NAME for segment in segments):
+        return f"a part of its path is longer than {MAX_NAME} bytes"
     return None

@@ -6,21 +6,25 @@ that name further files or run programs; those never reach them.
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import av
-from pydantic import WithJsonSchema
+from pydantic import BaseModel, ValidationError, WithJsonSchema
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
+from ft2ray.errors import MediaError
 from ft2ray.serving import references
 from ft2ray.serving.refusal import Refusal
 from ft2ray.serving.settings import FrontSettings
 
-MAX_PIXELS = 4096 * 2304  # of one frame: a small file may hold pictures that fill the memory
+MAX_JSON_BYTES = 64_000  # references and a few settings
 HEAD_BYTES = 16
+M = TypeVar("M", bound=BaseModel)
 
 Kind = Literal["video", "audio", "picture"]
 Media = Annotated[
@@ -58,27 +62,51 @@ def container(head: bytes) -> str | None:
     return None
 
 
-async def read_fields(request: Request) -> dict[str, Any]:
-    """The fields of a JSON object or of a form."""
+async def read_request(request: Request, model: type[M]) -> M:
+    """The fields of a JSON object or of a form, checked."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
-        try:
-            fields = await request.json()
-        except (ValueError, RecursionError) as error:  # what is nested too deep
-            raise Refusal(422, "bad_json", f"the body is not valid JSON: {error}.") from error
-        if not isinstance(fields, dict):
-            raise Refusal(422, "bad_json", "the body must be a JSON object.")
-        return fields
-    if media_type in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        form = await request.form(max_files=4, max_fields=16)
-        return dict(form)
-    raise Refusal(
-        415, "bad_content_type", "send application/json with references, or multipart/form-data with files."
+        fields = await _json_object(request)
+    elif media_type == "multipart/form-data":
+        fields = dict(await request.form(max_files=4, max_fields=16, max_part_size=MAX_JSON_BYTES))
+    else:
+        raise Refusal(
+            415,
+            "bad_content_type",
+            "send application/json with references, or multipart/form-data with files.",
+        )
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        raise Refusal(422, "bad_field", _sentence(error)) from error
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise Refusal(
+                413, "too_large", f"a JSON body may have {MAX_JSON_BYTES} bytes; send files as a form."
+            )
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:  # what is nested too deep
+        raise Refusal(422, "bad_json", f"the body is not valid JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise Refusal(422, "bad_json", "the body must be a JSON object.")
+    return fields
+
+
+def _sentence(error: ValidationError) -> str:
+    """What pydantic found wrong, on one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in error.errors()
     )
 
 
 def place(media: Any, field: str, kind: Kind, folder: Path, settings: FrontSettings) -> Path:
-    """The media of one field as a file in `folder`, its format checked."""
+    """The media of one field as a file in `folder`, named after the field, its format checked."""
     if isinstance(media, UploadFile):
         media.file.seek(0)
         head = media.file.read(HEAD_BYTES)
@@ -87,16 +115,24 @@ def place(media: Any, field: str, kind: Kind, folder: Path, settings: FrontSetti
         with open(path, "wb") as stream:
             shutil.copyfileobj(media.file, stream)
     elif isinstance(media, str):
-        source = references.fetch(media, settings.stores, settings.max_bytes)
+        source = references.fetch(media, field, settings.stores, settings.max_bytes)
         with open(source, "rb") as stream:
             head = stream.read(HEAD_BYTES)
         path = folder / f"{field}.{_known(head, field, kind)}"
         path.symlink_to(source)
     else:
         raise Refusal(422, "bad_field", f"{field} must be a file, or a reference as a string.")
-    if kind == "video":
-        _check_pictures(path, field)
     return path
+
+
+@contextmanager
+def named_by_field(folder: Path) -> Iterator[None]:
+    """What is wrong with a file in `folder`, without the folder: answers name fields, not paths."""
+    try:
+        yield
+    except MediaError as error:
+        said = error.sentence.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
+        raise MediaError(error.reason, said) from error
 
 
 def _known(head: bytes, field: str, kind: Kind) -> str:
@@ -109,18 +145,3 @@ def _known(head: bytes, field: str, kind: Kind) -> str:
             "says otherwise, whatever its name. Export it again.",
         )
     return found
-
-
-def _check_pictures(path: Path, field: str) -> None:
-    try:
-        with av.open(str(path)) as opened:
-            sizes = [(stream.width, stream.height) for stream in opened.streams.video]
-    except (av.error.FFmpegError, OSError, ValueError):
-        return  # the reader finds the same and says it better
-    for width, height in sizes:
-        if width * height > MAX_PIXELS:
-            raise Refusal(
-                422,
-                "too_large",
-                f"the pictures of {field} are {width} x {height}; scale them down to 4096 x 2304.",
-            )

@@ -65,7 +65,8 @@ def random_policy(animator, seed: int):
     from ft2ray.tlpo.policy import policy_of
     from ft2ray.tlpo.settings import ExpertSettings
 
-    transformer = animator.generator.transformer
+    transformer, attached = animator.generator.transformer, animator.attached
+    detach_experts(transformer)
     experts = Experts(transformer, ("mn", "ls", "vq"), ExpertSettings(rank=2))
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -74,6 +75,8 @@ def random_policy(animator, seed: int):
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=noise))
     policy = policy_of(experts, ("mn", "ls", "vq"), animator.generator.fingerprint)
     detach_experts(transformer)
+    if attached is not None:
+        animator.attach(attached.policy)
     return policy
 
 

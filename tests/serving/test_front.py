@@ -4,10 +4,19 @@ import asyncio
 import json
 
 import pytest
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from ft2ray.serving.front import DEADLINE_HEADER, front
+from ft2ray.errors import (
+    CriticError,
+    MediaError,
+    NonFiniteError,
+    StoreRefused,
+    StoreUnavailable,
+    UserError,
+)
+from ft2ray.serving.front import DEADLINE_HEADER, Slots, front
 from ft2ray.serving.refusal import Refusal
 from ft2ray.serving.settings import FrontSettings, check_exposure
 
@@ -61,8 +70,8 @@ def test_the_pages_are_open_and_nothing_else(monkeypatch):
         path: stranger.get(path).status_code
         for path in (f"{ROUTE}/docs", f"{ROUTE}/openapi.json", "/", ROUTE)
     }
-    assert list(paths.values()) == [200, 200, 401, 401]
-    assert stranger.post(f"{ROUTE}/docs/../").status_code == 401
+    assert list(paths.values()) == [200, 200, 404, 405]
+    assert stranger.post(ROUTE).status_code == stranger.post(f"{ROUTE}/docs/../").status_code == 401
 
 
 def asgi(api, messages, headers=(), root="", pause=0.0):
@@ -148,12 +157,75 @@ def test_a_deadline_must_be_a_positive_number(monkeypatch, asked):
     assert (answer.status_code, answer.json()["reason"]) == (422, "bad_deadline")
 
 
-def test_a_failure_is_a_problem_without_its_details(monkeypatch):
+class Told(BaseModel):
+    number: int
+
+
+@pytest.mark.parametrize(
+    "error, status, reason",
+    [
+        (RuntimeError("password=1234"), 500, "internal"),
+        (ValueError("password=1234"), 500, "internal"),  # a programmer's mistake, never the client's
+        (KeyError("1234"), 500, "internal"),
+        (TimeoutError("1234"), 500, "internal"),
+        (None, 500, "internal"),  # pydantic's ValidationError, which is a ValueError
+        (StoreRefused("https://endpoint:1234 refuses"), 502, "store_refuses"),
+        (StoreUnavailable("https://endpoint:1234"), 503, "store_unavailable"),
+        (CriticError("1234"), 502, "critic_failed"),
+        (NonFiniteError("1234"), 500, "not_finite"),
+    ],
+)
+def test_a_failure_is_a_problem_whose_details_are_in_the_log(monkeypatch, caplog, error, status, reason):
     async def broken(request: Request):
-        raise RuntimeError("password=1234")
+        if error is None:
+            Told(number="1234x")
+        raise error
 
     answer = client(echo(monkeypatch, handler=broken)).post(ROUTE)
-    assert answer.status_code == 500 and "1234" not in answer.text and answer.json()["reason"] == "internal"
+    assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+    assert "1234" not in answer.text and ("Retry-After" in answer.headers) == (status == 503)
+    found = answer.json()["detail"].removesuffix(".").rsplit(" ", 1)[1]
+    assert f"{found}: " in caplog.text and "1234" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error, reason", [(MediaError("silence", "silent."), "silence"), (UserError("no"), "not_possible")]
+)
+def test_what_the_client_can_mend_is_said(monkeypatch, error, reason):
+    async def refusing(request: Request):
+        raise error
+
+    answer = client(echo(monkeypatch, handler=refusing)).post(ROUTE)
+    assert answer.status_code == 422
+    assert answer.json() == {"reason": reason, "detail": {"silence": "silent."}.get(reason, "no.")}
+
+
+def test_a_body_below_the_least_rate_is_broken_off(monkeypatch):
+    monkeypatch.setattr("ft2ray.serving.front.GRACE_SECONDS", 0.1)
+    api = echo(monkeypatch, min_kb_per_second=1.0)
+    status, body, read = asgi(api, chunks(1000, 1), [AUTHORISED], pause=0.02)
+    assert (status, json.loads(body)["reason"]) == (408, "too_slow") and read < 10
+    assert asgi(api, chunks(10, 1000), [AUTHORISED], pause=0.02)[0] == 200
+
+
+def test_so_many_are_worked_on_so_many_wait_and_the_rest_comes_back():
+    slots = Slots(FrontSettings(slots=2, waiting=1, retry_after_seconds=3.0))
+    most = at_work = 0
+
+    async def work():
+        nonlocal most, at_work
+        async with slots.one():
+            at_work += 1
+            most = max(most, at_work)
+            await asyncio.sleep(0.02)
+            at_work -= 1
+
+    async def all_at_once():
+        return await asyncio.gather(*(work() for _ in range(5)), return_exceptions=True)
+
+    ended = asyncio.run(all_at_once())
+    refused = [end for end in ended if end is not None]
+    assert most == 2 and [(r.status, r.retry_after) for r in refused] == [(503, 3.0)] * 2
 
 
 def test_a_refusal_says_when_to_come_back(monkeypatch):

@@ -7,8 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ft2ray import storage
+from ft2ray.errors import StoreRefused
 from ft2ray.serving.references import allowed, fetch
-from ft2ray.serving.refusal import Refusal
+from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import CriticServeConfig
 
 STORES = ("s3://clips/public", "/data/clips")
@@ -76,10 +77,10 @@ def test_size_is_looked_at_before_the_file(tmp_path):
     clip = tmp_path / "clip"
     clip.write_bytes(bytes(100))
     stores = (str(tmp_path),)
-    assert fetch(str(clip), stores, 100) == clip
+    assert fetch(str(clip), "clip", stores, 100) == clip
     for url, limit, status in ((clip, 99, 413), (tmp_path, 100, 422), (tmp_path / "none", 100, 422)):
         with pytest.raises(Refusal) as refused:
-            fetch(str(url), stores, limit)
+            fetch(str(url), "clip", stores, limit)
         assert refused.value.status == status
 
 
@@ -87,17 +88,26 @@ def test_s3_references(s3, monkeypatch):
     url = storage.join(s3, "public", "clip")
     storage.write_atomically(url, b"0123456789")
     stores = (storage.join(s3, "public"),)
-    assert fetch(url, stores, 10).read_bytes() == b"0123456789"
+    assert fetch(url, "clip", stores, 10).read_bytes() == b"0123456789"
     with pytest.raises(Refusal) as large:
-        fetch(url, stores, 9)
+        fetch(url, "clip", stores, 9)
     assert large.value.status == 413
     with pytest.raises(Refusal) as missing:
-        fetch(url + "s", stores, 10)
+        fetch(url + "s", "clip", stores, 10)
     assert (missing.value.status, missing.value.reason) == (422, "not_found")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(Refusal) as refused:
-        fetch(url, stores, 10)
-    assert refused.value.status == 502
+    with pytest.raises(StoreRefused) as refused:
+        fetch(url, "clip", stores, 10)
+    answer = refusal_of(refused.value)
+    assert answer.status == 502 and "s3" not in answer.detail
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "ü" * 200, "x/" * 600, "x" * 2000])
+def test_a_name_that_no_store_has_is_the_clients_mistake(tmp_path, name):
+    for store in (str(tmp_path), "s3://bucket"):
+        with pytest.raises(Refusal) as refused:
+            fetch(f"{store}/{name}".rstrip("/"), "video", (store,), 100)
+        assert (refused.value.status, refused.value.reason) in {(422, "bad_reference"), (422, "not_found")}
 
 
 @pytest.mark.parametrize("store", ["clips", "file:///x", "s3://", "/a/../b", "/", "http://x/y", "s3://b//c"])

@@ -6,8 +6,10 @@ import io
 import av
 import pytest
 from PIL import Image
+from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
+from ft2ray.errors import MediaError
 from ft2ray.serving import uploads
 from ft2ray.serving.refusal import Refusal
 from ft2ray.serving.settings import CriticServeConfig
@@ -89,33 +91,46 @@ def test_a_reference_is_checked_like_an_upload(tmp_path):
         uploads.place(17, "video", "video", tmp_path, settings)
 
 
-def test_a_small_file_of_huge_pictures_is_refused_before_a_picture_is_decoded(tmp_path, monkeypatch):
-    encoded(tmp_path / "huge.mp4", "mp4", "libx264")
-    monkeypatch.setattr(uploads, "MAX_PIXELS", 32 * 32 - 1)
-    with pytest.raises(Refusal, match="32 x 32"):
-        uploads.place(upload((tmp_path / "huge.mp4").read_bytes()), "video", "video", tmp_path, SETTINGS)
+class Fields(BaseModel):
+    one: str = "none"
 
 
 class FakeRequest:
-    def __init__(self, media_type, body=None):
-        self.headers, self.body = {"content-type": media_type}, body
+    def __init__(self, media_type, *chunks):
+        self.headers, self.chunks = {"content-type": media_type}, chunks
 
-    async def json(self):
-        import json
+    async def stream(self):
+        for chunk in self.chunks:
+            yield chunk
 
-        return json.loads(self.body)
+
+JSON = "application/json; charset=utf-8"
 
 
 @pytest.mark.parametrize(
-    "request_, status",
+    "request_, status, reason",
     [
-        (FakeRequest("text/plain"), 415),
-        (FakeRequest("application/json", "{"), 422),
-        (FakeRequest("application/json", "[" * 100_000), 422),
-        (FakeRequest("application/json; charset=utf-8", "[1]"), 422),
+        (FakeRequest("text/plain"), 415, "bad_content_type"),
+        (FakeRequest(JSON, b"{"), 422, "bad_json"),
+        (FakeRequest(JSON, b"\xff"), 422, "bad_json"),
+        (FakeRequest(JSON, b"[" * 60_000), 422, "bad_json"),
+        (FakeRequest(JSON, b"[1]"), 422, "bad_json"),
+        (FakeRequest(JSON, b'{"one": 1}'), 422, "bad_field"),
+        (FakeRequest(JSON, *[b"[" * 1000] * 100), 413, "too_large"),
     ],
 )
-def test_bodies_that_are_no_fields(request_, status):
+def test_bodies_that_are_not_fields(request_, status, reason):
     with pytest.raises(Refusal) as refused:
-        asyncio.run(uploads.read_fields(request_))
-    assert refused.value.status == status
+        asyncio.run(uploads.read_request(request_, Fields))
+    assert (refused.value.status, refused.value.reason) == (status, reason)
+
+
+def test_the_fields_of_a_json_body_may_come_in_pieces():
+    request = FakeRequest(JSON, b'{"one": ', b'"two"}')
+    assert asyncio.run(uploads.read_request(request, Fields)).one == "two"
+
+
+def test_sentences_name_fields_and_not_folders(tmp_path):
+    with pytest.raises(MediaError) as refused, uploads.named_by_field(tmp_path):
+        raise MediaError("unreadable", f"cannot read '{tmp_path}/video.mp4'.")
+    assert (refused.value.reason, refused.value.sentence) == ("unreadable", "cannot read 'video.mp4'.")
