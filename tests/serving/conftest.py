@@ -142,13 +142,10 @@ def platform(tmp_path_factory, media) -> Iterator[Platform]:
                 result_store=str(here.results),
             )
         )
-        settings = CriticServeConfig(stores=stores, max_upload_mb=1.0, max_seconds=2.0)
-        critic = CriticFront.options(
-            max_ongoing_requests=2,
-            max_queued_requests=1,
-            backpressure_config={"retry_after_s": 3.0},
-            ray_actor_options={"num_cpus": 0.1},
-        ).bind(
+        settings = CriticServeConfig(
+            stores=stores, max_upload_mb=1.0, max_seconds=2.0, slots=2, waiting=1, retry_after_seconds=3.0
+        )
+        critic = CriticFront.options(ray_actor_options={"num_cpus": 0.1}).bind(
             settings,
             CriticService.options(max_ongoing_requests=32, ray_actor_options={"num_cpus": 0.1}).bind(
                 "tests.serving.stubs:ToldCritic", batch_frames=100, timeout_seconds=30.0

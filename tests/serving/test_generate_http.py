@@ -57,6 +57,14 @@ def test_a_long_job_tells_its_progress_and_then_where_the_clip_is(platform, medi
     assert len(frames_FHW3) == 25 and wav_T is not None
 
 
+def test_health_says_which_policy_is_at_work(platform):
+    with platform.client() as client:
+        answer = client.get(f"{ROUTE}/health")
+    assert answer.status_code == 200 and answer.json() == {"policy": "base", "refused": None}
+    with platform.client(None) as client:
+        assert client.get(f"{ROUTE}/health").status_code == 401
+
+
 @pytest.mark.parametrize(
     "fields, reason",
     [
@@ -149,6 +157,11 @@ def test_a_new_policy_is_taken_in_without_losing_a_request(platform, media, anim
         weights.write_bytes(weights.read_bytes()[:-100])
         publish(run, run / "policies" / "half")  # no policy: the one at work stays
         wait_for(old, sum(a.headers["X-FT2Ray-Policy"] == old for a in list(answers)) + 4)
+        with platform.client() as client:
+            until = time.monotonic() + 30
+            while (health := client.get(f"{ROUTE}/health")).status_code == 503:
+                assert time.monotonic() < until  # all replicas are at work
+        assert health.json()["policy"] == old and health.json()["refused"].startswith("half: ")
         publish(run, run / "policies" / "p2")
         wait_for(new, 3)
     finally:

@@ -7,7 +7,9 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -137,6 +139,72 @@ def test_reading_stops_at_the_limit(platform):
         sender.join()
     assert answer.startswith(b"HTTP/1.1 413"), answer
     assert 1e6 < sent < 500e6
+
+
+def many_tiny_frames(path, frames):
+    """A second of VP9 in which `frames` packets say that nothing has changed."""
+    with av.open(str(path), "w", format="webm") as out:
+        stream = out.add_stream("libvpx-vp9", rate=25, options={"deadline": "realtime", "lag-in-frames": "0"})
+        stream.width, stream.height, stream.pix_fmt = 2048, 1152, "yuv420p"
+        packets = []
+        for index in range(4):
+            picture = av.VideoFrame(2048, 1152, "yuv420p")
+            for plane in picture.planes:
+                plane.update(bytes(plane.buffer_size))
+            picture.pts = index
+            packets += stream.encode(picture)
+        for packet in packets[:-1]:
+            out.mux(packet)
+        for index in range(frames):
+            packet = av.Packet(bytes(packets[-1]))
+            packet.stream, packet.time_base = stream, Fraction(1, 100_000)
+            packet.pts = packet.dts = 16_000 + index
+            out.mux(packet)
+    return path
+
+
+def test_a_clip_of_thousands_of_tiny_frames_holds_up_nobody(platform, media, tmp_path):
+    bomb = many_tiny_frames(tmp_path / "bomb.webm", 12_000)
+    assert bomb.stat().st_size < 1e6
+    with platform.client() as client, ThreadPoolExecutor(2) as pool:
+        bombs = [pool.submit(upload, client, bomb, **{DEADLINE_HEADER: "4"}) for _ in range(2)]
+        time.sleep(0.3)
+        answers = [upload(client, media / "clip.mp4", **{DEADLINE_HEADER: "40"}) for _ in range(3)]
+        ended = [(b.result().status_code, b.result().json()["reason"]) for b in bombs]
+    assert [a.status_code for a in answers] == [200] * 3, [a.text for a in answers]
+    assert all(status in (422, 503, 504) for status, _ in ended), ended
+
+
+def test_slow_senders_hold_up_nobody(platform, media):
+    """30 connections, of which only two could have been worked on and one could have waited."""
+    head = (
+        f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 900000\r\n\r\n--b"
+    )
+    with contextlib.ExitStack() as links, platform.client() as client:
+        slow = [
+            links.enter_context(socket.create_connection(("127.0.0.1", platform.port), timeout=60))
+            for _ in range(30)
+        ]
+        for link in slow:
+            link.sendall(head.encode())
+        answers = []
+        for _ in range(3):
+            for link in slow:
+                link.sendall(b"-")
+            answers.append(upload(client, media / "clip.mp4"))
+        assert [a.status_code for a in answers] == [200] * 3, [a.text for a in answers]
+        assert slow[0].recv(4096).startswith(b"HTTP/1.1 408")  # broken off by then, or soon
+
+
+def test_a_json_body_of_many_megabytes_is_not_read(platform, media):
+    """References need some kB; this one is refused by its own limit, not by that of files."""
+    body = b'{"video":[' + b"{}," * 300_000 + b"{}]}"
+    assert len(body) < 1e6
+    headers = {"Content-Type": "application/json"}
+    with platform.client() as client:
+        answer = client.post(ROUTE, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (413, "too_large")
 
 
 def test_a_missed_deadline_is_said_in_time(platform, media):
