@@ -17,12 +17,12 @@ from tests.serving.conftest import random_policy
 
 @pytest.fixture
 def run(tmp_path, animator):
-    """A run folder with the policies key-1 and key-2, the second of which holds NaN, and key-3."""
+    """A run folder with the policies key-1 and key-2, the second of which makes NaN of every clip, and key-3."""
     animator.attached = None
     for version in (1, 2, 3):
         policy = random_policy(animator, version)
         if version == 2:
-            next(iter(policy.adapters["ls"][1].values()))[0, 0] = torch.nan
+            next(iter(policy.adapters["ls"][1].values()))[0, 0] = 1e38
         save_policy(policy_url(str(tmp_path), "key", version), policy)
     return tmp_path
 
@@ -134,7 +134,7 @@ def test_adopting_puts_the_old_policy_back(run, animator):
     good = random_policy(animator, 7)
     animator.adopt(good)
     bad = random_policy(animator, 8)
-    next(iter(bad.adapters["vq"][1].values()))[0, 0] = torch.inf
+    next(iter(bad.adapters["vq"][1].values()))[0, 0] = 1e38
     with pytest.raises(NonFiniteError):
         animator.adopt(bad)
     assert animator.policy == good.fingerprint
