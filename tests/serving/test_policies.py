@@ -17,7 +17,7 @@ from tests.serving.conftest import random_policy
 
 @pytest.fixture
 def run(tmp_path, animator):
-    """A run folder with the policies key-1 and key-2, the second of which makes NaN of every clip, and key-3."""
+    """A run folder with the policies key-1 to key-3; the second makes NaN of every clip."""
     animator.attached = None
     for version in (1, 2, 3):
         policy = random_policy(animator, version)
