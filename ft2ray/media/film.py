@@ -43,8 +43,8 @@ class Survey:
 def decode_pictures(path: Path, fps: float, max_seconds: float, max_side: int) -> tuple[np.ndarray, float]:
     """Pictures at a constant rate: each is the source's picture that is shown at the middle of its time.
 
-    FFmpeg through PyAV, not decord: decord 0.6 loses the first 12 pictures of MPEG-1 program streams (GRID),
-    knows nothing of rotation, edit lists and hidden pictures, and is no faster.
+    FFmpeg through PyAV, not decord: decord 0.6 loses the first 12 pictures of MPEG-1 program streams (GRID)
+    and knows nothing of rotation, edit lists and hidden pictures.
 
     Returns:
         frames_FHW3: uint8 RGB, even height and width, turned and stretched as the container says.

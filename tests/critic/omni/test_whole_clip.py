@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ft2ray.critic.omni import clip_file
 from ft2ray.critic.omni.clip_file import read_clip
 from ft2ray.critic.omni.whole_clip import WholeClipViewer, check_fps
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE
-from ft2ray.media.video import write_video
+from ft2ray.media.video import read_video, write_video
 
 
 def clicking(fps: float, seconds: float = 3.0, width: int = 96) -> tuple[np.ndarray, np.ndarray]:
@@ -28,6 +29,35 @@ def clicking(fps: float, seconds: float = 3.0, width: int = 96) -> tuple[np.ndar
 def mp4(request, tmp_path_factory):
     frames, wav = clicking(request.param)
     return write_video(tmp_path_factory.mktemp("clips") / "own.mp4", frames, request.param, wav)
+
+
+needs_decord = pytest.mark.skipif(clip_file.decord is None, reason="decord has wheels for x86-64 only")
+
+
+@needs_decord
+@pytest.mark.parametrize("fps", [8.0, 10.0, 12.0])
+def test_decord_gives_the_pictures_of_pyav_bit_for_bit(mp4, fps):
+    assert clip_file.is_plain_h264(mp4)
+    ours, wav = clip_file._decord_pictures(mp4, fps), clip_file._sound(mp4, 60.0)
+    theirs, their_wav = read_video(mp4, fps)
+    assert np.array_equal(ours, theirs) and np.array_equal(wav, their_wav)
+
+
+@needs_decord
+def test_real_clips_too_and_mpeg1_is_left_to_pyav(real_media):
+    for name in ("grid_test_video.mp4", "pcavs_517600055.mp4"):
+        ours, wav = read_clip(real_media / "clips" / name, 10.0)
+        theirs, their_wav = read_video(real_media / "clips" / name, 10.0)
+        assert np.array_equal(ours, theirs) and np.array_equal(wav, their_wav)
+    assert not clip_file.is_plain_h264(real_media / "clips" / "grid_bbaf2n.mpg")
+
+
+@needs_decord
+def test_what_decord_gives_up_is_read_all_the_same(tmp_path):
+    frames, wav = clicking(25, width=48)
+    narrow = write_video(tmp_path / "narrow.mp4", frames, 25, wav)
+    assert clip_file._decord_pictures(narrow, 10.0) is None
+    assert np.array_equal(read_clip(narrow, 10.0)[0], read_video(narrow, 10.0)[0])
 
 
 def test_sound_and_pictures_begin_together(mp4):
