@@ -46,7 +46,8 @@ from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.policy import Policy, policy_of
 from ft2ray.tlpo.run import TlpoRun
 from ft2ray.tlpo.settings import ExpertSettings, GateSettings, LossSettings, TlpoSettings
-from ft2ray.tlpo.step import expert_step, update
+from ft2ray.tlpo.step import expert_step
+from ft2ray.training import update
 from studies.annotators import DIMENSIONS, Annotators, lip_curves
 from studies.make_split import files_of
 

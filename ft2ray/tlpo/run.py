@@ -40,9 +40,10 @@ from ft2ray.tlpo.masks import region_mask
 from ft2ray.tlpo.policy import Policy, policy_of
 from ft2ray.tlpo.reference import reference_velocities
 from ft2ray.tlpo.settings import ComputeSettings, TlpoSettings, check_compute
-from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, noise_of, pair_batch, update
+from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, noise_of, pair_batch
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
 from ft2ray.tlpo.zero import ShardedAdamW, shard_base
+from ft2ray.training import update
 
 GATE = "gate"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -24,7 +24,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ft2ray.preference.draws import PairDraw
@@ -39,6 +38,7 @@ from ft2ray.tlpo.losses import (
     velocity_error,
 )
 from ft2ray.tlpo.settings import LossSettings
+from ft2ray.training import average_over_workers
 
 Velocity = Callable[[Tensor, Tensor, list[Any]], Tensor]
 Backward = Callable[[Tensor], None]
@@ -202,26 +202,6 @@ def pair_metrics(velocity: Velocity, experts: Experts, batch: PairBatch, config:
     with torch.no_grad():
         loss, metrics = preference_loss(pair_errors(velocity, known, config), config)
     return {"loss": loss.item(), **metrics}
-
-
-def update(optimizer: torch.optim.Optimizer, max_norm: float = 1.0) -> float:
-    """Clip the gradients to `max_norm` in all, step, clear them; returns their norm before clipping."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm.item()
-
-
-def average_over_workers(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Mean of each tensor over all workers, in one message; unchanged without a process group."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return list(tensors)
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def with_reference(velocity: Velocity, experts: Experts, batch: PairBatch, config: LossSettings) -> PairBatch:

@@ -7,7 +7,8 @@ import torch
 
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.settings import ExpertSettings, LossSettings
-from ft2ray.tlpo.step import PairBatch, expert_step, pair_metrics, update
+from ft2ray.tlpo.step import PairBatch, expert_step, pair_metrics
+from ft2ray.training import update
 from tests.tlpo.conftest import CHANNELS, FRAMES, tiny_wan, velocity_of
 
 plain_loss = partial(LossSettings, beta=500.0, winner_weight=0.0)  # DPO alone

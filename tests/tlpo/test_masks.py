@@ -8,7 +8,8 @@ from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.losses import drift
 from ft2ray.tlpo.masks import region_mask
 from ft2ray.tlpo.settings import ExpertSettings, LossSettings, OptimizerSettings
-from ft2ray.tlpo.step import expert_step, update
+from ft2ray.tlpo.step import expert_step
+from ft2ray.training import update
 from tests.tlpo.conftest import CHANNELS, FRAMES, make_batch, tiny_wan, velocity_of
 from tests.tlpo.test_run import REGIONS, make_run
 

@@ -14,7 +14,8 @@ from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.losses import velocity_error
 from ft2ray.tlpo.settings import ExpertSettings, GateSettings, LossSettings
-from ft2ray.tlpo.step import expert_step, gate_step, pair_batch, pair_errors, pair_metrics, update
+from ft2ray.tlpo.step import expert_step, gate_step, pair_batch, pair_errors, pair_metrics
+from ft2ray.training import update
 from tests.tlpo.conftest import DIMS, LAYERS, WIDTH, make_batch, randomise, tiny_wan, velocity_of
 
 plain_loss = partial(LossSettings, beta=500.0, winner_weight=0.0)  # DPO alone

@@ -9,8 +9,9 @@ from ft2ray.preference.rules import Pair
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.settings import ExpertSettings, LossSettings
-from ft2ray.tlpo.step import expert_step, gate_step, pair_batch, update
+from ft2ray.tlpo.step import expert_step, gate_step, pair_batch
 from ft2ray.tlpo.training_state import load_training_state, save_training_state
+from ft2ray.training import update
 from tests.tlpo.conftest import CHANNELS, DIMS, FRAMES, LAYERS, WIDTH, tiny_wan, velocity_of
 
 POOL = PairPool((f"g{i}", [Pair(0, 1, 0.5)]) for i in range(5))

@@ -27,7 +27,7 @@ from ft2ray.critic.omni.critic import OmniCritic, Reader, answer_loss
 from ft2ray.critic.omni.lora import add_adapter, save_tuned
 from ft2ray.critic.omni.whole_clip import WholeClip, WholeClipViewer
 from ft2ray.errors import MediaError, UserError
-from ft2ray.tlpo.step import average_over_workers, update
+from ft2ray.training import average_over_workers, update
 
 STATE, COUNTER = "state.safetensors", "state.json"
 

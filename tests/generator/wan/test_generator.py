@@ -19,7 +19,8 @@ from ft2ray.media.video import read_video, write_video
 from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.settings import ExpertSettings, LossSettings
-from ft2ray.tlpo.step import PairBatch, expert_step, gate_step, update
+from ft2ray.tlpo.step import PairBatch, expert_step, gate_step
+from ft2ray.training import update
 from tests.conftest import ASSETS
 from tests.generator.conftest import BACKBONE
 
