@@ -21,7 +21,7 @@ from pair_reader import filled_group
 from ft2ray.config import AlignConfig
 from ft2ray.generator.sampler import Conditions
 from ft2ray.loaders import load_generator
-from ft2ray.pipeline.curation import group_store
+from ft2ray.run import group_store
 from ft2ray.storage import rows
 
 GROUPS = 8

@@ -25,12 +25,11 @@ from ft2ray.loaders import critic_card, generator_fingerprint, load_critic
 from ft2ray.observe.timeline import Span, read_spans
 from ft2ray.pipeline.align import critic_running
 from ft2ray.pipeline.cluster import ray_cluster
-from ft2ray.pipeline.curation import GenerateGroup, curate, group_store
-from ft2ray.records import Prompt
+from ft2ray.pipeline.curation import GenerateGroup, curate
+from ft2ray.rounds.plan import Plan
 from ft2ray.rounds.prompts import plan_prompts
-from ft2ray.rounds.schedule import Slot, slots, training_key
 from ft2ray.rounds.settings import PromptSettings
-from ft2ray.run import write_fingerprints
+from ft2ray.run import Run
 
 STAND_INS = ["generator.weights=stand_ins:SleepingGenerator", "critic.weights=stand_ins:BriefCritic"]
 SLEEPING = [*STAND_INS, "prompts.seconds=1.0", "prompts.curation_prompts=12", "curation.candidates=2"]
@@ -48,11 +47,11 @@ def measure(repetitions: int) -> list[Figure]:
 
 
 def utilisation(repetitions: int) -> Figure:
-    config, key, work = planned(SLEEPING)
+    config = planned(SLEEPING)
     shares, where = [], ""
-    with ray_cluster(), critic_running(config, work):
+    with ray_cluster(), critic_running(config, [None]):
         for _ in range(repetitions):
-            spans, _ = curated(config, key, work)
+            spans, _ = curated(config)
             shares.append(busy_share(spans, config.curation.candidates * SleepingGenerator.sample_seconds))
             length = sum(span.ended - span.began for span in spans) / len(spans)
             sampling = config.curation.candidates * SleepingGenerator.sample_seconds
@@ -83,15 +82,15 @@ def busy_share(spans: list[Span], work_seconds: float) -> float:
 
 
 def overhead(repetitions: int) -> Figure:
-    config, key, work = planned(REAL)
+    config = planned(REAL)
     pipeline, bare = [], []
-    with ray_cluster(), critic_running(config, work):
+    with ray_cluster(), critic_running(config, [None]):
         for _ in range(repetitions):
-            spans, ended = curated(config, key, work)
+            spans, ended = curated(config)
             pipeline.append(ended - min(span.began for span in spans))
-            bare.append(plain_loop(config, key, work))
-        why = profiled(lambda: plain_loop(config, key, work[:1]))
-    candidates = len(work) * config.curation.candidates
+            bare.append(plain_loop(config))
+        why = profiled(lambda: plain_loop(config, 1))
+    candidates = config.prompts.curation_prompts * config.curation.candidates
     return Figure(
         f"{candidates} candidates through the pipeline",
         "a plain loop, one process",
@@ -103,26 +102,25 @@ def overhead(repetitions: int) -> Figure:
     )
 
 
-def curated(config: AlignConfig, key: str, work: list[Slot]) -> tuple[list[Span], float]:
+def curated(config: AlignConfig) -> tuple[list[Span], float]:
     """Fill all slots in a new folder: the groups' spans, and when the last one was committed."""
     with tempfile.TemporaryDirectory() as folder:
-        here = config.replaced(run_dir=folder)
-        write_fingerprints(folder, *made_by(config))
-        for _ in curate(here, key, work):
+        run = begun(config, folder)
+        for _ in curate(run, run.slots):
             pass
         ended = time.time()
-        found = len(list(group_store(folder).shards()))
-        assert found == len(work), f"{found} groups of {len(work)}"
-        return read_spans(folder), ended
+        found = len(list(run.groups.shards()))
+        assert found == len(run.slots), f"{found} groups of {len(run.slots)}"
+        return read_spans(run.spans), ended
 
 
-def plain_loop(config: AlignConfig, key: str, work: list[Slot]) -> float:
+def plain_loop(config: AlignConfig, groups: int | None = None) -> float:
     """The same groups, scored and committed, without Ray; seconds without loading the models."""
     with tempfile.TemporaryDirectory() as folder:
-        here = config.replaced(run_dir=folder)
-        generate, critic, store = GenerateGroup(here, key), load_critic("embedded"), group_store(folder)
+        run = begun(config, folder)
+        generate, critic, store = GenerateGroup(run), load_critic("embedded"), run.groups
         start = time.perf_counter()
-        for slot in work:
+        for slot in run.slots[:groups]:
             made = generate(asdict(slot))
             p_NK = critic.score(made["views"])
             for candidate, p_K in zip(made["group"].candidates, p_NK, strict=True):
@@ -131,22 +129,24 @@ def plain_loop(config: AlignConfig, key: str, work: list[Slot]) -> float:
         return time.perf_counter() - start
 
 
-def planned(settings: list[str]) -> tuple[AlignConfig, str, list[Slot]]:
-    config = load_config(None, [*settings, "prompts.evaluation_prompts=1"])
-    prompts = curation_prompts(config.prompts)
-    parts = made_by(config)
-    return config, training_key(config, *parts, prompts), slots(config, *parts, prompts)
+def planned(settings: list[str]) -> AlignConfig:
+    return load_config(None, [*settings, "prompts.evaluation_prompts=1"])
 
 
-def made_by(config: AlignConfig) -> tuple[str, str]:
-    """Fingerprints of generator and critic."""
-    critic = critic_card(config.critic.weights).fingerprint
-    return generator_fingerprint(config.generator.weights), critic
+def begun(config: AlignConfig, folder: str) -> Run:
+    """A run in this folder that has groups to make."""
+    run = Run(config.replaced(run_dir=folder))
+    run.begin(plan(config.prompts))
+    weights = (config.generator.weights, config.critic.weights)
+    run.identify(
+        generator_fingerprint(weights[0], True), critic_card(weights[1], allow_code=True).fingerprint
+    )
+    return run
 
 
 @cache
-def curation_prompts(config: PromptSettings) -> list[Prompt]:
-    return plan_prompts(config, 256).curation
+def plan(config: PromptSettings) -> Plan:
+    return plan_prompts(config, 256)
 
 
 if __name__ == "__main__":

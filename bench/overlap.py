@@ -16,13 +16,12 @@ import tempfile
 from collections.abc import Callable
 
 import torch
-from curation_speed import STAND_INS, planned
+from curation_speed import STAND_INS, begun, planned
 from figures import Figure, main, seconds
-from stand_ins import BriefCritic, SleepingGenerator
 
-from ft2ray.pipeline.align import Work, run_together, take_turns
+from ft2ray.pipeline.align import run_together, take_turns
 from ft2ray.pipeline.cluster import ray_cluster
-from ft2ray.run import read_seconds, write_fingerprints
+from ft2ray.run import Run
 
 SETTINGS = [
     *STAND_INS,
@@ -56,14 +55,12 @@ def measure(repetitions: int) -> list[Figure]:
     ]
 
 
-def timed(run: Callable[[Work], str], max_staleness: int) -> tuple[float, dict[str, float]]:
+def timed(do: Callable[[Run], str], max_staleness: int) -> tuple[float, dict[str, float]]:
     """Seconds of a whole run in a new folder, and of its stages."""
-    config, key, work = planned([*SETTINGS, f"schedule.max_staleness={max_staleness}"])
+    config = planned([*SETTINGS, f"schedule.max_staleness={max_staleness}"])
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        here = config.replaced(run_dir=folder)
-        write_fingerprints(folder, SleepingGenerator.fingerprint, BriefCritic.fingerprint)
-        took = seconds(lambda: run(Work(here, key, work)))
-        return took, read_seconds(folder)
+        run = begun(config, folder)
+        return seconds(lambda: do(run)), run.seconds
 
 
 if __name__ == "__main__":

@@ -68,12 +68,12 @@ def commit(root: str, first: int, end: int) -> float:
 
 
 def commit_some(root: str, writer: int, which: tuple[int, ...]) -> float:
-    from ft2ray.pipeline.curation import group_store
     from ft2ray.records import Candidate, PromptGroup
+    from ft2ray.run import group_store
 
     if not which:
         return 0.0
-    rng, store, (_, slots) = np.random.default_rng(0), group_store(root), slots_of(root)
+    rng, store, slots = np.random.default_rng(0), group_store(root), run_at(root).slots
     start = time.perf_counter()
     for n in range(*which)[writer::WRITERS]:
         candidates = [
@@ -113,29 +113,26 @@ def planned(root: str, groups: int) -> None:
     """A run folder of one round with so many prompts."""
     from ft2ray.config import load_config
     from ft2ray.records import Prompt
-    from ft2ray.rounds.prompts import Plan
-    from ft2ray.run import write_fingerprints, write_inputs
+    from ft2ray.rounds.plan import Plan
+    from ft2ray.run import Run
 
     prompts = [Prompt(f"{n:016x}", "portrait.jpg", "speech.flac", float(n), 3.0) for n in range(groups)]
     config = load_config(None, [f"run_dir={root}", f"curation.candidates={CANDIDATES}", "pairs.margin=0.0"])
-    write_inputs(config, Plan(prompts, [], []))
-    write_fingerprints(root, "generator", "critic")
+    run = Run(config)
+    run.begin(Plan(prompts, [], []))
+    run.identify("generator", "critic")
 
 
-def slots_of(root: str) -> tuple[Any, list[Any]]:
-    from ft2ray.rounds.schedule import slots
-    from ft2ray.run import read_config, read_plan
+def run_at(root: str) -> Any:
+    from ft2ray.run import Run
 
-    config = read_config(root)
-    return config, slots(config, "generator", "critic", read_plan(root).curation)
+    return Run.open(root)
 
 
 def resume(root: str) -> None:
     """Which slots are filled."""
-    from ft2ray.pipeline.curation import missing_slots
-
-    _, slots = slots_of(root)
-    assert missing_slots(root, slots) == []
+    run = run_at(root)
+    assert run.missing(run.slots) == []
 
 
 def status(root: str) -> None:
@@ -148,8 +145,8 @@ def status(root: str) -> None:
 def pair_counts(root: str) -> None:
     from ft2ray.rounds import scores
 
-    config, slots = slots_of(root)
-    assert scores.pair_counts(config, scores.scored_candidates(config, slots))["mn"] == len(slots)
+    run = run_at(root)
+    assert scores.pair_counts(run.config, scores.scored_candidates(run))["mn"] == len(run.slots)
 
 
 def intake(root: str) -> None:
@@ -157,10 +154,10 @@ def intake(root: str) -> None:
     from ft2ray.rounds.intake import Intake
     from ft2ray.rounds.scores import pairs_by_group
 
-    config, slots = slots_of(root)
-    run = Taken(config.dimension_names)
-    Intake(config, "key", slots, lambda ids: pairs_by_group(config, ids, "critic"), rank=0)(run)
-    assert len(run.pools["mn"]) == len(slots)
+    run = run_at(root)
+    taken = Taken(run.config.dimension_names)
+    Intake(run, lambda ids: pairs_by_group(run, ids), rank=0)(taken)
+    assert len(taken.pools["mn"]) == len(run.slots)
 
 
 class Taken:
@@ -192,7 +189,7 @@ def measured(name: str, root: str) -> tuple[float, float]:
 
 
 READINGS = {
-    "resume": ("ft2ray.pipeline.curation", resume),
+    "resume": ("ft2ray.run", resume),
     "status": ("ft2ray.observe.status", status),
     "pair counts": ("ft2ray.rounds.scores", pair_counts),
     "intake": ("ft2ray.rounds.intake", intake),

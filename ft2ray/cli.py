@@ -199,22 +199,21 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     from ft2ray.animate import animate
-    from ft2ray.run import policy_dir, read_config
+    from ft2ray.run import Run
 
     if arguments.run is None and (arguments.system or arguments.weights):
         raise UserError("--system and --weights choose among the adapters of a run: give its folder as --run")
     if unknown := [text for text in arguments.settings if not is_override(text)]:
         raise UserError(f"{unknown[0]} is not of the form a.b=value; settings of a run come with --run")
     named = any(text.startswith("generator.weights=") for text in arguments.settings)
+    run = Run.open(arguments.run, arguments.settings) if arguments.run else None
     frames = animate(
-        read_config(arguments.run, arguments.settings)
-        if arguments.run
-        else load_config(None, arguments.settings),
+        load_config(None, arguments.settings) if run is None else run.config,
         arguments.portrait,
         arguments.audio,
         arguments.out,
         seed=arguments.seed,
-        policy_dir=policy_dir(arguments.run) if arguments.run else None,
+        policy_dir=None if run is None else run.current_policy,
         system=arguments.system,
         weights=_weights(arguments.weights),
         allow_code=named or arguments.allow_code,
@@ -236,6 +235,7 @@ def _score(arguments: argparse.Namespace) -> None:
 
     from ft2ray.loaders import load_critic
     from ft2ray.media.face import FaceMesher
+    from ft2ray.storage import base_name
 
     torch.set_num_threads(1)
     critic, mesher = load_critic(arguments.critic, allow_code=True), FaceMesher()
@@ -244,7 +244,8 @@ def _score(arguments: argparse.Namespace) -> None:
         try:
             (p_K,) = critic.score([critic.viewer.read(clip, mesher)])
         except UserError as error:
-            failed.append(str(error) if str(clip) in str(error) else f"{clip}: {error}")
+            said = str(error).removeprefix(f"{base_name(clip)}: ")
+            failed.append(said if clip in said else f"{clip}: {said}")
             continue
         scores = dict(zip(critic.dimensions, map(float, p_K), strict=True))
         print(json.dumps({"clip": clip, "p_yes": scores, "critic": critic.fingerprint}), flush=True)
@@ -255,6 +256,7 @@ def _score(arguments: argparse.Namespace) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     from ft2ray.observe.status import read_status, watch
     from ft2ray.observe.timeline import chrome_trace, read_spans
+    from ft2ray.run import Run
     from ft2ray.storage import write_atomically
 
     if arguments.watch:
@@ -262,7 +264,7 @@ def _status(arguments: argparse.Namespace) -> None:
     else:
         print(read_status(arguments.run))
     if arguments.timeline:
-        write_atomically(arguments.timeline, chrome_trace(read_spans(arguments.run)).encode())
+        write_atomically(arguments.timeline, chrome_trace(read_spans(Run.open(arguments.run).spans)).encode())
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -67,6 +67,36 @@ GROUP_INDEX = (
 )
 
 
+REFUSED = pa.schema([(name, pa.string()) for name in ("group_id", "path", "reason", "message")])
+
+MEASUREMENT = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("seed", pa.int64()),
+        ("system", pa.string()),  # a system of the configuration, or a reference such as wrong_audio
+        ("policy", pa.string()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),  # absent or null is missing
+        ("video", pa.string()),
+    ]
+)
+
+SPAN = pa.schema(
+    [
+        ("span_id", pa.string()),
+        ("kind", pa.string()),  # generate | train
+        ("lane", pa.string()),  # who: an actor's node and process
+        ("name", pa.string()),  # group_id, or first and last step
+        ("round", pa.int32()),
+        ("version", pa.int32()),  # of the policy that generated
+        ("began", pa.float64()),  # seconds since 1970
+        ("ended", pa.float64()),
+    ]
+)
+
+BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
+
+
 def content_id(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of `parts` (bytes as they are, the rest as canonical JSON)."""
     digest = hashlib.sha256()

@@ -28,20 +28,20 @@ from ft2ray.evaluation.measure import measure_clip
 from ft2ray.loaders import load_generator
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
-from ft2ray.pipeline.curation import read_groups
-from ft2ray.pipeline.evaluation import run_judge
 from ft2ray.preference.rules import PairRule, pairs
 from ft2ray.records import Prompt, PromptGroup
+from ft2ray.rounds.measurements import run_judge
 from ft2ray.rounds.prompts import read_clip
-from ft2ray.run import read_config
+from ft2ray.run import Run, read_groups
 
 
 def judged(run_dir: str, group: PromptGroup) -> tuple[np.ndarray, np.ndarray]:
     """Scores of all candidates by the judge and by the hand-made rules: [N, K] each, NaN where missing."""
     torch.set_num_threads(1)
-    config = read_config(run_dir)
+    run = Run.open(run_dir)
+    config = run.config
     generator, mesher, rules = load_generator(config.generator.weights), FaceMesher(), RuleCritic.load()
-    judge = Judge.load(run_judge(config))
+    judge = Judge.load(run_judge(run))
     prompt = Prompt(group.prompt_id, group.portrait, group.speech, group.start_seconds, group.seconds)
     portrait, wav_T = (
         load_portrait(prompt.portrait, size=config.generator.size, mesher=mesher),
@@ -94,7 +94,7 @@ def main() -> None:
         found = list(pool.map(judged, [arguments.run] * len(groups), groups))
     judge, rules = [one[0] for one in found], [one[1] for one in found]
     scores = {"critic": [group.scores_NK() for group in groups], "rules": rules}
-    rule, lines = read_config(arguments.run).pairs, []
+    rule, lines = Run.open(arguments.run).config.pairs, []
     print(f"{len(groups)} groups; pairs by {rule}")
     for name, scores in {"critic": [group.scores_NK() for group in groups], "rules": rules}.items():
         for k, dimension in enumerate(groups[0].dimensions):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ft2ray.media.video import read_video
-from ft2ray.run import read_plan
+from ft2ray.run import Run
 
 SYSTEMS = ("base", "tlpo")
 COLUMNS = 7
@@ -24,7 +24,7 @@ SIDE = 192
 def picture(run_dir: Path) -> Image.Image:
     """Rows: base and TLPO for every portrait that has videos; columns: moments of the clip."""
     rows, seen = [], set()
-    for prompt in read_plan(run_dir).evaluation:
+    for prompt in Run.open(run_dir).plan.evaluation:
         videos = [run_dir / "videos" / f"{prompt.prompt_id}_{system}.mp4" for system in SYSTEMS]
         if prompt.portrait in seen or not all(video.is_file() for video in videos):
             continue

@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 
-from ft2ray.pipeline.curation import group_store, read_groups
+from ft2ray.run import group_store, read_groups
 
 
 def main() -> None:

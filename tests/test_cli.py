@@ -12,7 +12,7 @@ from ft2ray.config import load_config, to_dict
 from ft2ray.errors import DataError
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
-from ft2ray.run import read_config
+from ft2ray.run import Run
 from tests.conftest import ASSETS
 
 
@@ -112,9 +112,9 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
 def test_the_settings_of_a_run_are_those_of_its_folder(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("run_dir: /another/place\ngenerator: {sampling: {steps: 3}}")
-    config = read_config(tmp_path, ["generator.sampling.audio_scale=3"])
+    config = Run.open(tmp_path, ["generator.sampling.audio_scale=3"]).config
     assert config.run_dir == str(tmp_path)
     assert config.generator.sampling == SamplerSettings(steps=3, audio_scale=3.0)
     file.write_text("preference: {margin: 0.3}")
-    with pytest.raises(DataError, match="written by an earlier version"):
-        read_config(tmp_path)
+    with pytest.raises(DataError, match="written by another version .*unknown key preference"):
+        Run.open(tmp_path)

@@ -1,14 +1,20 @@
-"""The run folder keeps what it is told, here and on S3, and belongs to one align at a time."""
+"""The run folder keeps what it is told, here and on S3, and is read where it lies."""
+
+import pickle
+import shutil
 
 import pytest
 
-from ft2ray import run as run_folder
 from ft2ray import storage
 from ft2ray.config import load_config
-from ft2ray.errors import StoredDataError
+from ft2ray.errors import DataError
 from ft2ray.records import Prompt
-from ft2ray.rounds.prompts import Plan, Quarantined
-from ft2ray.storage import join
+from ft2ray.rounds.plan import Plan, Quarantined
+from ft2ray.run import Run
+from ft2ray.storage import join, write_atomically
+
+PROMPT = Prompt("id", "s3://b/a.jpg", "b.flac", 0.0, 3.0)
+PLAN = Plan([PROMPT], [PROMPT], [Quarantined("c.jpg", "no_face", "There is none.")])
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -16,30 +22,89 @@ def run_dir(request, tmp_path) -> str:
     return str(tmp_path / "run") if request.param == "local" else request.getfixturevalue("s3")
 
 
+def begun(run_dir: str) -> Run:
+    run = Run(load_config(None, [f"run_dir={run_dir}", "tlpo.experts.rank=3"]))
+    run.begin(PLAN)
+    run.identify("gen", "crit")
+    return run
+
+
 def test_what_was_asked_comes_back(run_dir):
-    config = load_config(None, [f"run_dir={run_dir}", "tlpo.experts.rank=3"])
-    prompt = Prompt("id", "s3://b/a.jpg", "b.flac", 0.0, 3.0)
-    plan = Plan([prompt], [prompt], [Quarantined("c.jpg", "no_face", "There is none.")])
-    run_folder.write_inputs(config, plan)
-    assert run_folder.read_config(run_dir) == config and run_folder.read_plan(run_dir) == plan
-    assert {"ray", "ft2ray", "python"} <= run_folder.read_versions(run_dir).keys()
-    assert run_folder.read_seconds(run_dir) == {}
+    run = begun(run_dir)
+    again = Run.open(run_dir)
+    assert (again.config, again.plan) == (run.config, PLAN)
+    assert {"ray", "ft2ray", "python"} <= again.versions.keys()
+    assert (again.generator, again.critic, again.key, again.slots) == ("gen", "crit", run.key, run.slots)
+    assert again.seconds == {}
     for seconds in (1.0, 2.0):
-        run_folder.add_seconds(run_dir, "training", seconds)
-    assert run_folder.read_seconds(run_dir) == {"training": 3.0}
+        run.add_seconds("training", seconds)
+    assert again.seconds == {"training": 3.0}
+
+
+def test_other_fingerprints_are_another_training(tmp_path):
+    run = begun(str(tmp_path))
+    key, slots = run.key, run.slots
+    run.identify("another", "crit")
+    assert run.key != key and run.slots != slots
+    assert Run.open(tmp_path).key == run.key
+
+
+def test_it_travels_without_what_can_be_read_again(tmp_path):
+    run = begun(str(tmp_path))
+    assert run.slots and set(run.__getstate__()) == {"config"}
+    assert pickle.loads(pickle.dumps(run)).slots == run.slots
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move], ids=["copied", "moved"])
+def test_a_copied_or_moved_folder_is_read_where_it_lies(tmp_path, how):
+    run = begun(str(tmp_path / "first"))
+    run.add_seconds("training", 3.0)
+    run.publish(run.policy(1))
+    how(tmp_path / "first", tmp_path / "other")
+    begun(str(tmp_path / "first")).add_seconds("training", 9.0)  # a new run in the old place
+    other = Run.open(tmp_path / "other")
+    places = (
+        other.url,
+        other.groups.root,
+        other.policy(1),
+        other.current_policy,
+        other.intake,
+        other.file("x"),
+    )
+    assert all(place.startswith(str(tmp_path / "other")) for place in places)
+    assert other.seconds == {"training": 3.0} and other.key == run.key
 
 
 def test_the_policy_of_the_run_is_the_one_published_last(run_dir):
-    with pytest.raises(ValueError, match="holds no trained policy"):
-        run_folder.policy_dir(run_dir)
-    for name in ("key-1", "key-2"):
-        run_folder.publish(run_dir, join(run_dir, "policies", name))
-    assert run_folder.policy_dir(run_dir) == join(run_dir, "policies", "key-2")
+    run = begun(run_dir)
+    with pytest.raises(DataError, match="holds no trained policy"):
+        _ = run.current_policy
+    for version in (1, 2):
+        run.publish(run.policy(version))
+    assert run.current_policy == join(run_dir, "policies", f"{run.key}-2")
 
 
 def test_a_folder_without_a_run_says_so(run_dir):
-    with pytest.raises(ValueError, match="is not a run folder"):
-        run_folder.read_config(run_dir)
+    with pytest.raises(DataError, match="is not a run folder"):
+        Run.open(run_dir)
+
+
+@pytest.mark.parametrize("name", ["prompts.json", "versions.json", "fingerprints.json"])
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[]", b'{"critic": "b", "digest": "0"}'])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path, name, data):
+    begun(str(tmp_path))
+    write_atomically(tmp_path / name, data)
+    run = Run.open(tmp_path)
+    with pytest.raises(DataError, match=f"{name}: .* is damaged.*writes it again"):
+        _ = run.plan, run.versions, run.critic
+
+
+def test_wall_times_that_are_lost_stop_nobody(tmp_path, caplog):
+    run = begun(str(tmp_path))
+    write_atomically(tmp_path / "seconds.json", b"")
+    assert run.seconds == {} and "seconds.json" in caplog.text
+    run.add_seconds("training", 2.0)
+    assert run.seconds == {"training": 2.0}
 
 
 def test_a_local_run_belongs_to_one_at_a_time(tmp_path):
@@ -48,26 +113,3 @@ def test_a_local_run_belongs_to_one_at_a_time(tmp_path):
         pytest.fail("two at once")
     with storage.exclusive(tmp_path, "ft2ray align"):
         pass
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"{}", b"[]", b'{"generator": "a", "critic": "b", "digest": "0"}']
-)
-def test_damaged_notes_are_named_and_lost_wall_times_stop_nothing(tmp_path, caplog, content):
-    run_folder.write_inputs(load_config(None, [f"run_dir={tmp_path}"]), Plan([], [], []))
-    run_folder.write_fingerprints(tmp_path, "generator", "critic")
-    run_folder.add_seconds(tmp_path, "curation", 2.0)
-    readers = {
-        "prompts.json": run_folder.read_plan,
-        "versions.json": run_folder.read_versions,
-        "fingerprints.json": run_folder.read_fingerprints,
-    }
-    for name, read in readers.items():
-        read(tmp_path)
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(StoredDataError, match=f"{tmp_path}/{name}: .* is damaged.*writes it again"):
-            read(tmp_path)
-    (tmp_path / "seconds.json").write_bytes(content)
-    assert run_folder.read_seconds(tmp_path) == {} and "seconds.json: the note of wall times" in caplog.text
-    run_folder.add_seconds(tmp_path, "curation", 3.0)
-    assert run_folder.read_seconds(tmp_path) == {"curation": 3.0}

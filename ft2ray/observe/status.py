@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ import pyarrow.compute as pc
 
 from ft2ray.observe.deaths import read_deaths, summary
 from ft2ray.observe.timeline import Span, busy_seconds, overlap_seconds, read_spans
-from ft2ray.pipeline.curation import BASE_POLICY, refused_store
-from ft2ray.rounds.policies import newest_policy, policy_url
-from ft2ray.rounds.schedule import last_step, slots, training_key
+from ft2ray.records import BASE_POLICY
+from ft2ray.rounds.schedule import last_step
 from ft2ray.rounds.scores import pair_counts, scored_candidates
-from ft2ray.run import progress_url, read_config, read_fingerprints, read_plan
-from ft2ray.storage import exists, join, plain_json, read_bytes
+from ft2ray.run import Run
+from ft2ray.storage import exists, join, plain_json
 
 RECENT_SECONDS = 300.0
 
@@ -68,26 +66,23 @@ class Status:
 
 def read_status(run_dir: str) -> Status:
     """Raises ValueError where there is no run."""
-    config, plan = read_config(run_dir), read_plan(run_dir)
-    generator, critic = read_fingerprints(run_dir)
-    wanted = slots(config, generator, critic, plan.curation)
-    key = training_key(config, generator, critic, plan.curation)
-    candidates = scored_candidates(config, wanted)
+    run = Run.open(run_dir)
+    config = run.config
+    candidates = scored_candidates(run)
     groups = candidates.filter(pc.equal(candidates["place"], 0)).select(["round", "policy"]).to_pylist()
     committed = Counter(group["round"] for group in groups)
-    total = Counter(slot.round for slot in wanted)
-    policies = newest_policy(run_dir, key, config.schedule.rounds)
+    total = Counter(slot.round for slot in run.slots)
+    policies = run.newest_policy(config.schedule.rounds)
     version = {BASE_POLICY: 0} | {
-        _fingerprint(policy_url(run_dir, key, number)): number for number in range(1, policies + 1)
+        _fingerprint(run.policy(number)): number for number in range(1, policies + 1)
     }
     stale = Counter(group["round"] - version[group["policy"]] for group in groups)
-    spans = read_spans(run_dir)
+    spans = read_spans(run.spans)
     made = [span for span in spans if span.kind == "generate"]
-    progress = progress_url(run_dir, key)
     return Status(
-        run_dir=run_dir,
+        run_dir=run.url,
         rounds=[(committed[round], total[round]) for round in sorted(total)],
-        refused=[f"{row['path']} [{row['reason']}]" for row in refused_store(run_dir).rows()],
+        refused=[f"{row['path']} [{row['reason']}]" for row in run.refused.rows()],
         unscored=candidates[config.dimension_names[0]].null_count,
         candidates=len(candidates),
         pairs=pair_counts(config, candidates),
@@ -95,13 +90,13 @@ def read_status(run_dir: str) -> Status:
         groups_per_minute=_recent_rate(made),
         generators_busy=_busy_share(made),
         overlap_seconds=overlap_seconds(spans),
-        step=json.loads(read_bytes(progress))["step"] if exists(progress) else 0,
+        step=run.step,
         last_step=last_step(config, config.schedule.rounds - 1),
         policies=policies,
-        quarantined=[f"{q.path} [{q.reason}]" for q in plan.quarantined],
+        quarantined=[f"{q.path} [{q.reason}]" for q in run.plan.quarantined],
         # A report alone may be that of an earlier training in this folder.
-        finished=policies == config.schedule.rounds and exists(join(run_dir, "report.json")),
-        deaths=summary(read_deaths(run_dir)),
+        finished=policies == config.schedule.rounds and exists(run.file("report.json")),
+        deaths=summary(read_deaths(run.url)),
     )
 
 

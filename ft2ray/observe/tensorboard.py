@@ -66,15 +66,15 @@ class Board:
 
 
 @contextmanager
-def board(run_dir: str, purge_step: int | None = None) -> Iterator[Board]:
+def board(url: str, purge_step: int | None = None) -> Iterator[Board]:
     """The board of a training from `purge_step` on: it replaces what was written of later steps before."""
-    with _written_to(join(run_dir, "tensorboard"), purge_step) as opened:
+    with _written_to(url, purge_step) as opened:
         yield opened
 
 
-def show_clips(run_dir: str, clips: Mapping[str, Path], step: int) -> None:
+def show_clips(url: str, clips: Mapping[str, Path], step: int) -> None:
     """Show these clips, by their names, and none of an earlier report."""
-    folder = join(run_dir, "tensorboard", "clips")
+    folder = join(url, "clips")
     for file in list_files(folder):
         delete(join(folder, file))
     with _written_to(folder, None) as opened:

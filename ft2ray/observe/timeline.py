@@ -11,23 +11,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-import pyarrow as pa
-
 from ft2ray.records import content_id
-from ft2ray.storage import RowStore, join
-
-SPAN = pa.schema(
-    [
-        ("span_id", pa.string()),
-        ("kind", pa.string()),  # generate | train
-        ("lane", pa.string()),  # who: an actor's node and process
-        ("name", pa.string()),  # group_id, or first and last step
-        ("round", pa.int32()),
-        ("version", pa.int32()),  # of the policy that generated
-        ("began", pa.float64()),  # seconds since 1970
-        ("ended", pa.float64()),
-    ]
-)
+from ft2ray.storage import RowStore
 
 
 @dataclass(frozen=True)
@@ -41,28 +26,25 @@ class Span:
     ended: float
 
 
-def span_store(run_dir: str) -> RowStore:
-    return RowStore(join(run_dir, "timeline"), SPAN, "span_id", what="a span of the timeline", lossy=True)
-
-
-def commit_spans(run_dir: str, spans: list[Span]) -> None:
+def commit_spans(store: RowStore, spans: list[Span]) -> None:
     rows = [{"span_id": content_id(asdict(span)), **asdict(span)} for span in spans]
     if rows:
-        span_store(run_dir).commit(rows)
+        store.commit(rows)
 
 
-def read_spans(run_dir: str) -> list[Span]:
+def read_spans(store: RowStore) -> list[Span]:
     """All spans by the time they began."""
-    rows = span_store(run_dir).rows()
-    spans = [Span(**{name: value for name, value in row.items() if name != "span_id"}) for row in rows]
+    spans = [
+        Span(**{name: value for name, value in row.items() if name != "span_id"}) for row in store.rows()
+    ]
     return sorted(spans, key=lambda span: (span.began, span.lane))
 
 
 class TrainingClock:
     """Stretches of training steps, without the time spent waiting for groups or saving."""
 
-    def __init__(self, run_dir: str, lane: str):
-        self.run_dir, self.lane = run_dir, lane
+    def __init__(self, store: RowStore, lane: str):
+        self.store, self.lane = store, lane
         self.began, self.first = time.time(), 0
         self.spans: list[Span] = []
 
@@ -75,7 +57,7 @@ class TrainingClock:
             self.spans.append(Span("train", self.lane, name, round, round, self.began, time.time()))
 
     def commit(self) -> None:
-        commit_spans(self.run_dir, self.spans)
+        commit_spans(self.store, self.spans)
         self.spans = []
 
 

@@ -7,6 +7,7 @@ Curation and training take turns or run at the same time, as `schedule` says (se
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,42 +34,24 @@ from ft2ray.observe.deaths import write_deaths
 from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
-from ft2ray.pipeline.curation import curate, group_store, missing_slots, refused_store
+from ft2ray.pipeline.curation import curate
 from ft2ray.pipeline.endings import in_one_sentence, known
-from ft2ray.pipeline.evaluation import evaluate, measurement_store, run_judge
+from ft2ray.pipeline.evaluation import evaluate
 from ft2ray.pipeline.memory import check_weights, with_memory
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import train
 from ft2ray.resources import Pool
-from ft2ray.rounds.intake import CURATING, CurationFailed, intake_folder
-from ft2ray.rounds.policies import is_published, policy_url
-from ft2ray.rounds.prompts import Plan, plan_prompts
-from ft2ray.rounds.schedule import Slot, oldest_policy, slots, training_key
+from ft2ray.rounds.intake import CurationFailed
+from ft2ray.rounds.measurements import run_judge
+from ft2ray.rounds.prompts import plan_prompts
+from ft2ray.rounds.schedule import Slot, oldest_policy
 from ft2ray.rounds.scores import critics, pair_counts, scored_candidates
-from ft2ray.run import (
-    add_seconds,
-    publish,
-    training_url,
-    write_fingerprints,
-    write_inputs,
-)
-from ft2ray.storage import absolute, delete, exclusive, join, write_atomically
+from ft2ray.run import Run, is_published
+from ft2ray.storage import delete, exclusive, new_file, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Work:
-    """One training run and the slots that it needs filled."""
-
-    config: AlignConfig
-    key: str
-    slots: Sequence[Slot]
-
-    def of_round(self, round: int) -> list[Slot]:
-        return [slot for slot in self.slots if slot.round == round]
 
 
 def align(config: AlignConfig) -> str:
@@ -79,59 +61,69 @@ def align(config: AlignConfig) -> str:
         ValueError: for settings and media that can not work.
         RunEnded: where a disk is full, the store or the critic fails; later the same call goes on.
     """
-    config = config.replaced(run_dir=absolute(config.run_dir))  # workers sit in other folders
     check_run_dir(config.run_dir)
-    with in_one_sentence(config.run_dir), exclusive(config.run_dir, "ft2ray align"):
+    run = Run(config)
+    with in_one_sentence(run.url), exclusive(run.url, "ft2ray align"), logged(run):
         check_weights(config)
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
-        with timed(config, "prompts"):
+        with timed(run, "prompts"):
             plan = plan_prompts(config.prompts, config.generator.size)
         for refused in plan.quarantined:
             say(f"  quarantined {refused.path} [{refused.reason}]: {refused.message}")
         say(f"  {len(plan.curation)} prompts to curate, {len(plan.evaluation)} kept apart for the evaluation")
-        write_inputs(config, plan)
-        write_deaths(config.run_dir, [])
-        config = with_memory(config)
+        run.begin(plan)
+        write_deaths(run.url, [])
+        run.config = with_memory(run.config)
         with ray_cluster(config.resources.address):
-            repaired(config.run_dir, lambda: _align_on_ray(config, plan))
-            report = _on_node(config.resources.pools.generators, write_run_report, config.run_dir, True)
+            repaired(run, lambda: _align_on_ray(run))
+            report = _on_node(config.resources.pools.generators, write_run_report, run.url, True)
     say(f"Done. Open {report}")
     return report
 
 
-def repaired(run_dir: str, work: Callable[[], T]) -> T:
+@contextmanager
+def logged(run: Run) -> Iterator[None]:
+    """Everything that this package and Ray say in this process also goes to a file of the run."""
+    name = time.strftime("%Y%m%d-%H%M%S.log", time.gmtime())
+    with new_file(run.file("logs", name)) as file, contextlib.ExitStack() as stack:
+        handler = stack.enter_context(contextlib.closing(logging.FileHandler(file)))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"))
+        for logger in map(logging.getLogger, ("ft2ray", "ray")):
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+        yield
+
+
+def repaired(run: Run, work: Callable[[], T]) -> T:
     """The result of `work`, which is done again without the rows that turn out to be damaged."""
     while True:
         try:
             return work()
         except Exception as error:  # of any kind: Ray wraps what its workers raise
-            if not isinstance(known(error, run_dir), StoredDataError):
+            if not isinstance(known(error, run.url), StoredDataError):
                 raise
-            stores = group_store(run_dir), refused_store(run_dir), measurement_store(run_dir)
+            stores = run.groups, run.refused, run.measurements
             damaged = [sentence for store in stores for sentence in store.set_aside_damaged()]
             if not damaged:
                 raise
             say("\n".join(f"  set aside, to be made again: {sentence}" for sentence in damaged))
 
 
-def _align_on_ray(config: AlignConfig, plan: Plan) -> None:
+def _align_on_ray(run: Run) -> None:
+    config = run.config
     check_resources(config)
     generator, card = identities(config)
-    critic = card.fingerprint
-    judge = Judge.load(run_judge(config)).fingerprint
-    check_critic(config, card)
-    write_fingerprints(config.run_dir, generator, critic)
-    key = training_key(config, generator, critic, plan.curation)
-    work = Work(config, key, slots(config, generator, critic, plan.curation))
+    judge = Judge.load(run_judge(run)).fingerprint
+    check_critic(run, card)
+    run.identify(generator, card.fingerprint)
 
-    policy = take_turns(work) if config.schedule.max_staleness == 0 else run_together(work)
-    publish(config.run_dir, policy)
+    policy = take_turns(run) if config.schedule.max_staleness == 0 else run_together(run)
+    run.publish(policy)
 
-    clips = len(plan.evaluation) * len(config.evaluation.seeds) * len(config.systems)
-    say(f"Evaluating {len(config.systems)} systems on held-out prompts: {clips} clips")
-    with timed(config, "evaluation"):
-        rows = len(plan.evaluation) * len(config.evaluation.seeds)
-        for _ in tqdm(evaluate(config, plan.evaluation, generator, judge, policy), total=rows, unit="prompt"):
+    rows = len(run.plan.evaluation) * len(config.evaluation.seeds)
+    say(f"Evaluating {len(config.systems)} systems on held-out prompts: {rows * len(config.systems)} clips")
+    with timed(run, "evaluation"):
+        for _ in tqdm(evaluate(run, judge, policy), total=rows, unit="prompt"):
             pass
 
 
@@ -159,72 +151,70 @@ def _on_node(pool: Pool, call: Callable[..., T], *args: Any) -> T:
         raise error.cause from error  # a user's mistake stays one
 
 
-def take_turns(work: Work) -> str:
+def take_turns(run: Run) -> str:
     """Each round: curate all of it, then train on it. Returns the last policy published."""
-    config, policy = work.config, ""
+    config, policy = run.config, ""
     baseline = ", the dpo_sum baseline" if config.tlpo.baseline else ""
     for round in range(config.schedule.rounds):
         of = f"round {round + 1} of {config.schedule.rounds}"
         say(f"Curating {of}: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
-        missing = missing_slots(config.run_dir, work.of_round(round))
-        with timed(config, "curation"), critic_running(config, missing):
-            for _ in filled(work, missing):
+        missing = run.missing(run.slots_of(round))
+        with timed(run, "curation"), critic_running(config, missing):
+            for _ in filled(run, missing):
                 pass
-        check_pairs(work)
+        check_pairs(run)
         say(f"Training {of}: {len(config.dimensions)} experts{baseline}, the gate at the end")
-        with timed(config, "training"):
-            policy = train(config, work.key, work.slots, round)
+        with timed(run, "training"):
+            policy = train(run, round)
     return policy
 
 
-def run_together(work: Work) -> str:
+def run_together(run: Run) -> str:
     """Curate and train at the same time. Returns the last policy published."""
-    config, stop = work.config, threading.Event()
-    curating = join(intake_folder(config.run_dir, work.key), CURATING)
-    training = training_url(config.run_dir, work.key)
-    for going_on in (curating, training):
+    config, stop = run.config, threading.Event()
+    for going_on in (run.curating, run.training):
         write_atomically(going_on, b"")
 
     def curate_all() -> None:
         try:
-            curate_rounds(work, stop)
+            curate_rounds(run, stop)
         except BaseException:
-            delete(curating)  # the training need not wait; a file that says so might find the disk full
+            delete(run.curating)  # the training need not wait; a file that says so might find the disk full
             raise
 
-    say(f"Curating {len(work.slots)} groups and training on them at the same time")
-    with timed(config, "curation and training"), ThreadPoolExecutor(1) as pool:
+    say(f"Curating {len(run.slots)} groups and training on them at the same time")
+    with timed(run, "curation and training"), ThreadPoolExecutor(1) as pool:
         curation = pool.submit(curate_all)
         try:
-            policy = train(config, work.key, work.slots, config.schedule.rounds - 1)
+            policy = train(run, config.schedule.rounds - 1)
         except BaseException as error:
             stop.set()
             if isinstance(error, CurationFailed) or curation.done():
                 curation.result()  # where curation failed, its error is the cause
             raise
         finally:
-            delete(training)  # nor need generators
+            delete(run.training)  # nor need generators
         curation.result()
     return policy
 
 
-def curate_rounds(work: Work, stop: threading.Event) -> None:
+def curate_rounds(run: Run, stop: threading.Event) -> None:
     """Fill the slots of all rounds in one stream, in which generators wait for policies, until `stop`."""
-    config = work.config
-    missing = missing_slots(config.run_dir, work.slots)
+    config = run.config
+    missing = run.missing(run.slots)
     left = Counter(slot.round for slot in missing)
 
     def check_before_waiting() -> None:
         """The policy that the next groups wait for is trained on what there is, or never."""
         needed = oldest_policy(config, min(left))
-        if needed > 0 and not is_published(policy_url(config.run_dir, work.key, needed)):
-            check_pairs(work)
+        if needed > 0 and not is_published(run.policy(needed)):
+            check_pairs(run)
 
     # The critic starts here, beside the training's processes, and goes as soon as there is nothing to score.
     with critic_running(config, missing):
         if left:
             check_before_waiting()
-        for round in filled(work, missing):
+        for round in filled(run, missing):
             if stop.is_set():
                 return
             left[round] -= 1
@@ -232,17 +222,17 @@ def curate_rounds(work: Work, stop: threading.Event) -> None:
                 del left[round]
                 if left:
                     check_before_waiting()
-    check_pairs(work)
+    check_pairs(run)
 
 
-def filled(work: Work, slots: Sequence[Slot]) -> Iterator[int]:
+def filled(run: Run, slots: Sequence[Slot]) -> Iterator[int]:
     """Fill these empty slots, with a progress bar; yields the round of each that is done."""
     if not slots:
         return
     rounds = {slot.round for slot in slots}
-    total = sum(slot.round in rounds for slot in work.slots)
+    total = sum(slot.round in rounds for slot in run.slots)
     with tqdm(total=total, initial=total - len(slots), unit="group") as bar:
-        for summary in curate(work.config, work.key, slots):
+        for summary in curate(run, slots):
             bar.update()
             yield summary["round"]
 
@@ -260,29 +250,29 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
         serve.delete(APP)
 
 
-def check_critic(config: AlignConfig, critic: CriticCard) -> None:
+def check_critic(run: Run, critic: CriticCard) -> None:
     """Scores of two critics do not compare, nor do other dimensions than the critic's.
 
     Raises:
         UserError: for another list of dimensions, other questions, or a store with another critic's scores.
     """
-    check_dimensions(config.dimensions, critic)
-    others = critics(config.run_dir) - {critic.fingerprint}
+    check_dimensions(run.config.dimensions, critic)
+    others = critics(run) - {critic.fingerprint}
     if others:
         raise UserError(
-            f"{config.run_dir} holds scores of critic {', '.join(map(str, others))}, now it is "
+            f"{run.url} holds scores of critic {', '.join(map(str, others))}, now it is "
             f"{critic.fingerprint}; choose a new run_dir"
         )
 
 
-def check_pairs(work: Work) -> None:
+def check_pairs(run: Run) -> None:
     """Say how many pairs there are; ValueError with the reason where no dimension has any."""
-    candidates = scored_candidates(work.config, work.slots)
-    pairs = pair_counts(work.config, candidates)
+    candidates = scored_candidates(run)
+    pairs = pair_counts(run.config, candidates)
     say("  pairs: " + ", ".join(f"{name} {count}" for name, count in pairs.items()))
-    if any(pairs[name] for name in work.config.dimension_names):
+    if any(pairs[name] for name in run.config.dimension_names):
         return
-    unscored = candidates.filter(candidates[work.config.dimension_names[0]].is_null())
+    unscored = candidates.filter(candidates[run.config.dimension_names[0]].is_null())
     errors = Counter(unscored["error"].to_pylist())
     if not errors:
         raise UserError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
@@ -294,13 +284,13 @@ def check_pairs(work: Work) -> None:
 
 
 @contextmanager
-def timed(config: AlignConfig, stage: str) -> Iterator[None]:
+def timed(run: Run, stage: str) -> Iterator[None]:
     """Adds the stage's wall time to the run's, over all attempts."""
     start = time.monotonic()
     try:
         yield
     finally:
-        add_seconds(config.run_dir, stage, time.monotonic() - start)
+        run.add_seconds(stage, time.monotonic() - start)
 
 
 def say(text: str) -> None:

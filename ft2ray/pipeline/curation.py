@@ -16,24 +16,21 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 
-from ft2ray.config import AlignConfig
 from ft2ray.errors import CriticError, MediaError
 from ft2ray.media.video import write_video
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.timeline import Span, commit_spans
 from ft2ray.pipeline.deaths import watched
 from ft2ray.pipeline.memory import SCORER
-from ft2ray.records import GROUP, GROUP_INDEX, Candidate, Prompt, PromptGroup
-from ft2ray.rounds.policies import newest_policy, policy_url
+from ft2ray.records import BASE_POLICY, Candidate, Prompt, PromptGroup
 from ft2ray.rounds.prompts import read_clip
 from ft2ray.rounds.schedule import Slot, draws, oldest_policy
-from ft2ray.run import read_fingerprints, training_url
-from ft2ray.storage import RowStore, exists, join, new_file
-from ft2ray.systems import BASE, TLPO
+from ft2ray.run import Run
+from ft2ray.storage import exists, new_file
+from ft2ray.systems import TLPO
 
 if TYPE_CHECKING:  # heavy: only the actors load them
     import numpy as np
@@ -46,42 +43,25 @@ if TYPE_CHECKING:  # heavy: only the actors load them
 MOST_FAILED = 0.5
 POLL_SECONDS = 1.0  # of a generator that waits for a policy
 SCORER_CPUS = 0.1  # of an actor that waits for the critic and writes shards
-BASE_POLICY = BASE  # the policy of candidates that the un-aligned generator made
-
-REFUSED = pa.schema([(name, pa.string()) for name in ("group_id", "path", "reason", "message")])
-
-
-def group_store(run_dir: str) -> RowStore:
-    return RowStore(join(run_dir, "store", "groups"), GROUP, "group_id", GROUP_INDEX, "a prompt group")
-
-
-def refused_store(run_dir: str) -> RowStore:
-    """Slots that can not be filled, because their media turned out to be unreadable after all."""
-    return RowStore(join(run_dir, "store", "refused"), REFUSED, "group_id", what="a refused slot")
-
-
-def read_groups(run_dir: str, first: int | None = None) -> list[PromptGroup]:
-    """The committed groups (all, or the first few) by id, whatever order they arrived in."""
-    store = group_store(run_dir)
-    return [PromptGroup.from_row(store.get(group_id)) for group_id in sorted(store.keys())[:first]]
 
 
 class GenerateGroup:
     """Ray Data actor: one slot -> its group (unscored) and one critic view per candidate."""
 
-    def __init__(self, config: AlignConfig, key: str):
+    def __init__(self, run: Run):
         import torch
 
         from ft2ray.loaders import load_generator, load_viewer
         from ft2ray.media.face import FaceMesher
 
         torch.set_num_threads(1)
-        self.config, self.key = config, key
+        self.run, self.config = run, run.config
+        config = run.config
         critic = config.critic
         self.viewer = load_viewer(critic.weights, critic.fps, critic.pixels, allow_code=True)
         self.generator = load_generator(config.generator.weights, allow_code=True)
         self.mesher = FaceMesher()
-        self.stores = group_store(config.run_dir), refused_store(config.run_dir)
+        self.stores = run.groups, run.refused
         self.version, self.policy = 0, BASE_POLICY
         self.lane = f"{platform.node()} {os.getpid()}"
 
@@ -113,15 +93,14 @@ class GenerateGroup:
         """
         from ft2ray.tlpo.policy import apply_system, load_policy
 
-        run_dir, key = self.config.run_dir, self.key
-        while (version := newest_policy(run_dir, key, round)) < oldest_policy(self.config, round):
+        while (version := self.run.newest_policy(round)) < oldest_policy(self.config, round):
             in_turns = self.config.schedule.max_staleness == 0
             assert not in_turns, "the round began before its policy was published"
-            if not exists(training_url(run_dir, key)):
+            if not exists(self.run.training):
                 return False
             time.sleep(POLL_SECONDS)
         if version != self.version:
-            policy = load_policy(policy_url(run_dir, key, version), self.generator.fingerprint)
+            policy = load_policy(self.run.policy(version), self.generator.fingerprint)
             apply_system(self.generator.transformer, policy, TLPO)
             self.version, self.policy = version, policy.fingerprint
         return True
@@ -143,7 +122,7 @@ class GenerateGroup:
             video = None
             if self.config.resources.keep_videos:
                 video = f"store/videos/{identity}.mp4"
-                with new_file(join(self.config.run_dir, video)) as file:
+                with new_file(self.run.file(video)) as file:
                     write_video(file, frames_FHW3, self.generator.fps, wav_T)
             unseen, lip_mask = None, torch.ones(1, 1, 1, 1)
             try:
@@ -193,16 +172,17 @@ def as_array(tensor: torch.Tensor | None) -> np.ndarray | None:
 class ScoreAndCommit:
     """Ray Data actor: scores a group's views through the critic deployment, commits, returns a summary."""
 
-    def __init__(self, config: AlignConfig):
+    def __init__(self, run: Run):
         from ray import serve
 
         from ft2ray.pipeline.critic_service import APP, call_seconds
 
+        self.run, config = run, run.config
         self.config = config
         self.handle = serve.get_app_handle(APP)
-        _, self.critic = read_fingerprints(config.run_dir)  # of the run: a replica's may be another by now
+        self.critic = run.critic  # of the run: a replica's may be another by now
         self.groupwise = self.handle.groupwise.remote().result(timeout_s=call_seconds(config.critic))
-        self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
+        self.groups, self.refused, self.spans = run.groups, run.refused, run.spans
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ft2ray.pipeline.critic_service import call_seconds, score_together, score_views
@@ -210,13 +190,17 @@ class ScoreAndCommit:
         slot: Slot = row["slot"]
         summary = {"group_id": slot.group_id, "round": slot.round, "unscored": 0}
         if row["refused"] is not None:
-            self.refused.commit_once([{"group_id": slot.group_id, **row["refused"]}])
-            metric("ft2ray_refused_total").inc()
+            self.refuse(slot, **row["refused"])
             return summary
         group: PromptGroup | None = row["group"]
         if group is None:
             return summary
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
+        if not seen:  # nothing that a later attempt would make otherwise: the slot is given up
+            self.refuse(
+                slot, f"{group.portrait} with {group.speech}", "no_score", str(group.candidates[0].error)
+            )
+            return summary
         critic = self.config.critic
         score = score_together if self.groupwise else score_views
         views = [view for _, view in seen]
@@ -234,8 +218,13 @@ class ScoreAndCommit:
             self.report(row["span"], unscored)
         return summary | {"unscored": unscored}
 
+    def refuse(self, slot: Slot, path: str, reason: str, message: str) -> None:
+        row = {"group_id": slot.group_id, "path": path, "reason": reason, "message": message}
+        self.refused.commit_once([row])
+        metric("ft2ray_refused_total").inc()
+
     def report(self, span: Span, unscored: int) -> None:
-        commit_spans(self.config.run_dir, [span])
+        commit_spans(self.spans, [span])
         metric("ft2ray_groups_total").inc(tags={"round": str(span.round)})
         if unscored:
             metric("ft2ray_candidates_unscored_total").inc(unscored)
@@ -243,41 +232,25 @@ class ScoreAndCommit:
         metric("ft2ray_staleness_rounds").set(span.round - span.version)
 
 
-def curated(run_dir: str, slots: Sequence[Slot]) -> Iterator[PromptGroup]:
-    """The committed groups of these slots, one by one in the order of their ids."""
-    store = group_store(run_dir)
-    for group_id in sorted(store.committed({slot.group_id for slot in slots})):
-        yield PromptGroup.from_row(store.get(group_id))
-
-
-def missing_slots(run_dir: str, slots: Sequence[Slot]) -> list[Slot]:
-    """The slots that are neither filled nor refused yet."""
-    wanted = {slot.group_id for slot in slots}
-    missing = wanted - group_store(run_dir).committed(wanted) - refused_store(run_dir).committed(wanted)
-    return [slot for slot in slots if slot.group_id in missing]
-
-
-def curate(config: AlignConfig, key: str, slots: Sequence[Slot]) -> Iterator[dict[str, Any]]:
+def curate(run: Run, slots: Sequence[Slot]) -> Iterator[dict[str, Any]]:
     """Make, score and commit the groups of `slots`, in about their order; yields one summary per slot.
 
     Whoever generates a slot whose policy is not published yet waits for it, so that one stream, whose models
     are loaded once, may go through many rounds.
-
-    Args:
-        key: of the training run whose policies generate.
     """
+    config = run.config
     items = [dataclasses.asdict(slot) for slot in slots]
     groups = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map(
             GenerateGroup,  # type: ignore[arg-type]  # Ray's annotations lack callable classes
-            fn_constructor_args=(config, key),
+            fn_constructor_args=(run,),
             compute=ActorPoolStrategy(size=min(config.resources.pools.generators.count, len(items))),
             **config.resources.pools.generators.options(),
         )
         .map(
             ScoreAndCommit,  # type: ignore[arg-type]
-            fn_constructor_args=(config,),
+            fn_constructor_args=(run,),
             compute=ActorPoolStrategy(size=config.resources.pools.critic.count),
             num_cpus=SCORER_CPUS,
             memory=SCORER * 1e9,

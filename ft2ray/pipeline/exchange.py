@@ -14,13 +14,11 @@ from typing import Any
 
 import torch
 
-from ft2ray.config import AlignConfig
 from ft2ray.errors import DataError
 from ft2ray.generator.base import Generator
 from ft2ray.generator.sampler import timesteps
 from ft2ray.loaders import load_generator
-from ft2ray.pipeline.curation import read_groups
-from ft2ray.run import policy_dir, publish, read_config
+from ft2ray.run import Run, read_groups
 from ft2ray.storage import exists, join, list_files, local_copy, local_folder, new_folder
 from ft2ray.systems import TLPO
 from ft2ray.tlpo.formats.adapters import (
@@ -56,8 +54,8 @@ def export_run_adapters(
     """
     if layout not in LAYOUTS:
         raise DataError(f"adapter: layout {layout!r} is unknown; take one of {', '.join(LAYOUTS)}")
-    config = read_config(run_dir)
-    folder = policy_dir(run_dir)
+    run = Run.open(run_dir)
+    config, folder = run.config, run.current_policy
     if list_files(out, recursive=True):
         raise DataError(f"{out} holds files already; give a new folder")
     generator = load_generator(config.generator.weights, allow_code)
@@ -66,7 +64,7 @@ def export_run_adapters(
         f"{system}.safetensors": ({"system": system}, a) for system, a in _static_systems(policy).items()
     }
     if TLPO in policy.systems:
-        found = _bucketed(config, run_dir, generator, policy, buckets)
+        found = _bucketed(run, generator, policy, buckets)
         for number, (bucket, error) in enumerate(found, 1):
             about: dict[str, Any] = {
                 "system": TLPO,
@@ -101,17 +99,17 @@ def import_run_adapter(file: str, run_dir: str, dimension: str, allow_code: bool
 
     The gate stays the one that was trained with the former expert, and the former policy stays in the run.
     """
-    config = read_config(run_dir)
-    folder = policy_dir(run_dir)
+    run = Run.open(run_dir)
+    config, folder = run.config, run.current_policy
     generator = load_generator(config.generator.weights, allow_code)
     policy = load_policy(folder, generator.fingerprint)
     if dimension not in policy.dimensions:
         raise DataError(f"{run_dir} has no dimension {dimension!r}; it has {', '.join(policy.dimensions)}")
     adapter = read_adapter(_local(file), generator.transformer)
     policy = dataclasses.replace(policy, adapters={**policy.adapters, dimension: adapter})
-    imported = join(run_dir, "policies", f"imported-{policy.fingerprint}")
+    imported = run.imported_policy(policy.fingerprint)
     save_policy(imported, policy)
-    publish(run_dir, imported)
+    run.publish(imported)
     return imported
 
 
@@ -138,17 +136,18 @@ def _static_systems(policy: Policy) -> dict[str, Adapter]:
 
 
 def _bucketed(
-    config: AlignConfig, run_dir: str, generator: Generator, policy: Policy, buckets: int
+    run: Run, generator: Generator, policy: Policy, buckets: int
 ) -> list[tuple[Bucket, BucketError]]:
-    groups = read_groups(run_dir, SAMPLES)
+    groups = read_groups(run.url, SAMPLES)
     if not groups:
-        raise DataError(f"{run_dir} holds no curated groups to measure the error of the bucketing on")
+        raise DataError(f"{run.url} holds no curated groups to measure the error of the bucketing on")
     samples = []
     for group in groups:
         x_CFHW = torch.from_numpy(group.candidates[0].latents_CFHW)
         samples.append((x_CFHW[None], [conditions_of(group)]))
     assert policy.gate is not None
-    times_S = torch.tensor(timesteps(config.generator.sampling.steps, config.generator.sampling.shift)[:-1])
+    sampling = run.config.generator.sampling
+    times_S = torch.tensor(timesteps(sampling.steps, sampling.shift)[:-1])
     found = timestep_buckets(policy.gate, generator.transformer.timestep_embedding, times_S, buckets)
     attached = AttachedPolicy(generator.transformer, policy)
     return list(zip(found, bucketing_errors(generator.velocity, attached, found, samples), strict=True))

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,11 @@ from ft2ray.observe.timeline import TrainingClock
 from ft2ray.preference.rules import FULL, Pair, pairs
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.intake import CurationFailed, Intake
-from ft2ray.rounds.policies import is_published, policy_url, publish_version
-from ft2ray.rounds.schedule import Slot, last_step
+from ft2ray.rounds.schedule import last_step
 from ft2ray.rounds.scores import pairs_by_group
-from ft2ray.run import progress_url, publish, read_fingerprints
+from ft2ray.run import Run, is_published
 from ft2ray.scratch import scratch_folder
-from ft2ray.storage import Checkpoints, join, read_bytes, write_atomically
+from ft2ray.storage import Checkpoints
 from ft2ray.systems import SUM
 from ft2ray.tlpo.run import TlpoRun
 
@@ -53,21 +52,21 @@ def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, 
     return pairs(group.scores_NK(), names, config.pairs, (*names, SUM, FULL))
 
 
-def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> str:
+def train(run: Run, round: int) -> str:
     """Train, or go on training, to the end of `round`; returns the URL of the policy published then."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    published = policy_url(config.run_dir, key, round + 1)
+    config, published = run.config, run.policy(round + 1)
     if is_published(published):
         return published
     pool = config.resources.pools.training
     resources = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": (pool.memory or 0) * 1e9}
     # Ray wants a folder, although the checkpoints are ours: it finds nothing there but its own marker.
-    with scratch_folder() as folder, progress(config, key, last_step(config, round)):
+    with scratch_folder() as folder, progress(run, last_step(config, round)):
         TorchTrainer(
             _train_loop,
-            train_loop_config={"config": config, "key": key, "slots": list(slots), "round": round},
+            train_loop_config={"run": run, "round": round},
             scaling_config=ScalingConfig(
                 num_workers=pool.count,
                 use_gpu=pool.gpus > 0,
@@ -75,7 +74,7 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
                 label_selector=pool.selector,  # type: ignore[call-arg]  # annotated as Train v1
             ),
             run_config=RunConfig(
-                name=key, storage_path=str(folder), failure_config=FailureConfig(max_failures=3)
+                name=run.key, storage_path=str(folder), failure_config=FailureConfig(max_failures=3)
             ),
         ).fit()
     if not is_published(published):
@@ -84,16 +83,15 @@ def train(config: AlignConfig, key: str, slots: Sequence[Slot], round: int) -> s
 
 
 @contextmanager
-def progress(config: AlignConfig, key: str, steps: int) -> Iterator[None]:
+def progress(run: Run, steps: int) -> Iterator[None]:
     """A progress bar that follows what rank 0 reports: it may sit on another machine."""
-    finished, url = threading.Event(), progress_url(config.run_dir, key)
+    finished, together = threading.Event(), run.config.schedule.max_staleness > 0
 
     def follow() -> None:
-        with tqdm(total=steps, unit="step", position=0 if config.schedule.max_staleness == 0 else 1) as bar:
+        with tqdm(total=steps, unit="step", position=int(together)) as bar:
             while not finished.wait(1.0):
-                # Nothing reported yet; or no answer, which those who do the work meet too.
-                with contextlib.suppress(FileNotFoundError, StoreUnavailable):
-                    bar.update(max(0, json.loads(read_bytes(url))["step"] - bar.n))
+                with contextlib.suppress(StoreUnavailable):  # which those who do the work meet too
+                    bar.update(max(0, run.step - bar.n))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -123,65 +121,65 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     import ray.train.torch
 
     torch.set_num_threads(1)
-    config: AlignConfig = arguments["config"]
-    key, run_dir = arguments["key"], config.run_dir
+    run: Run = arguments["run"]
+    config = run.config
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())  # where the generator loads itself to
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    run = new_training(config, rank, workers)
-    _, critic = read_fingerprints(run_dir)
-    intake = Intake(config, key, arguments["slots"], lambda ids: pairs_by_group(config, ids, critic), rank)
-    clock = TrainingClock(run_dir, f"{platform.node()} {os.getpid()}")
+    tlpo = new_training(config, rank, workers)
+    intake = Intake(run, lambda ids: pairs_by_group(run, ids), rank)
+    clock = TrainingClock(run.spans, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
-    checkpoints = Checkpoints(join(run_dir, "train", key))
+    checkpoints = Checkpoints(run.checkpoints)
     step = _of_rank_0(checkpoints.newest() if rank == 0 else None)
     if step is not None:
         saved = checkpoints.open(step)
-        run.restore(saved / "state")
+        tlpo.restore(saved / "state")
         curves = json.loads((saved / "curves.json").read_text())
 
     def write(folder: Path) -> None:
-        run.save(folder / "state")
+        tlpo.save(folder / "state")
         (folder / "curves.json").write_text(json.dumps(curves))
 
-    def take_in(run: TlpoRun) -> None:
+    def take_in(tlpo: TlpoRun) -> None:
         if intake.complete:
             return
-        clock.stop(run.step, round)
-        intake(run)
-        clock.start(run.step)
+        clock.stop(tlpo.step, round)
+        intake(tlpo)
+        clock.start(tlpo.step)
 
-    def save(run: TlpoRun) -> None:
-        clock.stop(run.step, round)
+    def save(tlpo: TlpoRun) -> None:
+        clock.stop(tlpo.step, round)
         if shown is not None:
-            curves.extend(run.curves)
-            show(run, shown)
-            run.curves.clear()
-            checkpoints.save(run.step, write)
+            curves.extend(tlpo.curves)
+            show(tlpo, shown)
+            tlpo.curves.clear()
+            checkpoints.save(tlpo.step, write)
             clock.commit()
-            write_atomically(progress_url(run_dir, key), json.dumps({"step": run.step}).encode())
+            run.reached(tlpo.step)
         else:
-            run.save("")  # with ZeRO everybody has a part of it; rank 0 writes
-        ray.train.report({"step": run.step})
-        clock.start(run.step)
+            tlpo.save("")  # with ZeRO everybody has a part of it; rank 0 writes
+        ray.train.report({"step": tlpo.step})
+        clock.start(tlpo.step)
 
     # Where curation failed a new attempt would only fail again: `train` reports it, Ray Train need not.
     with (
         contextlib.suppress(CurationFailed),
-        board(run_dir, run.step) if rank == 0 else contextlib.nullcontext() as shown,  # one worker reports
+        board(run.file("tensorboard"), tlpo.step)
+        if rank == 0
+        else contextlib.nullcontext() as shown,  # one worker reports
     ):
         for round in range(arguments["round"] + 1):
-            end = min(last_step(config, round), run.last_step)
-            clock.start(run.step)
-            run.train(end, save, take_in)
+            end = min(last_step(config, round), tlpo.last_step)
+            clock.start(tlpo.step)
+            tlpo.train(end, save, take_in)
             # Beyond its end a round was published by an earlier attempt.
-            if run.step == end:
-                weights_SNK = run.gate_weights()
+            if tlpo.step == end:
+                weights_SNK = tlpo.gate_weights()
                 if shown is not None:
-                    publish_version(run_dir, key, round + 1, run.policy(), curves)
-                    publish(run_dir, policy_url(run_dir, key, round + 1))  # who serves this run follows it
-                    shown.gate(weights_SNK.numpy(), run.dimensions, run.step)
+                    run.publish_version(round + 1, tlpo.policy(), curves)  # who serves this run follows it
+                    shown.gate(weights_SNK.numpy(), tlpo.dimensions, tlpo.step)
         checkpoints.wait()
 
 
@@ -193,12 +191,12 @@ def _of_rank_0(value: int | None) -> int | None:
     return box[0]
 
 
-def show(run: TlpoRun, shown: Board) -> None:
+def show(tlpo: TlpoRun, shown: Board) -> None:
     """The newest figures as metrics and on the board."""
-    shown.curves(run.curves)
+    shown.curves(tlpo.curves)
     shown.keep()
-    metric("ft2ray_train_step").set(run.step)
-    metric("ft2ray_train_groups").set(len(run.groups))
-    for point in run.curves:
+    metric("ft2ray_train_step").set(tlpo.step)
+    metric("ft2ray_train_groups").set(len(tlpo.groups))
+    for point in tlpo.curves:
         for name in ("loss", "accuracy"):
             metric(f"ft2ray_train_{name}").set(point[name], tags={"adapter": point["name"]})

@@ -8,16 +8,15 @@ same list, so that its data order is the one of the first attempt whatever has b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch.distributed as dist
 
-from ft2ray.config import AlignConfig
-from ft2ray.pipeline.curation import group_store, refused_store
 from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.held import HeldGroups
-from ft2ray.rounds.schedule import Slot, last_step, oldest_policy, slots_needed
+from ft2ray.rounds.schedule import last_step, oldest_policy, slots_needed
+from ft2ray.run import Run
 from ft2ray.storage import exists, join, list_files, read_json, write_json
 from ft2ray.tlpo.run import TlpoRun
 
@@ -25,51 +24,44 @@ POLL_SECONDS = 0.5
 # Groups that join now, how many slots are given up, and whether the step may begin.
 Decision = tuple[list[str], int, bool]
 PairsOf = Callable[[list[str]], Iterator[tuple[str, dict[str, list[Pair]]]]]
-CURATING = "curating"  # a file that is there while groups may still come, where both go on at the same time
 
 
 class CurationFailed(RuntimeError):
     """No more groups will come, or none of all has a pair; the curation's own error says why."""
 
 
-def intake_folder(run_dir: str, key: str) -> str:
-    return join(run_dir, "intake", key)
-
-
 class Intake:
-    """Called with the run before every step; adds groups, and waits until there are enough.
+    """Called with the training before every step; adds groups, and waits until there are enough.
 
     Args:
+        run: its slots are filled; those that were refused count as filled.
         pairs_of: the ids of committed groups, in order, with the pairs of each by pool.
-        slots: all slots of the run. Those that were refused count as filled.
+        rank: of this worker.
     """
 
     def __init__(
         self,
-        config: AlignConfig,
-        key: str,
-        slots: Sequence[Slot],
+        run: Run,
         pairs_of: PairsOf,
         rank: int,
     ):
-        self.config, self.pairs_of, self.rank = config, pairs_of, rank
-        self.folder = intake_folder(config.run_dir, key)
-        self.slots = slots
-        self.wanted = {slot.group_id for slot in slots}
-        self.groups, self.refused = group_store(config.run_dir), refused_store(config.run_dir)
+        self.run, self.config, self.pairs_of, self.rank = run, run.config, pairs_of, rank
+        self.folder, self.slots = run.intake, run.slots
+        self.wanted = {slot.group_id for slot in run.slots}
+        self.groups, self.refused = run.groups, run.refused
         self.held = HeldGroups(lambda group_id: PromptGroup.from_row(self.groups.get(group_id)))
         self.seen: set[str] = set()
         self.given_up = 0
         names = list_files(self.folder, ".json")
         self.log = {int(name.removesuffix(".json")): name for name in names} if rank == 0 else {}
 
-    def __call__(self, run: TlpoRun) -> None:
+    def __call__(self, tlpo: TlpoRun) -> None:
         while not self.complete:
-            joining, enough = self._agree(self._decide(run) if self.rank == 0 else None)
+            joining, enough = self._agree(self._decide(tlpo) if self.rank == 0 else None)
             for group_id, pairs in self.pairs_of(joining):
-                run.add(self.held.group(group_id), pairs)
+                tlpo.add(self.held.group(group_id), pairs)
             self.seen |= set(joining)
-            if self.complete and set(run.dimensions) <= set(run.untrained):
+            if self.complete and set(tlpo.dimensions) <= set(tlpo.untrained):
                 raise CurationFailed
             if enough:
                 return
@@ -80,24 +72,24 @@ class Intake:
         """Whether every slot has been taken in or given up."""
         return len(self.seen) + self.given_up >= len(self.wanted)
 
-    def _decide(self, run: TlpoRun) -> Decision | None:
+    def _decide(self, tlpo: TlpoRun) -> Decision | None:
         """None: there is no way to go on."""
-        written = {group_id for step in self.log if step <= run.step for group_id in self._read(step)}
-        if self.log and (run.step <= max(self.log) or not written <= self.seen):
-            return sorted(written - self.seen), self.given_up, run.step <= max(self.log)
-        more = self.config.schedule.max_staleness == 0 or exists(join(self.folder, CURATING))
+        written = {group_id for step in self.log if step <= tlpo.step for group_id in self._read(step)}
+        if self.log and (tlpo.step <= max(self.log) or not written <= self.seen):
+            return sorted(written - self.seen), self.given_up, tlpo.step <= max(self.log)
+        more = self.config.schedule.max_staleness == 0 or exists(self.run.curating)
         there = self.groups.committed(self.wanted)
         refused = len(self.refused.committed(self.wanted))
         filled = len(there) + refused
         if filled < len(self.wanted) and not more:
             return None
-        enough = filled >= slots_needed(self.config, run.step, len(self.wanted))
+        enough = filled >= slots_needed(self.config, tlpo.step, len(self.wanted))
         # A step without pairs in some dimension would be lost to its expert: wait while more may come.
-        if enough and self._more_may_come(run.step, filled):
-            enough = not self._lacks_pairs(run, there)
+        if enough and self._more_may_come(tlpo.step, filled):
+            enough = not self._lacks_pairs(tlpo, there)
         joining = sorted(there - self.seen) if enough else []
         if joining:
-            joining = self._write(run.step, joining)
+            joining = self._write(tlpo.step, joining)
         return joining, refused, enough
 
     def _more_may_come(self, step: int, filled: int) -> bool:
@@ -108,8 +100,8 @@ class Intake:
         published = sum(last_step(self.config, round) <= step for round in rounds)
         return filled < sum(oldest_policy(self.config, slot.round) <= published for slot in self.slots)
 
-    def _lacks_pairs(self, run: TlpoRun, there: set[str]) -> bool:
-        lacking = set(run.dimensions) & set(run.untrained)
+    def _lacks_pairs(self, tlpo: TlpoRun, there: set[str]) -> bool:
+        lacking = set(tlpo.dimensions) & set(tlpo.untrained)
         for _, pairs in self.pairs_of(sorted(there - self.seen)):
             lacking -= {name for name, found in pairs.items() if found}
             if not lacking:

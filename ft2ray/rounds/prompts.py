@@ -20,26 +20,11 @@ from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.records import Prompt, content_id
+from ft2ray.rounds.plan import Plan, Quarantined
 from ft2ray.rounds.settings import PromptSettings
 from ft2ray.storage import absolute, base_name, join, list_files, local_path
 
 MIN_SHARE = 0.9  # a last clip that is this much of `seconds` long is kept and filled up with silence
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    path: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Prompts of the two splits, and what was refused."""
-
-    curation: list[Prompt]
-    evaluation: list[Prompt]
-    quarantined: list[Quarantined]
 
 
 @dataclass(frozen=True)

@@ -11,30 +11,29 @@ import pyarrow.compute as pc
 
 from ft2ray.config import AlignConfig
 from ft2ray.errors import DataError, StoredDataError
-from ft2ray.pipeline.curation import group_store
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.preference.scored_rows import pairs_of_rows
 from ft2ray.records import GROUP_INDEX
-from ft2ray.rounds.schedule import Slot
+from ft2ray.run import Run
 from ft2ray.systems import SUM
 
 BATCH_ROWS = 65_536
 GROUPS_AT_A_TIME = 8_192
 
 
-def scored_candidates(config: AlignConfig, slots: Sequence[Slot]) -> pa.Table:
-    """The candidates of the committed groups of these slots: `candidates_of` their ids."""
-    return candidates_of(config, [slot.group_id for slot in slots])
+def scored_candidates(run: Run) -> pa.Table:
+    """The candidates of the committed groups of the run's slots: `candidates_of` their ids."""
+    return candidates_of(run, [slot.group_id for slot in run.slots])
 
 
-def candidates_of(config: AlignConfig, group_ids: Sequence[str]) -> pa.Table:
+def candidates_of(run: Run, group_ids: Sequence[str]) -> pa.Table:
     """The candidates of those of these groups that are committed, group by group in the order of their ids.
 
     Columns: group_id, round, critic, place (in its group, from 0), policy, error, and P(Yes) by dimension,
     null where the critic gave none.
     """
     wanted = pa.array(group_ids, pa.string())
-    groups = group_store(config.run_dir).table(GROUP_INDEX)
+    groups = run.groups.table(GROUP_INDEX)
     groups = groups.filter(pc.is_in(groups["group_id"], wanted)).sort_by("group_id")
     lists = groups["candidates"].combine_chunks()
     group = pc.list_parent_indices(lists)
@@ -45,7 +44,7 @@ def candidates_of(config: AlignConfig, group_ids: Sequence[str]) -> pa.Table:
     columns |= {name: candidates.field(name) for name in ("policy", "error")}
     scores = candidates.field("scores")
     return pa.table(
-        columns | {name: pc.list_element(scores, k) for k, name in enumerate(config.dimension_names)}
+        columns | {name: pc.list_element(scores, k) for k, name in enumerate(run.config.dimension_names)}
     )
 
 
@@ -62,21 +61,19 @@ def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
     return dict(counts)
 
 
-def pairs_by_group(
-    config: AlignConfig, group_ids: Sequence[str], critic: str
-) -> Iterator[tuple[str, dict[str, list[Pair]]]]:
+def pairs_by_group(run: Run, group_ids: Sequence[str]) -> Iterator[tuple[str, dict[str, list[Pair]]]]:
     """Pairs of every dimension, of the summed score and of stage 2, group by group in the order of their ids.
 
     Args:
         group_ids: committed groups; their scores come from the index, no tensor is read.
-        critic: fingerprint of the run's critic.
 
     Raises:
         DataError: where another critic gave the scores.
         StoredDataError: where a group is not in the store any more.
     """
+    config, critic = run.config, run.critic
     names, pools = config.dimension_names, (*config.dimension_names, SUM, FULL)
-    candidates = candidates_of(config, group_ids)
+    candidates = candidates_of(run, group_ids)
     others = set(candidates["critic"].unique().to_pylist()) - {critic}
     if others:
         raise DataError(
@@ -85,9 +82,7 @@ def pairs_by_group(
         )
     lost = set(group_ids) - set(candidates["group_id"].unique().to_pylist())
     if lost:
-        raise StoredDataError(
-            group_store(config.run_dir).root, f"the prompt group {min(lost)} is missing", "it is made again"
-        )
+        raise StoredDataError(run.groups.root, f"the prompt group {min(lost)} is missing", "it is made again")
     for start in range(0, len(group_ids), GROUPS_AT_A_TIME):
         some = sorted(group_ids)[start : start + GROUPS_AT_A_TIME]
         found: dict[str, dict[str, list[Pair]]] = {
@@ -103,6 +98,6 @@ def pairs_by_group(
         yield from found.items()
 
 
-def critics(run_dir: str) -> set[str]:
+def critics(run: Run) -> set[str]:
     """Fingerprints of all critics whose scores the store holds."""
-    return set(group_store(run_dir).table(["critic"])["critic"].to_pylist())
+    return set(run.groups.table(["critic"])["critic"].to_pylist())

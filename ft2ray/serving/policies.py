@@ -15,7 +15,7 @@ from ray.util.metrics import Gauge
 
 from ft2ray import storage
 from ft2ray.errors import StoreRefused, StoreUnavailable
-from ft2ray.rounds.policies import newest_policy, policy_url
+from ft2ray.run import newest_policy, policy_url
 from ft2ray.tlpo.policy import load_policy
 
 if TYPE_CHECKING:

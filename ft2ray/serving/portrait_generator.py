@@ -19,7 +19,7 @@ from ray import serve
 
 from ft2ray.config import AlignConfig
 from ft2ray.errors import FT2RayError
-from ft2ray.run import read_config
+from ft2ray.run import Run
 from ft2ray.serving.orders import Event, Made, Order, State
 from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import GeneratorServeConfig
@@ -34,7 +34,7 @@ log = logging.getLogger("ray.serve")
 
 def served_config(settings: GeneratorServeConfig) -> AlignConfig:
     """The configuration of the run that is served, else the defaults."""
-    return read_config(settings.run_dir) if settings.run_dir else AlignConfig()
+    return Run.open(settings.run_dir).config if settings.run_dir else AlignConfig()
 
 
 def served_weights(settings: GeneratorServeConfig) -> tuple[str, bool]:

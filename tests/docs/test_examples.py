@@ -13,12 +13,13 @@ import pytest
 
 from ft2ray import Critic, load_config, load_critic, load_generator, load_policy
 from ft2ray.animator import Animator
-from ft2ray.pipeline.curation import GenerateGroup, curated, group_store
+from ft2ray.pipeline.curation import GenerateGroup
 from ft2ray.pipeline.training import new_training, pairs_of
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt
-from ft2ray.rounds.schedule import slots
+from ft2ray.rounds.plan import Plan
 from ft2ray.rounds.scores import pair_counts, scored_candidates
+from ft2ray.run import Run
 from ft2ray.tlpo.policy import save_policy
 from tests.conftest import ASSETS
 
@@ -74,27 +75,29 @@ def test_own_generator_and_critic_go_the_whole_way(examples, tmp_path, critic):
     scorer = load_critic(critic, allow_code=True)
     generator = load_generator(config.generator.weights, allow_code=True)
     prompts = [Prompt(f"p{i}", str(PORTRAIT), str(SPEECH), float(i), 1.0) for i in range(2)]
-    wanted = slots(config, generator.fingerprint, scorer.fingerprint, prompts)
-    actor = GenerateGroup(config, "key")
-    for slot in wanted:
+    run = Run(config)
+    run.begin(Plan(prompts, [], []))
+    run.identify(generator.fingerprint, scorer.fingerprint)
+    actor = GenerateGroup(run)
+    for slot in run.slots:
         made = actor(dataclasses.asdict(slot))
         for candidate, p_K in zip(made["group"].candidates, scorer.score(made["views"]), strict=True):
             candidate.scores = p_K.tolist()
         made["group"].critic = scorer.fingerprint
-        group_store(str(tmp_path)).commit_once([made["group"].to_row()])
+        run.groups.commit_once([made["group"].to_row()])
 
-    counts = pair_counts(config, scored_candidates(config, wanted))
+    counts = pair_counts(config, scored_candidates(run))
     assert set(counts) == {*names, "sum", "full"} and all(counts[name] for name in names)
-    run, found = new_training(config), dict.fromkeys(counts, 0)
-    for group in curated(str(tmp_path), wanted):
+    tlpo, found = new_training(config), dict.fromkeys(counts, 0)
+    for group in run.curated():
         pairs = pairs_of(config, group, scorer.fingerprint)
         found = {name: found[name] + len(pairs[name]) for name in counts}
-        run.add(group, pairs)
+        tlpo.add(group, pairs)
     assert found == counts, "what is counted is what is trained on"
-    run.train(run.last_step, save=lambda _: None)
-    assert run.step == 4
+    tlpo.train(tlpo.last_step, save=lambda _: None)
+    assert tlpo.step == 4
 
-    save_policy(tmp_path / "policy", run.policy())
+    save_policy(tmp_path / "policy", tlpo.policy())
     policy = load_policy(tmp_path / "policy", generator.fingerprint)
     assert tuple(policy.systems) == config.systems
     animator = Animator(config.generator.weights, 128, 2.0, allow_code=True)
@@ -106,9 +109,7 @@ def test_own_generator_and_critic_go_the_whole_way(examples, tmp_path, critic):
         for system in policy.systems
     }
     assert {clip.frames for clip in clips.values()} == {25}
-    exported = export_pairs(
-        curated(str(tmp_path), wanted), config.pairs, tmp_path / "pairs.parquet", scorer.fingerprint
-    )
+    exported = export_pairs(run.curated(), config.pairs, tmp_path / "pairs.parquet", scorer.fingerprint)
     assert exported == {name: count for name, count in counts.items() if count and name != "sum"}
 
 

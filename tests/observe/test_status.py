@@ -11,12 +11,9 @@ from ft2ray.cli import main
 from ft2ray.config import load_config
 from ft2ray.observe.status import read_status
 from ft2ray.observe.timeline import Span, commit_spans
-from ft2ray.pipeline.curation import group_store, refused_store
 from ft2ray.records import Candidate, Prompt, PromptGroup
-from ft2ray.rounds.policies import policy_url
-from ft2ray.rounds.prompts import Plan, Quarantined
-from ft2ray.rounds.schedule import slots, training_key
-from ft2ray.run import progress_url, write_fingerprints, write_inputs
+from ft2ray.rounds.plan import Plan, Quarantined
+from ft2ray.run import Run
 from ft2ray.storage import delete, join, write_atomically
 
 PROMPTS = [Prompt(f"p{n}", "a.jpg", "b.wav", 0.0, 3.0) for n in range(3)]
@@ -24,16 +21,16 @@ SETTINGS = ["schedule.rounds=3", "schedule.max_staleness=1", "tlpo.steps=9", "tl
 FIRST = "policy-1"
 
 
-class Run:
+class Filled:
     """A run folder, filled by hand as the pipeline fills it."""
 
     def __init__(self, run_dir: str):
         self.dir = run_dir
         self.config = load_config(None, [f"run_dir={run_dir}", *SETTINGS, "pairs.margin=0.0"])
-        self.key = training_key(self.config, "gen", "crit", PROMPTS)
-        self.slots = slots(self.config, "gen", "crit", PROMPTS)
-        write_inputs(self.config, Plan(PROMPTS, PROMPTS, [Quarantined("c.jpg", "no_face", "There is none.")]))
-        write_fingerprints(run_dir, "gen", "crit")
+        self.run = Run(self.config)
+        self.run.begin(Plan(PROMPTS, PROMPTS, [Quarantined("c.jpg", "no_face", "There is none.")]))
+        self.run.identify("gen", "crit")
+        self.key, self.slots = self.run.key, self.run.slots
 
     def commit(self, number: int, *scores: list[float] | None, policy: str = "base") -> None:
         slot, zero = self.slots[number], np.zeros((1, 1, 1, 1), np.float32)
@@ -42,20 +39,20 @@ class Run:
             self.config.dimension_names, None, np.zeros((2, 2), np.float32), 1,
             [Candidate(f"c{n}", policy, n, {}, zero, zero, None, s) for n, s in enumerate(scores)],
         )  # fmt: skip
-        group_store(self.dir).commit_once([group.to_row()])
+        self.run.groups.commit_once([group.to_row()])
 
     def refuse(self, number: int) -> None:
         row = {"path": "late.jpg", "reason": "unreadable", "message": "It is gone."}
-        refused_store(self.dir).commit_once([{"group_id": self.slots[number].group_id, **row}])
+        self.run.refused.commit_once([{"group_id": self.slots[number].group_id, **row}])
 
     def publish(self, version: int, fingerprint: str) -> None:
-        url = join(policy_url(self.dir, self.key, version), "policy.json")
+        url = join(self.run.policy(version), "policy.json")
         write_atomically(url, json.dumps({"fingerprint": fingerprint}).encode())
 
 
 @pytest.fixture(params=["local", "s3"])
-def run(request, tmp_path) -> Run:
-    return Run(str(tmp_path / "run") if request.param == "local" else request.getfixturevalue("s3"))
+def run(request, tmp_path) -> Filled:
+    return Filled(str(tmp_path / "run") if request.param == "local" else request.getfixturevalue("s3"))
 
 
 def test_a_run_that_has_just_begun(run):
@@ -77,7 +74,7 @@ def test_groups_pairs_staleness_and_refusals_are_counted(run):
     run.publish(1, FIRST)
     run.commit(4, [0.6, 0.6, 0.6], [0.6, 0.6, 0.7], policy=FIRST)
     run.commit(6, [0.6, 0.6, 0.6], [0.6, 0.6, 0.6], policy=FIRST)
-    write_atomically(progress_url(run.dir, run.key), json.dumps({"step": 4}).encode())
+    run.run.reached(4)
     status = read_status(run.dir)
     assert status.rounds == [(2, 3), (2, 3), (1, 3)]
     assert status.refused == ["late.jpg [unreadable]"] and status.quarantined == ["c.jpg [no_face]"]
@@ -111,8 +108,8 @@ def test_throughput_is_that_of_the_last_minutes(run):
     early = [Span("generate", "a", "g0", 0, 0, 0.0, 100.0)]
     late = [Span("generate", lane, f"g{n}{lane}", 0, 0, 1000.0 + 30 * n, 1020.0 + 30 * n)
             for lane in ("b", "c") for n in range(4)]  # fmt: skip
-    commit_spans(run.dir, early + late)
-    commit_spans(run.dir, [Span("train", "t", "steps 0 to 1", 0, 0, 1010.0, 1050.0)])
+    commit_spans(run.run.spans, early + late)
+    commit_spans(run.run.spans, [Span("train", "t", "steps 0 to 1", 0, 0, 1010.0, 1050.0)])
     status = read_status(run.dir)
     assert status.groups_per_minute == pytest.approx(8 / (110 / 60))
     # a worked 100 of 100 s, b and c 80 of 110 s each
@@ -147,7 +144,7 @@ def test_a_finished_run_says_so(run):
 
 
 def test_the_command_prints_it_and_writes_the_timeline(run, capsys, tmp_path):
-    commit_spans(run.dir, [Span("generate", "a", "g0", 0, 0, 0.0, 10.0)])
+    commit_spans(run.run.spans, [Span("generate", "a", "g0", 0, 0, 0.0, 10.0)])
     assert main(["status", run.dir, "--timeline", str(tmp_path / "trace.json")]) == 0
     assert "round 1     0 of 3 groups" in capsys.readouterr().out
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"][1]["name"] == "g0"

@@ -42,16 +42,16 @@ def losses(events):
 
 
 def test_curves_can_be_read_while_the_training_goes_on(run_dir, tmp_path):
-    with board(run_dir, purge_step=0) as shown:
+    with board(join(run_dir, "tensorboard"), purge_step=0) as shown:
         shown.curves(points(range(2), 0.7))
         shown.keep()
         assert losses(read(join(run_dir, "tensorboard"), tmp_path)) == [(0, 0.7), (1, 0.7)]
 
 
 def test_an_attempt_replaces_what_was_shown_of_later_steps(run_dir, tmp_path):
-    with board(run_dir, purge_step=0) as shown:
+    with board(join(run_dir, "tensorboard"), purge_step=0) as shown:
         shown.curves(points(range(6), 0.7))
-    with board(run_dir, purge_step=4) as shown:
+    with board(join(run_dir, "tensorboard"), purge_step=4) as shown:
         shown.curves(points(range(4, 8), 0.3))
     events = read(join(run_dir, "tensorboard"), tmp_path)
     assert losses(events) == [(n, 0.7) for n in range(4)] + [(n, 0.3) for n in range(4, 8)]
@@ -61,7 +61,7 @@ def test_an_attempt_replaces_what_was_shown_of_later_steps(run_dir, tmp_path):
 def test_the_gate_is_one_heat_map_per_expert_and_step(run_dir, tmp_path):
     weights_SNK = np.full((5, 2, 3), 1 / 3)
     weights_SNK[0, 1] = (0.6, 0.2, 0.2)
-    with board(run_dir) as shown:
+    with board(join(run_dir, "tensorboard")) as shown:
         for step in (4, 8):
             shown.gate(weights_SNK, EXPERTS, step)
     events = read(join(run_dir, "tensorboard"), tmp_path)
@@ -86,8 +86,10 @@ def test_clips_of_the_report_move_and_replace_those_of_the_last_one(run_dir, tmp
     rng = np.random.default_rng(0)
     frames_FHW3 = np.repeat(rng.integers(0, 256, (25, 8, 8, 3), np.uint8), 16, 1).repeat(16, 2)
     file = write_video(tmp_path / "clip.mp4", frames_FHW3, FPS, None)
-    show_clips(run_dir, {"base/hopper with zoe": file, "tlpo/hopper with zoe": file}, step=12)
-    show_clips(run_dir, {"tlpo/hopper with zoe": file}, step=12)
+    show_clips(
+        join(run_dir, "tensorboard"), {"base/hopper with zoe": file, "tlpo/hopper with zoe": file}, step=12
+    )
+    show_clips(join(run_dir, "tensorboard"), {"tlpo/hopper with zoe": file}, step=12)
     events = read(join(run_dir, "tensorboard", "clips"), tmp_path)
     assert events.Tags()["images"] == ["tlpo/hopper with zoe"]
     (gif,) = pictures(events, "tlpo/hopper with zoe")

@@ -13,60 +13,57 @@ from collections.abc import Sequence
 from ft2ray.config import load_config
 from ft2ray.errors import RunEnded
 from ft2ray.loaders import load_critic, load_generator
-from ft2ray.pipeline.align import Work, critic_running, run_together, take_turns
+from ft2ray.pipeline.align import critic_running, run_together, take_turns
 from ft2ray.pipeline.cluster import ray_cluster
-from ft2ray.pipeline.curation import curate, missing_slots
+from ft2ray.pipeline.curation import curate
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import new_training, train
 from ft2ray.rounds.intake import Intake
 from ft2ray.rounds.prompts import plan_prompts
-from ft2ray.rounds.schedule import slots, training_key
 from ft2ray.rounds.scores import pairs_by_group
-from ft2ray.run import write_fingerprints, write_inputs
+from ft2ray.run import Run
 
 
-def begun(given: Sequence[str]) -> tuple[Work, str]:
-    """What is to be done, as the run folder states it from now on, and the fingerprint of the critic."""
+def begun(given: Sequence[str]) -> Run:
+    """What is to be done, as the run folder states it from now on."""
     config = load_config(None, given)
-    plan = plan_prompts(config.prompts, config.generator.size)
-    generator = load_generator(config.generator.weights).fingerprint
-    critic = load_critic(config.critic.weights).fingerprint
-    write_inputs(config, plan)
-    write_fingerprints(config.run_dir, generator, critic)
-    key = training_key(config, generator, critic, plan.curation)
-    return Work(config, key, slots(config, generator, critic, plan.curation)), critic
+    run = Run(config)
+    run.begin(plan_prompts(config.prompts, config.generator.size))
+    run.identify(
+        load_generator(config.generator.weights, allow_code=True).fingerprint,
+        load_critic(config.critic.weights, allow_code=True).fingerprint,
+    )
+    return run
 
 
-def curate_all(work: Work) -> str:
-    missing = missing_slots(work.config.run_dir, work.slots)
-    with critic_running(work.config, missing):
-        for _ in curate(work.config, work.key, missing):
+def curate_all(run: Run) -> str:
+    missing = run.missing(run.slots)
+    with critic_running(run.config, missing):
+        for _ in curate(run, missing):
             pass
-    return json.dumps([slot.group_id for slot in work.slots])
+    return json.dumps([slot.group_id for slot in run.slots])
 
 
-def train_all(work: Work) -> str:
-    return train(work.config, work.key, work.slots, work.config.schedule.rounds - 1)
+def train_all(run: Run) -> str:
+    return train(run, run.config.schedule.rounds - 1)
 
 
 def replayed(given: Sequence[str]) -> tuple[str, list]:
     """What one process without Ray learns that sees the same groups at the same steps: policy and curves."""
-    work, critic = begun(given)
-    run = new_training(work.config)
-    intake = Intake(
-        work.config, work.key, work.slots, lambda ids: pairs_by_group(work.config, ids, critic), rank=0
-    )
-    run.train(run.last_step, lambda run: None, intake)
-    return run.policy().fingerprint, json.loads(json.dumps(run.curves))
+    run = begun(given)
+    tlpo = new_training(run.config)
+    intake = Intake(run, lambda ids: pairs_by_group(run, ids), rank=0)
+    tlpo.train(tlpo.last_step, lambda _: None, intake)
+    return tlpo.policy().fingerprint, json.loads(json.dumps(tlpo.curves))
 
 
 def main(stage: str, *given: str) -> None:
-    work, _ = begun(given)
+    run = begun(given)
     stages = {"curate": curate_all, "train": train_all, "turns": take_turns, "together": run_together}
-    with in_one_sentence(work.config.run_dir), ray_cluster(work.config.resources.address):
-        check_resources(work.config)
-        print(stages[stage](work))
+    with in_one_sentence(run.url), ray_cluster(run.config.resources.address):
+        check_resources(run.config)
+        print(stages[stage](run))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ft2ray.pipeline.curation import read_groups
-from ft2ray.run import policy_dir, read_plan
+from ft2ray.run import Run, read_groups
 from tests.pipeline.whole_run import SYSTEMS, finish, kill_when, result
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -33,7 +32,7 @@ def test_a_run_ends_in_a_complete_report(undisturbed):
     assert page.count("data:video/mp4") == len(SYSTEMS) and "http" not in page.split("<body")[0].replace(
         "http-equiv", ""
     )
-    plan = read_plan(undisturbed)
+    plan = Run.open(undisturbed).plan
     assert len(plan.curation) == len(read_groups(undisturbed)) == 3
 
 
@@ -58,9 +57,11 @@ def test_killed_in_every_stage_it_goes_on_and_ends_the_same(undisturbed, tmp_pat
 
 def test_a_finished_run_makes_nothing_again(undisturbed):
     files = {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")}
-    policy = {p: p.stat().st_mtime_ns for p in Path(policy_dir(undisturbed)).rglob("*") if p.is_file()}
+    policy = {
+        p: p.stat().st_mtime_ns for p in Path(Run.open(undisturbed).current_policy).rglob("*") if p.is_file()
+    }
     finish(undisturbed)
     assert {p: p.stat().st_mtime_ns for p in (undisturbed / "store").rglob("*.parquet")} == files
     assert {
-        p: p.stat().st_mtime_ns for p in Path(policy_dir(undisturbed)).rglob("*") if p.is_file()
+        p: p.stat().st_mtime_ns for p in Path(Run.open(undisturbed).current_policy).rglob("*") if p.is_file()
     } == policy

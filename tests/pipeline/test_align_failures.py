@@ -8,18 +8,16 @@ import pytest
 
 from ft2ray.cli import main
 from ft2ray.pipeline import align
-from ft2ray.pipeline.align import Work, check_pairs, critic_running, run_together, take_turns
-from ft2ray.pipeline.curation import group_store
-from ft2ray.rounds.intake import CURATING, CurationFailed, intake_folder
-from ft2ray.run import training_url
-from tests.observe.test_status import Run
+from ft2ray.pipeline.align import check_pairs, critic_running, run_together, take_turns
+from ft2ray.rounds.intake import CurationFailed
+from tests.observe.test_status import Filled
 
 YES, NO = [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]
 
 
 @pytest.fixture
-def run(tmp_path) -> Run:
-    return Run(str(tmp_path / "run"))
+def run(tmp_path) -> Filled:
+    return Filled(str(tmp_path / "run"))
 
 
 @pytest.fixture
@@ -27,18 +25,14 @@ def without_ray(monkeypatch):
     monkeypatch.setattr(align, "critic_running", lambda config, missing: nullcontext())
 
 
-def work(run: Run) -> Work:
-    return Work(run.config, run.key, run.slots)
+def curating(run: Filled) -> Path:
+    return Path(run.run.curating)
 
 
-def curating(run: Run) -> Path:
-    return Path(intake_folder(run.dir, run.key), CURATING)
-
-
-def commit_nulls(run: Run) -> None:
+def commit_nulls(run: Filled) -> None:
     for number in range(3):
         run.commit(number, None, None)
-    row = group_store(run.dir).get(run.slots[0].group_id)
+    row = run.run.groups.get(run.slots[0].group_id)
     assert row["candidates"][0]["scores"] is None
 
 
@@ -64,29 +58,30 @@ def test_a_training_that_can_not_be_is_refused_before_anything_is_made(settings,
     assert not (tmp_path / "run").exists()
 
 
-def test_one_pair_in_one_dimension_is_enough_to_go_on(run, capsys):
+def test_one_pair_in_one_dimension_is_enough_to_go_on(run, caplog):
+    caplog.set_level("INFO", logger="ft2ray")
     run.commit(0, [0.9, 0.5, 0.5], [0.1, 0.5, 0.5])
-    check_pairs(work(run))
-    assert "mn 1, ls 0, vq 0" in capsys.readouterr().out
+    check_pairs(run.run)
+    assert "mn 1, ls 0, vq 0" in caplog.text
 
 
 def test_scores_without_a_pair_say_what_to_change(run):
     run.commit(0, YES, YES)
     with pytest.raises(ValueError, match="no dimension has a single preference pair; lower pairs.margin"):
-        check_pairs(work(run))
+        check_pairs(run.run)
 
 
 def test_candidates_without_scores_are_counted_and_the_reason_is_named(run):
     commit_nulls(run)
     with pytest.raises(ValueError, match="6 of 6 candidates have no score"):
-        check_pairs(work(run))
+        check_pairs(run.run)
 
 
 def test_in_turns_nothing_is_trained_without_a_pair(run, without_ray, monkeypatch):
     monkeypatch.setattr(align, "curate", lambda *_: commit_nulls(run) or [])
     monkeypatch.setattr(align, "train", lambda *_: pytest.fail("trained on nothing"))
     with pytest.raises(ValueError, match="no score"):
-        take_turns(work(run))
+        take_turns(run.run)
 
 
 def test_together_a_failed_curation_ends_the_training_and_its_error_is_the_one_that_is_seen(
@@ -107,7 +102,7 @@ def test_together_a_failed_curation_ends_the_training_and_its_error_is_the_one_t
     monkeypatch.setattr(align, "curate", curate)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(OSError, match="No space left on device"):
-        run_together(work(run))
+        run_together(run.run)
 
 
 def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy(
@@ -116,7 +111,7 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
     """Rounds 1 and 2 of three are the base's; the third would wait for a policy that nobody trains."""
     rounds = []
 
-    def curate(config, key, slots):
+    def curate(_, slots):
         for number, slot in enumerate(slots):
             run.commit(number, None, None)
             rounds.append(slot.round)
@@ -130,14 +125,14 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
     monkeypatch.setattr(align, "curate", curate)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(ValueError, match="no score"):
-        run_together(work(run))
+        run_together(run.run)
     assert rounds == [0, 0, 0, 1, 1, 1]
 
 
 def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeypatch):
-    training = Path(training_url(run.dir, run.key))
+    training = Path(run.run.training)
 
-    def curate(config, key, slots):
+    def curate(_, slots):
         """As the generators, which wait for a policy until they are told that none will come."""
         while training.exists():
             time.sleep(0.01)
@@ -150,7 +145,7 @@ def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeyp
     monkeypatch.setattr(align, "curate", curate)
     monkeypatch.setattr(align, "train", train)
     with pytest.raises(RuntimeError, match="the training broke"):
-        run_together(work(run))
+        run_together(run.run)
     assert curating(run).exists()
 
 

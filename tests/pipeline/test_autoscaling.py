@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from bench.stand_ins import latent
-from ft2ray.pipeline.curation import read_groups
-from ft2ray.rounds.policies import policy_url
+from ft2ray.run import read_groups
 from ft2ray.tlpo.policy import load_policy
 from tests.pipeline.stage_alone import begun, replayed
 from tests.ray_head import RayHead
@@ -117,8 +116,8 @@ def test_nodes_come_and_go_and_lost_ones_cost_nothing_but_time(tmp_path):
         wait_until(lambda: head.nodes() == {}, 300, head.process)
 
     groups = read_groups(str(tmp_path))
-    work, _ = begun(settings)
-    assert [group.group_id for group in groups] == sorted(slot.group_id for slot in work.slots)
+    planned = begun(settings)
+    assert [group.group_id for group in groups] == sorted(slot.group_id for slot in planned.slots)
     assert len(committed()) == len(groups) == GROUPS, "a gap, or one twice"
     assert {path: path.stat().st_mtime_ns for path in before} == before, "a committed group was made again"
     for group in groups:
@@ -126,5 +125,5 @@ def test_nodes_come_and_go_and_lost_ones_cost_nothing_but_time(tmp_path):
             assert candidate.scores is not None, candidate.error
             noise, scale = latent(candidate.seed, group.frames).numpy(), candidate.sampler["audio_scale"]
             assert np.array_equal(candidate.latents_CFHW, scale * noise)
-    published = load_policy(policy_url(str(tmp_path), work.key, 1), "trainable")
+    published = load_policy(planned.policy(1), "trainable")
     assert published.fingerprint == replayed(settings)[0]

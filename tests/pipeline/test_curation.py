@@ -9,14 +9,14 @@ from ft2ray.config import load_config
 from ft2ray.errors import CriticError
 from ft2ray.observe.timeline import Span
 from ft2ray.pipeline import curation
-from ft2ray.pipeline.curation import GenerateGroup, ScoreAndCommit, group_store, refused_store
+from ft2ray.pipeline.curation import GenerateGroup, ScoreAndCommit
 from ft2ray.records import Prompt
-from ft2ray.rounds.policies import policy_url
 from ft2ray.rounds.schedule import Slot
-from ft2ray.run import training_url
+from ft2ray.run import Run, group_store, refused_store, span_store
 from ft2ray.storage import join, write_atomically
 from ft2ray.tlpo import policy
 from tests.pipeline.test_critic_service import FakeHandle
+from tests.runs import stated
 from tests.test_records import make_group
 
 
@@ -24,7 +24,11 @@ def scorer(run_dir: str, failures: dict[str, int]) -> ScoreAndCommit:
     actor: Any = ScoreAndCommit.__new__(ScoreAndCommit)
     actor.config, actor.critic = load_config(None, [f"run_dir={run_dir}"]), "told"
     actor.handle, actor.groupwise = FakeHandle(failures), False
-    actor.groups, actor.refused = group_store(run_dir), refused_store(run_dir)
+    actor.groups, actor.refused, actor.spans = (
+        group_store(run_dir),
+        refused_store(run_dir),
+        span_store(run_dir),
+    )
     return actor
 
 
@@ -58,6 +62,17 @@ def test_a_group_that_the_critic_fails_on_is_not_committed_and_scored_by_the_nex
     assert group_store(str(tmp_path)).keys() == {"g0"}
 
 
+def test_a_group_of_which_nothing_can_be_seen_is_given_up_and_not_tried_again(tmp_path):
+    assert scorer(str(tmp_path), {})(row([None, None]))["unscored"] == 0
+    assert group_store(str(tmp_path)).keys() == set(), "without a single score it would never be a pair"
+    (refused,) = refused_store(str(tmp_path)).rows()
+    assert (refused["group_id"], refused["reason"], refused["message"]) == ("g0", "no_score", "no face")
+
+
+def stated_at(tmp_path) -> Run:
+    return stated(load_config(None, [f"run_dir={tmp_path}"]))
+
+
 class Loaded:
     fingerprint = "first"
 
@@ -67,7 +82,8 @@ def generator(tmp_path, monkeypatch) -> GenerateGroup:
     """Of a run of three rounds that may be one round ahead; its policies hold nothing."""
     actor: Any = GenerateGroup.__new__(GenerateGroup)
     settings = ["schedule.rounds=3", "schedule.max_staleness=1", f"run_dir={tmp_path}"]
-    actor.config, actor.key = load_config(None, settings), "key"
+    actor.run = stated(load_config(None, settings))
+    actor.config = actor.run.config
     actor.generator, actor.version, actor.policy = (
         SimpleNamespace(fingerprint="g", transformer=None),
         0,
@@ -79,11 +95,11 @@ def generator(tmp_path, monkeypatch) -> GenerateGroup:
 
 
 def publish(tmp_path, version: int) -> None:
-    write_atomically(join(policy_url(str(tmp_path), "key", version), "policy.json"), b"{}")
+    write_atomically(join(stated_at(tmp_path).policy(version), "policy.json"), b"{}")
 
 
 def test_a_generator_waits_for_the_oldest_policy_that_its_round_may_use(generator, tmp_path, monkeypatch):
-    write_atomically(training_url(str(tmp_path), "key"), b"")
+    write_atomically(stated_at(tmp_path).training, b"")
     waits = []
 
     def sleep(seconds: float) -> None:

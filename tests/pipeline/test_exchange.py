@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 from ft2ray.cli import main
 from ft2ray.config import load_config, to_yaml
 from ft2ray.loaders import load_generator
-from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.exchange import export_run_adapters, import_run_adapter
 from ft2ray.records import Candidate, PromptGroup
-from ft2ray.run import policy_dir, publish
+from ft2ray.run import Run, group_store
 from ft2ray.storage import join, write_atomically
 from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.formats.adapters import read_adapter, write_adapter
@@ -52,7 +51,7 @@ def run(tmp_path, generator):
     policy = policy_of(experts, DIMS, generator.fingerprint, gate)
     detach_experts(generator.transformer)
     save_policy(run / "policies" / "first", policy)
-    publish(run, "first")
+    Run.open(run).publish("first")
     shape = generator.codec.latent_shape(FRAMES)
     candidate = Candidate(**{
         f.name: {"latents_CFHW": np.random.default_rng(0).normal(size=shape).astype(np.float32)}.get(f.name)
@@ -89,7 +88,7 @@ def test_a_run_is_exported_whole_with_the_error_of_its_buckets(run, tmp_path, ca
     assert f"{bucket['error']['of_effect']:.1%}" in said
     assert all(key.startswith("diffusion_model.") for key in load_file(tmp_path / "out/uniform.safetensors"))
     # The exported expert is the run's.
-    policy = load_policy(policy_dir(run), generator.fingerprint)
+    policy = load_policy(Run.open(run).current_policy, generator.fingerprint)
     _, tensors = read_adapter(tmp_path / "out" / "expert_ls.safetensors", generator.transformer)
     assert all(torch.equal(tensors[key], tensor) for key, tensor in policy.adapters["ls"][1].items())
 
@@ -105,9 +104,9 @@ def test_a_foreign_lora_becomes_the_expert_of_a_new_current_policy(run, tmp_path
     detach_experts(generator.transformer)
     file = str(tmp_path / "foreign.safetensors")
     write_adapter(file, foreign, "comfyui")
-    before = policy_dir(run)
+    before = Run.open(run).current_policy
     assert main(["import-adapter", file, "--run", run, "--dimension", "ls"]) == 0
-    after = policy_dir(run)
+    after = Run.open(run).current_policy
     assert after != before and after in capsys.readouterr().out
     old, new = (load_policy(folder, generator.fingerprint) for folder in (before, after))
     assert new.fingerprint != old.fingerprint and new.systems == old.systems
@@ -122,7 +121,7 @@ def test_a_foreign_lora_becomes_the_expert_of_a_new_current_policy(run, tmp_path
 def test_mistakes_are_one_sentence_and_change_nothing(run, tmp_path):
     out, bad = tmp_path / "out", tmp_path / "bad.safetensors"
     bad.write_bytes(b"not a tensor in here")
-    current = policy_dir(run)
+    current = Run.open(run).current_policy
     with pytest.raises(ValueError, match="layout 'kohya' is unknown"):
         export_run_adapters(run, str(out), "kohya")
     with pytest.raises(ValueError, match="take 1 to 10"):
@@ -133,7 +132,7 @@ def test_mistakes_are_one_sentence_and_change_nothing(run, tmp_path):
         import_run_adapter(str(out / "absent.safetensors"), run, "ls")
     with pytest.raises(ValueError, match="no dimension 'lips'; it has mn, ls, vq"):
         import_run_adapter(str(bad), run, "lips")
-    assert policy_dir(run) == current and not out.exists()
+    assert Run.open(run).current_policy == current and not out.exists()
     out.mkdir()
     (out / "mine.txt").write_text("x")
     with pytest.raises(ValueError, match="holds files already"):

@@ -21,7 +21,7 @@ import pytest
 
 from ft2ray.observe.metrics import METRICS
 from ft2ray.observe.status import read_status
-from ft2ray.pipeline.curation import read_groups
+from ft2ray.run import read_groups
 from ft2ray.storage import join, list_files, read_bytes
 from tests.pipeline.faulty_parts import FOLDER
 from tests.pipeline.stage_alone import replayed

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RayTaskError
 
+from ft2ray.config import AlignConfig
 from ft2ray.errors import StoredDataError
 from ft2ray.pipeline.align import repaired
-from ft2ray.pipeline.curation import group_store, refused_store
+from ft2ray.run import Run, group_store, refused_store
 
 
 def row(n: int) -> dict:
@@ -33,7 +34,7 @@ def test_the_work_is_done_again_without_the_damaged_rows(tmp_path, caplog):
             raise RayTaskError("train", "Traceback ...", found.value)  # as it comes from a train worker
         return "done"
 
-    assert repaired(str(tmp_path), work) == "done"
+    assert repaired(Run(AlignConfig(run_dir=str(tmp_path))), work) == "done"
     assert calls == [{"g1", "g2", "g3"}, {"g2"}] and not any(path.exists() for path in bad)
     assert caplog.text.count("it is set aside as") == 2
 
@@ -47,5 +48,5 @@ def test_what_cannot_be_set_aside_and_what_is_a_bug_are_raised(tmp_path):
 
     for error in (StoredDataError("/a", "is damaged", "mend it"), ZeroDivisionError()):
         with pytest.raises(type(error)):
-            repaired(str(tmp_path), raising(error))
+            repaired(Run(AlignConfig(run_dir=str(tmp_path))), raising(error))
     assert group_store(str(tmp_path)).shards() == []

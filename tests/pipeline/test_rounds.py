@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from ft2ray.observe.timeline import read_spans
-from ft2ray.pipeline.curation import read_groups
-from ft2ray.run import policy_dir
+from ft2ray.run import Run, read_groups, span_store
 from tests.pipeline.whole_run import SLOTS, TWO_ROUNDS, finish, kill_when, result
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -20,11 +19,13 @@ def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_p
     kill_when(
         tmp_path,
         lambda: len(list((tmp_path / "store" / "groups").glob("*.parquet"))) > SLOTS / 2,
-        lambda: policy_dir(tmp_path).endswith("-1"),  # whoever serves the run has it before the second round
+        lambda: Run.open(tmp_path).current_policy.endswith(
+            "-1"
+        ),  # whoever serves the run has it before the second round
         *TWO_ROUNDS,
     )
     finish(tmp_path, *TWO_ROUNDS)
-    assert policy_dir(tmp_path).endswith("-2")
+    assert Run.open(tmp_path).current_policy.endswith("-2")
     groups = read_groups(tmp_path)
     policies = {
         round: {c.policy for g in groups if g.round == round for c in g.candidates} for round in (0, 1)
@@ -55,7 +56,7 @@ def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path)
     }
     for group in groups:
         assert {group.round - versions[c.policy] for c in group.candidates} <= {0, 1}, "too stale"
-    lanes = {span.lane for span in read_spans(str(tmp_path)) if span.kind == "generate"}
+    lanes = {span.lane for span in read_spans(span_store(tmp_path)) if span.kind == "generate"}
     assert len(lanes) <= 2 * 2, "two attempts with two generators each started more than these"
 
     joined = [json.loads(file.read_text()) for file in sorted((tmp_path / "intake").rglob("*.json"))]

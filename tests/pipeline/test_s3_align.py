@@ -12,8 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from ft2ray.observe.status import read_status
-from ft2ray.pipeline.curation import read_groups
-from ft2ray.run import policy_dir, read_plan
+from ft2ray.run import Run, read_groups
 from ft2ray.storage import join, list_files, read_bytes, upload_folder, versions
 from tests.conftest import ASSETS
 from tests.observe.test_tensorboard import read as read_events
@@ -84,7 +83,7 @@ def test_an_align_on_s3_outlives_outages_and_ends_in_a_report_that_opens(s3, s3_
     assert f"{run_dir}/report.html" in output.splitlines()[-1]
 
     found = read_groups(run_dir)
-    wanted = {prompt.prompt_id for prompt in read_plan(run_dir).curation}
+    wanted = {prompt.prompt_id for prompt in Run.open(run_dir).plan.curation}
     assert {(group.round, group.prompt_id) for group in found} == {(r, p) for r in (0, 1) for p in wanted}
     assert len(groups()) == len(found) == SLOTS, "a gap, or a group twice"
     assert all(c.scores is not None for group in found for c in group.candidates)
@@ -109,7 +108,7 @@ def test_an_align_on_s3_outlives_outages_and_ends_in_a_report_that_opens(s3, s3_
     assert {clip.partition("/")[0] for clip in clips} == SYSTEMS
 
     made = {place: versions(join(run_dir, place)) for place in ("store", "policies", "train")}
-    policy = policy_dir(run_dir)
+    policy = Run.open(run_dir).current_policy
     finish(start(run_dir, media))
     again = {place: versions(join(run_dir, place)) for place in made}
-    assert again == made and policy_dir(run_dir) == policy, "a finished run made something again"
+    assert again == made and Run.open(run_dir).current_policy == policy, "a finished run made something again"

@@ -15,12 +15,12 @@ import pytest
 
 from ft2ray.config import AlignConfig, load_config
 from ft2ray.loaders import load_critic, load_generator
-from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.training import new_training, pairs_of
 from ft2ray.records import Candidate, PromptGroup
-from ft2ray.rounds.policies import policy_url
 from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.schedule import Slot, slots, training_key
+from ft2ray.run import group_store
+from ft2ray.storage import join
 from ft2ray.tlpo.policy import Policy, load_policy
 from tests.ray_head import RayHead
 
@@ -79,7 +79,7 @@ def prepared(run_dir: Path, *more: str) -> tuple[AlignConfig, list[PromptGroup],
     groups = [made(slot) for slot in slots(config, *parts, prompts)]
     for group in groups:
         group_store(str(run_dir)).commit_once([group.to_row()])
-    return config, groups, policy_url(str(run_dir), training_key(config, *parts, prompts), 1)
+    return config, groups, join(str(run_dir), "policies", f"{training_key(config, *parts, prompts)}-1")
 
 
 @pytest.fixture(scope="module")

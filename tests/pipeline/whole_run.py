@@ -8,9 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ft2ray.pipeline.curation import read_groups
-from ft2ray.pipeline.evaluation import measurement_store
-from ft2ray.run import policy_dir
+from ft2ray.run import Run, measurement_store, read_groups
 
 SYSTEMS = {"base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo"}
 SETTINGS = [
@@ -72,7 +70,9 @@ def result(run_dir: Path) -> dict:
             (g.group_id, [(c.candidate_id, c.scores, c.latents_CFHW.tobytes()) for c in g.candidates])
             for g in read_groups(run_dir)
         ],
-        "policy": json.loads((Path(policy_dir(run_dir)) / "policy.json").read_text())["fingerprint"],
+        "policy": json.loads((Path(Run.open(run_dir).current_policy) / "policy.json").read_text())[
+            "fingerprint"
+        ],
         "measured": measured,
         "systems": json.loads((run_dir / "report.json").read_text())["systems"],
     }

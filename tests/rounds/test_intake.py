@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from ft2ray.config import load_config
-from ft2ray.pipeline.curation import group_store, refused_store
 from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds import intake as module
-from ft2ray.rounds.intake import CURATING, CurationFailed, Intake, intake_folder
+from ft2ray.rounds.intake import CurationFailed, Intake
 from ft2ray.rounds.schedule import Slot
+from ft2ray.run import group_store, refused_store
+from tests.runs import stated
 
 KEY, DIMENSIONS = "key", ("mn", "ls", "vq")
 STEPS, PROMPTS = 8, 4
@@ -51,7 +52,7 @@ def no_pause(monkeypatch):
 
 @pytest.fixture
 def curating(tmp_path) -> Path:
-    file = Path(intake_folder(tmp_path, KEY), CURATING)
+    file = Path(stated(load_config(None, [f"run_dir={tmp_path}"]), key=KEY).curating)
     file.parent.mkdir(parents=True)
     file.touch()
     return file
@@ -94,11 +95,11 @@ def taking_in(config, wanted, pairs_of=every_dimension):
     def of_all(ids):
         return ((group_id, pairs_of(SimpleNamespace(group_id=group_id))) for group_id in ids)
 
-    return Intake(config, KEY, wanted, of_all, rank=0)
+    return Intake(stated(config, wanted, KEY), of_all, rank=0)
 
 
 def written(config) -> dict[int, list[str]]:
-    files = sorted(Path(intake_folder(config.run_dir, KEY)).glob("*.json"))
+    files = sorted(Path(stated(config, key=KEY).intake).glob("*.json"))
     return {int(file.stem): json.loads(file.read_text())["groups"] for file in files}
 
 

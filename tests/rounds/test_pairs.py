@@ -7,11 +7,12 @@ from ft2ray.config import AlignConfig
 from ft2ray.critic.base import CriticCard
 from ft2ray.errors import DataError, StoredDataError
 from ft2ray.pipeline.align import check_critic
-from ft2ray.pipeline.curation import group_store
 from ft2ray.pipeline.training import pairs_of
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds.schedule import Slot
 from ft2ray.rounds.scores import pair_counts, pairs_by_group, scored_candidates
+from ft2ray.run import Run, group_store
+from tests.runs import stated
 
 CONFIG = AlignConfig()
 
@@ -44,17 +45,17 @@ def card(fingerprint: str, dimensions=CONFIG.dimension_names, questions=None) ->
     return CriticCard(dimensions, fingerprint, None, questions)
 
 
-def stored(tmp_path, *groups: PromptGroup) -> tuple[AlignConfig, list[Slot]]:
+def stored(tmp_path, *groups: PromptGroup) -> Run:
     config = CONFIG.replaced(run_dir=str(tmp_path))
     group_store(config.run_dir).commit_once([one.to_row() for one in groups])
     prompt = Prompt("prompt", "a.jpg", "b.wav", 0.0, 3.0)
-    return config, [Slot(one.group_id, 0, prompt) for one in groups]
+    return stated(config, [Slot(one.group_id, 0, prompt) for one in groups])
 
 
 def test_scores_of_one_critic_make_pairs(tmp_path):
     assert len(pairs_of(CONFIG, group("a", "mine"), "mine")["ls"]) == 1
-    config, slots = stored(tmp_path, group("a", "mine"), group("b", "mine"))
-    assert pair_counts(config, scored_candidates(config, slots))["mn"] == 2
+    run = stored(tmp_path, group("a", "mine"), group("b", "mine"))
+    assert pair_counts(run.config, scored_candidates(run))["mn"] == 2
 
 
 @pytest.mark.parametrize("critic", ["another", None])
@@ -62,9 +63,9 @@ def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
     message = f"b was scored by critic {critic}, now it is mine: scores of two critics never meet in a pair"
     with pytest.raises(ValueError, match=message):
         pairs_of(CONFIG, group("b", critic), "mine")
-    config, slots = stored(tmp_path, group("a", "mine"), group("b", critic))
+    run = stored(tmp_path, group("a", "mine"), group("b", critic))
     with pytest.raises(ValueError, match="scores of the critics .*: scores of two critics never meet"):
-        pair_counts(config, scored_candidates(config, slots))
+        pair_counts(run.config, scored_candidates(run))
 
 
 @pytest.mark.parametrize("kind", ["best_worst", "all"])
@@ -81,22 +82,23 @@ def test_the_training_gets_the_pairs_of_each_group_from_the_index_alone(tmp_path
         group_store(config.run_dir).commit_once([one.to_row()])
     monkeypatch.setattr("ft2ray.rounds.scores.GROUPS_AT_A_TIME", 5)
     wanted = [one.group_id for one in groups if one.group_id != "03"]
-    found = list(pairs_by_group(config, wanted, "mine"))
+    run = stated(config, critic="mine")
+    found = list(pairs_by_group(run, wanted))
     assert found == [(g.group_id, pairs_of(config, g, "mine")) for g in groups if g.group_id != "03"]
     with pytest.raises(StoredDataError, match="the prompt group lost is missing"):
-        next(pairs_by_group(config, ["00", "lost"], "mine"))
+        next(pairs_by_group(run, ["00", "lost"]))
     with pytest.raises(DataError, match="were scored by critic mine, now it is another"):
-        next(pairs_by_group(config, wanted, "another"))
+        next(pairs_by_group(stated(config, critic="another"), wanted))
 
 
 def test_a_run_folder_with_another_critics_scores_is_refused(tmp_path):
     """The first round's slots are the same whatever the critic, so a run looks at the scores themselves."""
-    config, _ = stored(tmp_path, group("a", "mine"))
-    check_critic(config, card("mine"))
+    run = stored(tmp_path, group("a", "mine"))
+    check_critic(run, card("mine"))
     with pytest.raises(ValueError, match="holds scores of critic mine, now it is tuned again; choose a new"):
-        check_critic(config, card("tuned again"))
+        check_critic(run, card("tuned again"))
     with pytest.raises(ValueError, match="are not the critic's"):
-        check_critic(config, card("mine", ("mn", "vq")))
-    asked = {name: "Is it good?" for name in config.dimension_names}
+        check_critic(run, card("mine", ("mn", "vq")))
+    asked = {name: "Is it good?" for name in CONFIG.dimension_names}
     with pytest.raises(ValueError, match="its critic is asked 'Is it good"):
-        check_critic(config, card("mine", questions=asked))
+        check_critic(run, card("mine", questions=asked))

@@ -13,7 +13,7 @@ import pytest
 
 from ft2ray.media.audio import read_audio
 from ft2ray.media.video import read_video
-from ft2ray.run import publish
+from ft2ray.run import Run
 from ft2ray.serving.front import DEADLINE_HEADER
 from ft2ray.tlpo.policy import save_policy
 from tests.serving.conftest import PORTRAIT, SPEECH, random_policy
@@ -131,7 +131,7 @@ def test_a_new_policy_is_taken_in_without_losing_a_request(platform, media, anim
     run = platform.run_dir
     policies = [random_policy(animator, seed) for seed in (1, 2)]
     old, new = (save_policy(run / "policies" / f"p{n}", policy) for n, policy in enumerate(policies, 1))
-    publish(run, run / "policies" / "p1")
+    Run.open(run).publish(run / "policies" / "p1")
     answers, lock, stop = [], threading.Lock(), threading.Event()
 
     def keep_asking():
@@ -155,14 +155,14 @@ def test_a_new_policy_is_taken_in_without_losing_a_request(platform, media, anim
         shutil.copytree(run / "policies" / "p2", run / "policies" / "half")
         weights = next((run / "policies" / "half").rglob("*.safetensors"))
         weights.write_bytes(weights.read_bytes()[:-100])
-        publish(run, run / "policies" / "half")  # no policy: the one at work stays
+        Run.open(run).publish(run / "policies" / "half")  # no policy: the one at work stays
         wait_for(old, sum(a.headers["X-FT2Ray-Policy"] == old for a in list(answers)) + 4)
         with platform.client() as client:
             until = time.monotonic() + 30
             while (health := client.get(f"{ROUTE}/health")).status_code == 503:
                 assert time.monotonic() < until  # all replicas are at work
         assert health.json()["policy"] == old and health.json()["refused"].startswith("half: ")
-        publish(run, run / "policies" / "p2")
+        Run.open(run).publish(run / "policies" / "p2")
         wait_for(new, 3)
     finally:
         stop.set()

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ft2ray.errors import NonFiniteError, StoreUnavailable
-from ft2ray.rounds.policies import policy_url
-from ft2ray.run import publish
+from ft2ray.run import policy_url, publish
 from ft2ray.serving import policies
 from ft2ray.serving.policies import Follower
 from ft2ray.tlpo.policy import save_policy

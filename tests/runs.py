@@ -1,0 +1,26 @@
+"""Runs for tests, whose identities are stated instead of made from prompts and weights."""
+
+from collections.abc import Sequence
+
+from ft2ray.config import AlignConfig
+from ft2ray.rounds.plan import Plan
+from ft2ray.rounds.schedule import Slot
+from ft2ray.run import Run
+
+
+def stated(
+    config: AlignConfig,
+    slots: Sequence[Slot] = (),
+    key: str = "key",
+    plan: Plan | None = None,
+    critic: str = "crit",
+) -> Run:
+    """A run of generator "gen" and critic "crit" (or another); it must not be sent to other processes."""
+    run = Run(config)
+    run.__dict__ |= {
+        "key": key,
+        "slots": list(slots),
+        "plan": plan or Plan([], [], []),
+        "_fingerprints": {"generator": "gen", "critic": critic},
+    }
+    return run
