@@ -9,7 +9,7 @@ from ft2ray.config import AlignConfig
 from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import Dimension, questions
 from ft2ray.errors import ConfigurationError
-from ft2ray.loaders import critic_card, generator_fingerprint
+from ft2ray.loaders import PACKAGED, critic_card, generator_fingerprint
 from ft2ray.rounds.prompts import media_files
 from ft2ray.storage import local_path
 
@@ -27,9 +27,9 @@ def check_inputs(config: AlignConfig) -> None:
     check_run_dir(config.run_dir)
     media_files(config.prompts.portraits, "portraits")
     media_files(config.prompts.speech, "speech")
-    if config.generator.weights == "embedded":
+    if config.generator.weights in PACKAGED:
         generator_fingerprint(config.generator.weights)
-    if config.critic.weights == "embedded":
+    if config.critic.weights in PACKAGED:
         check_dimensions(config.dimensions, critic_card(config.critic.weights))
 
 

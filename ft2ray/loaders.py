@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ft2ray.critic.viewer import Viewer
     from ft2ray.generator.base import Generator
 
+PACKAGED = ("embedded", "embedded-uncurated")  # names of weights that come with the package
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 

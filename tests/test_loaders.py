@@ -90,3 +90,10 @@ def test_weights_on_s3_are_those_that_were_uploaded(s3):
         assert load(f"{s3}/{name}").fingerprint == load("embedded").fingerprint
         with pytest.raises(ValueError, match=f"{s3}/{name}/nothing: there are no files"):
             load(f"{s3}/{name}/nothing")
+
+
+def test_the_packaged_names_are_those_that_the_generator_knows():
+    from ft2ray.generator.portrait import generator
+    from ft2ray.loaders import PACKAGED
+
+    assert set(PACKAGED) == set(generator.PACKAGED)

@@ -29,7 +29,7 @@ from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import questions
 from ft2ray.errors import StoredDataError, UserError
 from ft2ray.evaluation.judge import Judge
-from ft2ray.loaders import critic_card, generator_fingerprint
+from ft2ray.loaders import PACKAGED, critic_card, generator_fingerprint
 from ft2ray.observe.deaths import write_deaths
 from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
@@ -138,7 +138,7 @@ def identities(config: AlignConfig) -> tuple[str, CriticCard]:
 
 def _where_it_lies(pool: Pool, weights: str, call: Callable[..., T], *args: Any) -> T:
     """Call here what reads files of this machine: no GPU node need start for it."""
-    here = weights == "embedded" or Path(weights).is_dir()
+    here = weights in PACKAGED or Path(weights).is_dir()
     return call(*args) if here else _on_node(pool, call, *args)
 
 

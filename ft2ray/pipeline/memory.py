@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ft2ray.config import AlignConfig
 from ft2ray.errors import WeightsError
-from ft2ray.loaders import is_code
+from ft2ray.loaders import PACKAGED, is_code
 from ft2ray.storage import join, list_files, local_path, size
 
 # Memory of their own (without what processes share) that the embedded models held at most at the default
@@ -41,7 +41,7 @@ def needed(pool: str, weights: str) -> float:
     Weights pass through the host's memory on their way to a card, or stay in it. A training without a card
     holds about as much again: gradients and moments of the adapters, and the blocks' inputs.
     """
-    if weights == "embedded":
+    if weights in PACKAGED:
         return EMBEDDED[pool]
     gigabytes = weights_gigabytes(weights)
     return round(PROCESS + gigabytes * (2 if pool == "training" else 1), 2)
@@ -67,7 +67,7 @@ def check_weights(config: AlignConfig) -> None:
         ("critic.weights", config.critic.weights),
     ):
         a_path = local_path(weights) is None or weights.startswith(("/", ".")) or "/" not in weights
-        if weights == "embedded" or is_code(weights) or not a_path:  # else maybe a name on the hub
+        if weights in PACKAGED or is_code(weights) or not a_path:  # else maybe a name on the hub
             continue
         if not list_files(weights, ".safetensors", recursive=True):
             raise WeightsError(
