@@ -28,6 +28,7 @@ MOST_DEATHS = 6  # in a row, without one finished row in between
 EVERY_SECONDS = 5.0
 # Ray's State API: no dashboard, no answer, or not in time.
 UNAVAILABLE = (RayStateApiException, RuntimeError, ValueError, OSError)
+STARTING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 INTENDED = ("INTENDED_SYSTEM_EXIT", "INTENDED_USER_EXIT")
 # A part of the class name of the actors, as Ray lists them, and their pool.
 POOLS = {
@@ -62,25 +63,27 @@ class DeathWatch:
 
         if self._known is None:
             self._known = {worker.worker_id for worker in self._dead()}
+        waiting = None  # a pool one of whose actors is to start, or to start again
         for actor in list_actors(detail=True, limit=10_000, raise_on_missing_output=False):
             pool = next((pool for part, pool in POOLS.items() if part in actor.class_name), None)
-            if (
-                pool is not None
-                and actor.pid
-                and actor.node_id
-                and (actor.job_id == self._job or pool == "critic")
-            ):
+            if pool is None or (actor.job_id != self._job and pool != "critic"):
+                continue
+            if actor.pid and actor.node_id:
                 self._pools[actor.node_id, actor.pid] = pool
+            if actor.state in STARTING:
+                waiting = pool
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         new = []
         for worker in self._dead():
             if worker.worker_id in self._known:
                 continue
             self._known.add(worker.worker_id)
+            why, used, limit = reason(worker.exit_type, worker.exit_detail or "")
             pool = self._pools.get((worker.node_id, worker.pid))
+            if pool is None and why == "out_of_memory":
+                pool = waiting  # where memory is short, most processes die before Ray gives them their actor
             if pool is None or worker.node_id not in alive:  # somebody else's, or lost with its node
                 continue
-            why, used, limit = reason(worker.exit_type, worker.exit_detail or "")
             new.append(Death(pool, worker.ip, time.time(), why, used, limit))
         for death in new:
             log.warning("a process of %s died: %s", death.pool, death)
