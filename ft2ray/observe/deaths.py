@@ -82,7 +82,8 @@ def summary(deaths: Sequence[Death]) -> list[str]:
     for pool, count in sorted(Counter(death.pool for death in deaths).items()):
         last = [death for death in deaths if death.pool == pool][-1]
         at = time.strftime("%H:%M:%S", time.localtime(last.at))
-        lines.append(f"{pool} died {count} times, at {at} last: {last}; {advice(pool)}")
+        times = "once" if count == 1 else f"{count} times"
+        lines.append(f"{pool} died {times}, at {at} last: {last}; {advice(pool)}")
     return lines
 
 

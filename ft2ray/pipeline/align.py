@@ -246,8 +246,13 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
     try:
         start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
         yield
-    finally:  # or it would stay on a shared cluster after a run that failed
-        serve.delete(APP)
+    except BaseException:
+        with contextlib.suppress(
+            Exception
+        ):  # the first error counts; where memory is short Serve fails as well
+            serve.delete(APP)  # or it would stay on a shared cluster after a run that failed
+        raise
+    serve.delete(APP)
 
 
 def check_critic(run: Run, critic: CriticCard) -> None:

@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
+from ft2ray.config import load_config
 from ft2ray.errors import RunEnded
 from ft2ray.observe.deaths import Death, read_deaths, reason, summary, write_deaths
-from ft2ray.pipeline import deaths
+from ft2ray.pipeline import align, deaths
 from ft2ray.pipeline.deaths import MOST_DEATHS, watched
 
 OOM = (
@@ -90,11 +91,23 @@ def test_a_row_in_between_counts_from_nought_again(monkeypatch):
     assert len(list(watched(rows(), "run"))) == 3 * MOST_DEATHS
 
 
+def test_a_serve_that_cannot_answer_hides_no_error(monkeypatch):
+    """Where memory is short Serve's own controller dies too."""
+
+    def unanswered(name):
+        raise TimeoutError("not deleted after 60 s")
+
+    monkeypatch.setattr(align, "start_critic", lambda *arguments: None)
+    monkeypatch.setattr(align.serve, "delete", unanswered)
+    with pytest.raises(RunEnded, match="died 6 times"), align.critic_running(load_config(None, []), [None]):
+        raise RunEnded("processes died 6 times")
+
+
 def test_the_run_folder_keeps_them_and_the_status_says_which_where_how_often_and_what_to_do(tmp_path):
     killed = Death("critic", "192.0.2.3", 1.0, "killed")
     write_deaths(tmp_path, [DEATH, killed, DEATH])
     found = read_deaths(tmp_path)
     assert found == [DEATH, killed, DEATH] and read_deaths(tmp_path / "other") == []
     critic, generators = summary(found)
-    assert critic.startswith("critic died 1 times") and "most likely by the kernel" in critic
+    assert critic.startswith("critic died once, at ") and "most likely by the kernel" in critic
     assert generators.startswith("generators died 2 times") and "1.46 GB" in generators
