@@ -1,4 +1,4 @@
-"""Both applications keep to their pages, whatever comes: schemathesis, in this process, with a fixed budget."""
+"""Both applications keep to their pages, whatever comes: schemathesis, in this process, on a fixed budget."""
 
 import pytest
 
