@@ -124,6 +124,7 @@ def platform(tmp_path_factory, media) -> Iterator[Platform]:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # on a busy machine
     ray.init(
         address="local",
         num_cpus=8,  # logical
