@@ -20,7 +20,7 @@ SECONDS = 600
 
 def commands() -> list[str]:
     """Those of the section that reach a running head; the test starts heads itself, on free ports."""
-    section = (ROOT / "README.md").read_text().split("\n## Serving\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "serving.md").read_text()
     return re.findall(r"^    (.+?)(?:\s{2,}#.*)?$", section, re.M)
 
 
