@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 import ray
 from ray import serve
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.context import _get_global_client
 from tqdm import tqdm
 
 from ft2ray.checks import check_dimensions, check_run_dir
@@ -50,6 +51,7 @@ from ft2ray.run import Run, is_published
 from ft2ray.storage import delete, exclusive, new_file, write_atomically
 from ft2ray.tlpo.run import HOW_TO_GET_PAIRS, NO_PAIRS
 
+REMOVAL_SECONDS = 30.0
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -247,12 +249,22 @@ def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[Non
         start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
         yield
     except BaseException:
-        with contextlib.suppress(
-            Exception
-        ):  # the first error counts; where memory is short Serve fails as well
-            serve.delete(APP)  # or it would stay on a shared cluster after a run that failed
+        remove_critic()
         raise
     serve.delete(APP)
+
+
+def remove_critic() -> None:
+    """Take the critic away after a failure, which counts: where memory is short Serve may never answer.
+
+    serve.delete would wait for it without a limit.
+    """
+    try:
+        client = _get_global_client(raise_if_no_controller_running=False)
+        if client is not None:
+            ray.get(client._controller.delete_apps.remote([APP]), timeout=REMOVAL_SECONDS)
+    except RayError as error:  # no answer, or no controller any more
+        log.warning("the application %s may stay on a shared cluster: %s", APP, type(error).__name__)
 
 
 def check_critic(run: Run, critic: CriticCard) -> None:

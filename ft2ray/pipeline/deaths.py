@@ -6,11 +6,12 @@ do not fit the memory of their nodes would go on for ever and finish nothing.
 
 from __future__ import annotations
 
+import ctypes
 import logging
-import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -103,45 +104,67 @@ class DeathWatch:
         return [worker for worker in workers if worker.exit_type not in INTENDED]
 
 
+class _Hopeless(BaseException):
+    """Ends a wait for rows; a BaseException, as a key press would be, so that Ray Data shuts down on it."""
+
+
+class _Wait:
+    """A thread that waits for a row, and may be woken by another one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: int | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self._waiting = threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting = None
+
+    def end(self) -> bool:
+        """Raise _Hopeless where the wait is; False where nobody waits just now."""
+        with self._lock:
+            if self._waiting is None:
+                return False
+            thread = ctypes.c_ulong(self._waiting)
+            return ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_Hopeless)) == 1
+
+
 def watched(rows: Iterable[T], run_dir: str) -> Iterator[T]:
     """`rows`, as they come, while the processes that make them are watched.
 
     Raises:
         RunEnded: after MOST_DEATHS deaths without a row in between, with the reason of the last.
     """
-    made: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-    def pull() -> None:
-        try:
-            for row in rows:
-                made.put((True, row))
-        except BaseException as error:  # raised again where the rows are taken
-            made.put((False, error))
-        else:
-            made.put((False, None))
-
-    watch = DeathWatch(run_dir)
+    watch, wait, over = DeathWatch(run_dir), _Wait(), threading.Event()
     watch.look()  # those before are not of this stage
-    threading.Thread(target=pull, daemon=True).start()  # left behind where the stage ends: its Ray ends too
     since: list[Death] = []
-    next_look = time.monotonic() + EVERY_SECONDS
-    while True:
-        if time.monotonic() >= next_look:
-            since += watch.look()
-            next_look = time.monotonic() + EVERY_SECONDS
-            if len(since) >= MOST_DEATHS:
-                raise RunEnded(verdict(since))
-        try:
-            is_row, value = made.get(timeout=max(0.0, next_look - time.monotonic()))
-        except queue.Empty:
-            continue
-        if is_row:
+
+    def look() -> None:
+        while not over.wait(EVERY_SECONDS):
+            since.extend(watch.look())
+            if len(since) >= MOST_DEATHS and wait.end():
+                return
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    remaining = iter(rows)
+    try:
+        while True:
+            with wait():
+                row = next(remaining, None)
+            if row is None:
+                return
             since.clear()
-            yield value
-        elif value is None:
-            return
-        else:
-            raise value
+            yield row
+    except _Hopeless:
+        raise RunEnded(verdict(since)) from None
+    finally:
+        over.set()
+        looking.join()  # whoever asks a Ray that has ended takes the process with it
 
 
 def verdict(deaths: list[Death]) -> str:
