@@ -7,6 +7,7 @@ on, portraits) of the evaluation never occur in the curation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from itertools import zip_longest
@@ -20,6 +21,7 @@ from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.records import Prompt, content_id
+from ft2ray.rounds.duplicates import picture_print, same_picture, same_sound, sound_print
 from ft2ray.rounds.plan import Plan, Quarantined
 from ft2ray.rounds.settings import PromptSettings
 from ft2ray.storage import absolute, base_name, join, list_files, local_path
@@ -32,6 +34,7 @@ class _Recording:
     path: str
     audio_id: str
     audible_starts: tuple[float, ...]  # on the grid of hop_seconds
+    print_BF: np.ndarray
 
 
 def plan_prompts(config: PromptSettings, size: int) -> Plan:
@@ -45,19 +48,28 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
         UserError: where nothing usable is left.
     """
     quarantined: list[Quarantined] = []
-    portraits: dict[str, str] = {}  # portrait_id -> path: the same photo twice counts once
+    portraits: dict[str, str] = {}  # portrait_id -> path
+    pictures: dict[str, np.ndarray] = {}  # path -> print
     recordings: dict[str, _Recording] = {}
     mesher = FaceMesher()
     for path in media_files(config.portraits, "portraits"):
         try:
             portrait = load_portrait(path, size=size, mesher=mesher)
-            portraits.setdefault(portrait.portrait_id, path)
+            picture_P = picture_print(portrait.image_HW3)
+            _refuse_copy(
+                path, (there for there, known_P in pictures.items() if same_picture(known_P, picture_P))
+            )
+            portraits[portrait.portrait_id], pictures[path] = path, picture_P
         except MediaError as error:
             quarantined.append(Quarantined(path, error.reason, str(error)))
     for path in media_files(config.speech, "speech"):
         try:
             recording = _inspect_recording(path, config)
-            recordings.setdefault(recording.audio_id, recording)
+            known = recordings.values()
+            _refuse_copy(
+                path, (there.path for there in known if same_sound(there.print_BF, recording.print_BF))
+            )
+            recordings[recording.audio_id] = recording
         except MediaError as error:
             quarantined.append(Quarantined(path, error.reason, str(error)))
     _require_usable(portraits, config.portraits, "portrait", quarantined)
@@ -100,6 +112,14 @@ def media_files(folder: str, embedded: str) -> list[str]:
     return files
 
 
+def _refuse_copy(path: str, there: Iterator[str]) -> None:
+    """The same content twice, in whatever encoding, would lie on both sides of the split."""
+    if (first := next(there, None)) is not None:
+        raise MediaError(
+            "duplicate", f"{base_name(path)}: holds the same as {base_name(first)}; the first counts"
+        )
+
+
 def _require_usable(found: dict[str, Any], folder: str, kind: str, quarantined: list[Quarantined]) -> None:
     if not found:
         why = "; ".join(f"{base_name(q.path)}: {q.message}" for q in quarantined)
@@ -124,7 +144,7 @@ def _inspect_recording(path: str, config: PromptSettings) -> _Recording:
         raise MediaError(
             "too_short", f"{base_name(path)}: no {needed:.1f} s of speech in one piece; record longer"
         )
-    return _Recording(path, content_id(wav_T.tobytes()), tuple(audible))
+    return _Recording(path, content_id(wav_T.tobytes()), tuple(audible), sound_print(wav_T))
 
 
 def _split_portraits(portraits: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -4,13 +4,16 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import wavfile
 
 from ft2ray import storage
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.rounds.duplicates import picture_print, same_picture, same_sound, sound_print
 from ft2ray.rounds.prompts import plan_prompts, read_clip
 from ft2ray.rounds.settings import PromptSettings
 
@@ -52,9 +55,10 @@ def test_a_single_recording_is_cut_in_two(media):
 
 
 def test_few_prompts_hear_as_many_recordings_as_there_are(media):
-    speech = media[1] / "sense_and_sensibility_0870.flac"
-    for n, volume in enumerate((0.3, 0.5, 0.6, 0.7, 0.8)):
-        wavfile.write(media[1] / f"{n}.wav", SAMPLE_RATE, volume * read_audio(speech))
+    for other in ("0880", "0890", "0920", "0930"):
+        shutil.copy(ASSETS / "speech" / f"sense_and_sensibility_{other}.flac", media[1])
+    first = read_audio(media[1] / "sense_and_sensibility_0870.flac")
+    wavfile.write(media[1] / "a_part.wav", SAMPLE_RATE, first[SAMPLE_RATE:])
     planned = plan(media, curation_prompts=4, evaluation_prompts=2)  # 6 recordings, a third of them held out
     assert len({p.speech for p in planned.curation}) == 4
     assert len({p.speech for p in planned.evaluation}) == 2
@@ -108,15 +112,16 @@ def test_the_same_photo_twice_counts_once(media):
 
 def test_a_clip_is_always_exactly_as_long_as_asked(media):
     speech = media[1] / "sense_and_sensibility_0870.flac"
-    wav_T = read_audio(speech)[: int(2.8 * SAMPLE_RATE)]
+    samples = int(2.8 * SAMPLE_RATE)
+    whole_T = read_audio(speech)
     speech.unlink()
-    for name in ("a.wav", "b.wav"):
-        wavfile.write(media[1] / name, SAMPLE_RATE, wav_T * (0.5 if name == "a.wav" else 0.9))
+    for name, wav_T in (("a.wav", whole_T[:samples]), ("b.wav", whole_T[samples : 2 * samples])):
+        wavfile.write(media[1] / name, SAMPLE_RATE, wav_T)
     planned = plan(media)
     (prompt,) = planned.curation
     clip_T = read_clip(prompt, 300.0)
     assert clip_T.shape == (3 * SAMPLE_RATE,)
-    assert np.abs(clip_T[: len(wav_T)]).max() > 0 and not clip_T[len(wav_T) :].any()
+    assert np.abs(clip_T[:samples]).max() > 0 and not clip_T[samples:].any()
 
 
 def test_folders_on_s3_give_the_same_prompts_under_their_urls(media, s3):
@@ -134,3 +139,48 @@ def test_folders_on_s3_give_the_same_prompts_under_their_urls(media, s3):
         read_clip(prompt, 300.0)
     with pytest.raises(ValueError, match="holds no files"):
         plan((f"{s3}/portraits", f"{s3}/nothing"))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"), [("a.mp3", "libmp3lame", 22_050), ("a.ogg", "libopus", 48_000)]
+)
+def test_a_recording_in_two_encodings_counts_once(media, name, codec, rate):
+    other = ASSETS / "speech" / "sense_and_sensibility_0890.flac"
+    shutil.copy(other, media[1])
+    encode(other, media[1] / name, codec, rate)
+    planned = plan(media)
+    (refused,) = planned.quarantined
+    assert (
+        refused.reason == "duplicate"
+        and "sense_and_sensibility_0890.flac: holds the same as a." in refused.message
+    )
+    heard = [{Path(p.speech).name for p in split} for split in (planned.curation, planned.evaluation)]
+    assert heard[0] | heard[1] == {name, "sense_and_sensibility_0870.flac"} and not heard[0] & heard[1]
+
+
+def test_a_portrait_in_two_encodings_counts_once(media):
+    Image.open(media[0] / "grace_hopper.jpg").save(media[0] / "again.jpg", quality=40)
+    Image.open(media[0] / "grace_hopper.jpg").save(media[0] / "lossless.png")
+    shutil.copy(ASSETS / "portraits" / "astronaut.jpg", media[0])
+    planned = plan(media)
+    assert [q.reason for q in planned.quarantined] == ["duplicate"] * 2
+    assert {Path(p.portrait).name for p in planned.curation} == {"again.jpg", "astronaut.jpg"}
+
+
+def test_silence_and_flat_pictures_are_not_all_the_same():
+    assert not same_sound(sound_print(np.zeros(SAMPLE_RATE)), sound_print(np.zeros(SAMPLE_RATE)))
+    assert not same_picture(picture_print(np.zeros((32, 32, 3))), picture_print(np.full((32, 32, 3), 9)))
+
+
+def encode(source: Path, out: Path, codec: str, rate: int) -> None:
+    with av.open(str(source)) as old, av.open(str(out), "w") as new:
+        stream = new.add_stream(codec, rate=rate, layout="mono")
+        resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)
+        fifo = av.AudioFifo()
+        for frame in [*old.decode(audio=0), None]:
+            for piece in resampler.resample(frame):
+                piece.pts = None
+                fifo.write(piece)
+        while (piece := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
+            new.mux(stream.encode(piece))
+        new.mux(stream.encode(None))
