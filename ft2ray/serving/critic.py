@@ -92,7 +92,7 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
 @serve.deployment(
     name="CriticFront",
     max_ongoing_requests=64,  # connections; FrontSettings.slots is how many are worked on
-    max_queued_requests=16,
+    max_queued_requests=64,  # a burst of them, which Serve hands on one by one
     autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 4},
     ray_actor_options={"num_cpus": 0.5},
 )

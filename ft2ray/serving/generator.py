@@ -232,7 +232,7 @@ def line(**fields: Any) -> str:
 @serve.deployment(
     name="GeneratorFront",
     max_ongoing_requests=64,  # connections; FrontSettings.slots is how many are worked on
-    max_queued_requests=16,
+    max_queued_requests=64,  # a burst of them, which Serve hands on one by one
     autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
     ray_actor_options={"num_cpus": 0.2},
 )

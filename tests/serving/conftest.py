@@ -144,7 +144,13 @@ def platform(tmp_path_factory, media) -> Iterator[Platform]:
             )
         )
         settings = CriticServeConfig(
-            stores=stores, max_upload_mb=1.0, max_seconds=2.0, slots=2, waiting=1, retry_after_seconds=3.0
+            stores=stores,
+            max_upload_mb=1.0,
+            max_seconds=2.0,
+            slots=2,
+            waiting=1,
+            retry_after_seconds=3.0,
+            deadline_seconds=85.0,  # a new replica takes a minute on a busy machine
         )
         critic = CriticFront.options(ray_actor_options={"num_cpus": 0.1}).bind(
             settings,
