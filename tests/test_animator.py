@@ -6,7 +6,7 @@ import av
 import pytest
 
 from ft2ray.animator import Animator, Stopped
-from ft2ray.errors import MediaError
+from ft2ray.errors import MediaError, NonFiniteError
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.video import read_video
 from tests.serving.conftest import PORTRAIT, SPEECH, random_policy, speech
@@ -90,7 +90,7 @@ def test_the_probe_sees_broken_weights(animator):
     kept = parameter.detach().clone()
     try:
         parameter.data.fill_(float("nan"))
-        with pytest.raises(RuntimeError, match="not finite"):
+        with pytest.raises(NonFiniteError, match="not finite"):
             animator.probe()
     finally:
         parameter.data.copy_(kept)

@@ -217,7 +217,7 @@ def test_clips_whose_headers_say_no_are_named(folder):
     silent = write_video(folder / "silent.mp4", np.zeros((5, 16, 16, 3), np.uint8), 25, None)
     other = Label(str(silent), {"mn": 1.0}, sound="other.wav")
     check_clips([other])
-    with pytest.raises(ValueError, match="silent.mp4 has no sound\n  .*0.mp4 is no readable video"):
+    with pytest.raises(ValueError, match="silent.mp4 has no sound\n  .*0.mp4 is not a readable video"):
         check_clips([other, Label(str(silent), {"mn": 1.0}), Label(f"{folder}/0.mp4", {"mn": 1.0})])
 
 

@@ -72,7 +72,7 @@ def found(request, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
+    context = torch.multiprocessing.get_context("spawn")  # a fork would inherit locks of threads
     arguments = (request.param, port, folder)
     workers = [context.Process(target=worker, args=(rank, *arguments)) for rank in range(request.param)]
     for process in workers:
