@@ -106,7 +106,10 @@ def on_device(model: nn.Module, donor: nn.Module, device: torch.device) -> Itera
 def generator_lines(config: AlignConfig, device: torch.device, repetitions: int) -> Iterator[Line]:
     shape = generator_shape(config)
     window, _ = shape.one_window()
-    passes, pairs = max(guidance_passes(config, shape)), pairs_at_once(config, 1)
+    passes, pairs = (
+        max(guidance_passes(config, shape)),
+        pairs_at_once(config, config.resources.pools.training.count),
+    )
     expert = config.tlpo.experts
     donor = shape.backbone(**{**shape.architecture, "num_layers": 1})
     with on_device(shape.transformer(), donor, device) as model:

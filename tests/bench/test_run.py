@@ -51,8 +51,8 @@ def test_the_run_at_full_scale_works_at_the_embedded_size(tmp_path):
     command = [sys.executable, str(ROOT / "bench" / "gpu_scale.py"), "--device=cpu", "--repetitions=1"]
     done = subprocess.run([*command, f"--json={results}"], capture_output=True, text=True, check=True)
     lines = json.loads(results.read_text())["lines"]
-    names = ["sampling step, 2 passes", "DPO step, 1 pair(s), with checkpointing"]
-    names += ["DPO step, 1 pair(s), without checkpointing", "critic, one clip"]
+    names = ["sampling step, 2 passes", "DPO step, 4 pair(s), with checkpointing"]
+    names += ["DPO step, 4 pair(s), without checkpointing", "critic, one clip"]
     assert [line["name"] for line in lines] == names
     assert all(line["peak_bytes"] is None and line["flops"] > 0 for line in lines)
     assert "not measured" in done.stdout
