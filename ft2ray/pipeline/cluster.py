@@ -106,7 +106,7 @@ def _reachable(address: str) -> str:
 
 @contextmanager
 def _private(start: functools.partial) -> Iterator[None]:
-    base = tempfile.gettempdir()
+    base = own = tempfile.gettempdir()
     if len(base) > LONGEST_TEMPORARY_FOLDER:
         base = "/tmp"
     folder = Path(tempfile.mkdtemp(prefix="ft2ray-", dir=base))
@@ -114,19 +114,23 @@ def _private(start: functools.partial) -> Iterator[None]:
     any_port = functools.partial(parameter.RayParams, dashboard_agent_listen_port=0)
     logs_matter = True
     try:
+        os.environ["TMPDIR"] = base  # Ray's dashboard has sockets there; workers and this process get it back
         with mock.patch.object(parameter, "RayParams", any_port):
             start(
+                runtime_env={"env_vars": {"TMPDIR": own} | start.keywords["runtime_env"]["env_vars"]},
                 address="local",
                 num_cpus=max(MIN_CPUS, os.cpu_count() or 1),
                 dashboard_port=0,
                 _temp_dir=str(folder),
             )
+        os.environ["TMPDIR"] = own
         yield
         logs_matter = False
     except UserError:
         logs_matter = False
         raise
     finally:
+        os.environ["TMPDIR"] = own
         ray.shutdown()
         if logs_matter:
             log.warning("the logs of Ray stay in %s", folder)
