@@ -3,6 +3,7 @@
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,7 +153,9 @@ def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeyp
 def test_the_critic_goes_with_a_run_that_fails(run, monkeypatch):
     deleted = []
     monkeypatch.setattr(align, "start_critic", lambda *_: None)
-    monkeypatch.setattr(align.serve, "delete", deleted.append)
+    client = SimpleNamespace(_controller=SimpleNamespace(delete_apps=SimpleNamespace(remote=deleted.append)))
+    monkeypatch.setattr(align, "_get_global_client", lambda **_: client)
+    monkeypatch.setattr(align.ray, "get", lambda _, timeout: None)
     with pytest.raises(KeyboardInterrupt), critic_running(run.config, run.slots):
         raise KeyboardInterrupt
-    assert deleted == [align.APP]
+    assert deleted == [[align.APP]]

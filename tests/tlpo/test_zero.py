@@ -29,7 +29,7 @@ CASES = {
     "zero 3": {"zero_stage": 3},
     "zero 3 in parts": {"zero_stage": 3, "microbatch": 1, "checkpointing": True},
 }
-BF16 = {"zero_stage": 3, "precision": torch.bfloat16, "checkpointing": True}
+BF16 = {"zero_stage": 3, "precision": "bf16", "checkpointing": True}
 
 
 def trained(rank, workers, folder=None, resume=None, **changes):

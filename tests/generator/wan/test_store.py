@@ -23,7 +23,7 @@ from tests.conftest import ASSETS
 DIMS = ("mn", "ls", "vq")
 FAST = SamplerSettings(steps=2, shift=5.0, text_scale=5.0, audio_scale=4.5)
 SETTINGS = TlpoSettings(
-    experts=ExpertSettings(rank=2), batch=1, steps=1, gate_steps=1,
+    experts=ExpertSettings(rank=2), batch=1, steps=1, gate_steps=1, gate_groups=0.0,
     optimizer=OptimizerSettings(learning_rate=1e-2, gate_learning_rate=1e-2),
 )  # fmt: skip
 
