@@ -49,6 +49,11 @@ class Pool:
     def total(self, resource: str) -> float:
         return self.count * self.each.get(resource, 0.0)
 
+    def share(self, resource: str) -> str:
+        """This pool's part of the sum of one resource."""
+        only = amounts({resource: self.each[resource]})
+        return f"{self.name} {self.count} x {only} = {self.total(resource):g}"
+
     def __str__(self) -> str:
         return f"{self.name} {self.count} x {amounts(self.each)}"
 
@@ -98,7 +103,7 @@ def _short_of(on: Labels, pools: Sequence[Pool], nodes: Sequence[Node]) -> Itera
         total = sum(pool.total(resource) for pool in bound)
         offered = sum(node.offers.get(resource, 0.0) for node in there)
         if total > offered + 1e-6:
-            parts = " + ".join(f"{pool} = {pool.total(resource):g}" for pool in bound if pool.total(resource))
+            parts = " + ".join(pool.share(resource) for pool in bound if pool.total(resource))
             yield f"{parts}: {total:g} {unit} in all, {who} {offered:g}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ft2ray.pipeline.memory import EMBEDDED
 from tests.ray_head import RAY, RayHead
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
@@ -77,12 +78,13 @@ def test_a_user_mistake_fails_the_job_with_one_sentence(head, settings, sentence
     assert sentence in logs and "Traceback" not in logs
 
 
-def test_what_would_wait_for_ever_fails_the_job_with_the_sum(head, tmp_path):
-    submitted = submit(
-        head, "too-large", f"run_dir={tmp_path}", *SETTINGS, "resources.pools.generators.count=20"
-    )
-    sum_ = "generators 20 x 0.5 CPU = 10 + scorers 1 x 0.1 CPU = 0.1 + critic replicas 1 x 0.2 CPU = 0.2"
-    assert f"ft2ray: cluster: {sum_}: 10.3 CPU in all, the cluster offers 4." in submitted.stdout
+def test_what_would_wait_for_ever_fails_the_job_with_a_sum_of_each_resource(head, tmp_path):
+    settings = [f"run_dir={tmp_path}", *SETTINGS, "resources.pools.generators.count=200"]
+    submitted = submit(head, "too-large", *settings)
+    cpus = "generators 200 x 0.5 CPU = 100 + scorers 1 x 0.1 CPU = 0.1 + critic replicas 1 x 0.2 CPU = 0.2"
+    assert f"ft2ray: cluster: {cpus}: 100.3 CPU in all, the cluster offers 4; " in submitted.stdout
+    memory = f"generators 200 x {EMBEDDED['generators']:g} GB of memory = {200 * EMBEDDED['generators']:g} + "
+    assert f"offers 4; {memory}" in submitted.stdout, "this machine's memory does not hold them either"
     assert job(head, "too-large")["driver_exit_code"] == 2 and "Traceback" not in submitted.stdout
 
 

@@ -73,8 +73,8 @@ def prepared(run_dir: Path, *more: str) -> tuple[AlignConfig, list[PromptGroup],
     config = load_config(None, [f"run_dir={run_dir}", *SETTINGS, *more])
     prompts = plan_prompts(config.prompts, config.generator.size).curation
     parts = (
-        load_generator(config.generator.weights).fingerprint,
-        load_critic(config.critic.weights).fingerprint,
+        load_generator(config.generator.weights, allow_code=True).fingerprint,
+        load_critic(config.critic.weights, allow_code=True).fingerprint,
     )
     groups = [made(slot) for slot in slots(config, *parts, prompts)]
     for group in groups:
