@@ -13,7 +13,7 @@ judges/                                    the judge of the evaluation, where it
 tensorboard/                               curves, heat maps of the gate, clips
 videos/                                    evaluation clips with sound
 report.html report.json                    what was found
-logs/                                      what the processes said
+logs/ deaths.json ending.json              what the processes said, which of them died, how an attempt ended
 .lock                                      whose run it is
 
 The folder is a local path or an s3:// URL. What is read is the folder that was named, wherever it lay when

@@ -36,7 +36,7 @@ from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate
-from ft2ray.pipeline.endings import in_one_sentence, known
+from ft2ray.pipeline.endings import in_one_sentence, known, remembered
 from ft2ray.pipeline.evaluation import evaluate
 from ft2ray.pipeline.memory import check_weights, with_memory
 from ft2ray.pipeline.preflight import check_resources
@@ -65,7 +65,13 @@ def align(config: AlignConfig) -> str:
     """
     check_run_dir(config.run_dir)
     run = Run(config)
-    with in_one_sentence(run.url), exclusive(run.url, "ft2ray align"), logged(run):
+    with (
+        in_one_sentence(run.url),
+        exclusive(run.url, "ft2ray align"),
+        remembered(run.url),
+        in_one_sentence(run.url),
+        logged(run),
+    ):
         check_weights(config)
         say(f"Checking portraits ({config.prompts.portraits}) and speech ({config.prompts.speech})")
         with timed(run, "prompts"):

@@ -7,6 +7,8 @@ keeps the original one: it is found by its type. (Ray Data keeps it where its co
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,9 +23,11 @@ from ray.exceptions import (
 
 from ft2ray.errors import FT2RayError, RunEnded
 from ft2ray.observe.deaths import reason
+from ft2ray.observe.ending import Ending, forget_ending, write_ending
 from ft2ray.storage.files import explained
 
 GOES_ON = "what is committed stays, and the same command goes on from there"
+log = logging.getLogger(__name__)
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, RaySystemError)
 
 
@@ -44,6 +48,23 @@ def in_one_sentence(run_dir: str) -> Iterator[None]:
         if found.exit_code == RunEnded.exit_code and not isinstance(found, RunEnded):
             found = RunEnded(f"{found}; {GOES_ON}")
         raise found from error
+
+
+@contextmanager
+def remembered(run_dir: str) -> Iterator[None]:
+    """Keep the sentence that an attempt ends with in the run folder; a new attempt takes the old one away."""
+    forget_ending(run_dir)
+    try:
+        yield
+    except FT2RayError as error:
+        try:
+            write_ending(run_dir, Ending(str(error), error.exit_code, time.time()))
+        except (
+            FT2RayError,
+            OSError,
+        ) as unwritten:  # most likely what the attempt ended for
+            log.debug("the end of this attempt is not in the run folder: %s", unwritten)
+        raise
 
 
 def known(error: BaseException, run_dir: str) -> FT2RayError | None:

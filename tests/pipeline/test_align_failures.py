@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ft2ray.cli import main
+from ft2ray.observe.ending import read_ending
 from ft2ray.pipeline import align
 from ft2ray.pipeline.align import check_pairs, critic_running, run_together, take_turns
 from ft2ray.rounds.intake import CurationFailed
@@ -57,6 +58,25 @@ def test_a_training_that_can_not_be_is_refused_before_anything_is_made(settings,
     assert main(["align", f"run_dir={tmp_path / 'run'}", *settings]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_run_folder_keeps_how_an_attempt_ended_and_the_next_one_looks_anew(tmp_path, capsys, monkeypatch):
+    run_dir, weights = f"run_dir={tmp_path / 'run'}", tmp_path / "weights"
+    assert main(["align", run_dir, f"generator.weights={weights}"]) == 2
+    sentence = capsys.readouterr().err.removeprefix("ft2ray: ").strip()
+    assert str(weights) in sentence
+    assert main(["status", str(tmp_path / "run")]) == 2
+    assert f"with exit code 2: {sentence}" in capsys.readouterr().err
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    weights.mkdir()  # mended, without another word in the configuration
+    (weights / "a.safetensors").write_bytes(b"")
+    monkeypatch.setattr(align, "plan_prompts", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(["align", run_dir, f"generator.weights={weights}"])
+    assert read_ending(tmp_path / "run") is None, "this attempt did not end by itself"
 
 
 def test_one_pair_in_one_dimension_is_enough_to_go_on(run, caplog):
