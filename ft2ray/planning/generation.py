@@ -144,7 +144,8 @@ def training_step(
     t_B = torch.zeros(pairs, device=device)
     batch = PairBatch(winner, loser, None, None, [None] * pairs, noise, t_B)
 
-    # Masks and the anchor change what is made of the velocities, not how often the transformer runs.
+    # Masks, the anchor and the loss on groups change what is made of the velocities, not how often the
+    # transformer runs; SimPO without an anchor needs no reference and costs less than this.
     loss = LossSettings()
 
     def step() -> object:

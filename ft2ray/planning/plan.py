@@ -148,8 +148,8 @@ def make_plan(config: AlignConfig, gpu_name: str = "H100", cards: int = 8, achie
     update, gate_update = (
         Work(name, cost.flops * t.batch / pairs, seconds(cost.flops * t.batch / pairs))
         for name, cost in (
-            ("DPO step of one expert", step[compute.checkpointing]),
-            ("DPO step of the gate", gate),
+            ("step of one expert", step[compute.checkpointing]),
+            ("step of the gate", gate),
         )
     )
     # Every round generates each prompt once more; the baseline trains as often as all experts together.

@@ -123,6 +123,11 @@ def held_out(group_id: str, share: float) -> bool:
     return _hash("held out", group_id) < share * 2**64
 
 
+def number_below(count: int, *parts: object) -> int:
+    """A number below `count` that only these parts decide."""
+    return _hash(*parts) % count
+
+
 def _timestep(u: float, config: DrawRule) -> float:
     u = min(max(u, 1e-4), 1 - 1e-4)  # t = 0 and t = 1 carry no signal: all data, or all noise
     if config.settings.timestep == "logit_normal":

@@ -10,7 +10,18 @@ over elements would want beta smaller by their number). With winner w, loser l, 
                                                               its gradient starts at twice DPO's
     SimPO  -log sigmoid(-beta/2 (l(w) - l(l)) - gamma)        no reference; the mean normalises the length
 
-All of these only ask that winners and losers are told apart, and few pairs are told apart most easily by a
+The fourth kind learns from groups, not from pairs: every candidate has a share of good r in [0, 1] (see
+preference/groups.py), and the policy is mixed with the reference in two ways (DiffusionNFT, 2509.16117):
+
+    v+ = (1 - b) v_ref + b v,    v- = (1 + b) v_ref - b v
+    NFT    beta/(4 b) [r |v+ - v*|^2 + (1 - r) |v- - v*|^2 - l_ref],    summed over two candidates
+
+with v* the target. With d = v - v_ref and e = v_ref - v* the bracket is 2 b (2 r - 1) <e, d> + b^2 |d|^2:
+linear in the advantage, and bounded, least at d = -(2 r - 1) e / b. The factor makes its first gradient DPO's
+where r is 1 and 0, so that one anchor serves both. With r = 1 and b = 1 it is beta/4 times fine-tuning on
+that candidate; r = 1/2 only holds to the reference.
+
+Losses on pairs only ask that winners and losers are told apart, and few pairs are told apart most easily by a
 larger error on both. The winners' own flow-matching loss, added as in Playmate2 (2510.12089), asks for what
 is wanted: weight beta/2 sigmoid(-beta h) (l(w) - l_ref(w)), what DPO's gradient weighs the winners' error by.
 It fades as the pair is told apart, as DPO does: with a constant weight (beta/4, DPO's at the start) a
@@ -42,6 +53,7 @@ class PairErrors:
     """Velocity errors [B] of winner and loser; `ref_*` are the reference's, None where a loss needs none.
 
     `drift_B`: mean squared distance from the reference outside of the mask, over both sides of the pair.
+    `implicit_B`: error of the two implicit policies, over both sides; of the loss on groups alone.
     """
 
     winner_B: Tensor
@@ -49,6 +61,7 @@ class PairErrors:
     ref_winner_B: Tensor | None = None
     ref_loser_B: Tensor | None = None
     drift_B: Tensor | None = None
+    implicit_B: Tensor | None = None
 
 
 def velocity_error(v_BCFHW: Tensor, target_BCFHW: Tensor, mask_BCFHW: Tensor | None = None) -> Tensor:
@@ -74,6 +87,22 @@ def drift(v_BCFHW: Tensor, v_ref_BCFHW: Tensor, mask_BCFHW: Tensor) -> Tensor:
     return (outside * moved.square()).sum(1) / outside.sum(1).clamp_min(1)
 
 
+def implicit_error(
+    v_BCFHW: Tensor,
+    v_ref_BCFHW: Tensor,
+    target_BCFHW: Tensor,
+    r_B: Tensor,
+    b: float,
+    mask_BCFHW: Tensor | None,
+) -> Tensor:
+    """r |v+ - target|^2 + (1 - r) |v- - target|^2 per sample [B], counted as `velocity_error` does."""
+    ref_BCFHW = v_ref_BCFHW.float()
+    step_BCFHW = b * (v_BCFHW.float() - ref_BCFHW)
+    good_B = velocity_error(ref_BCFHW + step_BCFHW, target_BCFHW, mask_BCFHW)
+    bad_B = velocity_error(ref_BCFHW - step_BCFHW, target_BCFHW, mask_BCFHW)
+    return r_B * good_B + (1 - r_B) * bad_B
+
+
 def flow_dpo(errors: PairErrors, beta: float) -> tuple[Tensor, Metrics]:
     """-log sigmoid of the reward margin beta h; ln 2 where policy and reference agree."""
     margin_B = beta * _half_gap(errors)
@@ -92,10 +121,21 @@ def simpo(errors: PairErrors, beta: float, gamma: float = 0.0) -> tuple[Tensor, 
     return -F.logsigmoid(margin_B).mean(), _metrics(margin_B, errors)
 
 
+def diffusion_nft(errors: PairErrors, beta: float, b: float) -> tuple[Tensor, Metrics]:
+    """Every candidate drawn to or pushed from by its share of good; 0 where policy and reference agree."""
+    assert (
+        errors.implicit_B is not None and errors.ref_winner_B is not None and errors.ref_loser_B is not None
+    )
+    above_B = errors.implicit_B - errors.ref_winner_B - errors.ref_loser_B
+    return beta / (4 * b) * above_B.mean(), _metrics(beta * _half_gap(errors), errors)
+
+
 def preference_loss(errors: PairErrors, config: LossSettings) -> tuple[Tensor, Metrics]:
     """The loss named by `config.kind`, the winners' own and the anchor."""
     if config.kind == "simpo":
         loss, metrics = simpo(errors, config.beta, config.gamma)
+    elif config.kind == "nft":
+        loss, metrics = diffusion_nft(errors, config.beta, config.mixing)
     else:
         loss, metrics = {"dpo": flow_dpo, "ipo": ipo}[config.kind](errors, config.beta)
     weight = config.weight_of_winners

@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ft2ray.errors import ConfigurationError, NonFiniteError
@@ -29,6 +30,7 @@ from ft2ray.generator.base import Generator
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.transformer import cast_weights
 from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws, held_out
+from ft2ray.preference.groups import advantages, couple, shares
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
 from ft2ray.systems import SUM
@@ -109,7 +111,8 @@ class TlpoRun:
         if settings.ema is not None:
             learning = {name: self.experts.parameters(name) for name in self.adapters}
             self.average = Average(learning | {GATE: list(self.gate.parameters())}, settings.ema)
-        # Candidates that are in a pair, by group; velocities of the reference for them, by group and draw.
+        # Candidates that are in a pair, by group; velocities of the reference for them (with a loss on groups
+        # for all that have a score), by group and draw.
         self._paired: dict[str, list[int]] = {}
         self._references: dict[tuple[str, int], dict[int, torch.Tensor]] = {}
         self.cursors = dict.fromkeys(self.pools, 0)
@@ -240,8 +243,17 @@ class TlpoRun:
         size, cursor = self.settings.batch, self.cursors[name]
         self.cursors[name] = cursor + size
         chosen = draws(self.draws, name, cursor, size, self.pools[name])[self.rank :: self.workers]
+        share = None
+        if self.settings.loss.kind == "nft":
+            chosen = [
+                couple(self.draws, name, at, draw, self._advantages(name, draw.group_id))
+                for at, draw in zip(
+                    range(cursor + size)[cursor + self.rank :: self.workers], chosen, strict=True
+                )
+            ]
+            share = self._share(name)
         mask = self._mask(self.masks.get(name, "all"))
-        batch = pair_batch(chosen, self._latents, self._conditions, mask, self.device)
+        batch = pair_batch(chosen, self._latents, self._conditions, mask, share, self.device)
         if self.settings.draws.per_group is None:
             return batch
         known = [self._reference(draw) for draw in chosen]
@@ -252,6 +264,18 @@ class TlpoRun:
             ref_w_BCFHW=torch.stack(winners).to(self.device),
             ref_l_BCFHW=torch.stack(losers).to(self.device),
         )
+
+    def _advantages(self, name: str, group_id: str) -> np.ndarray:
+        group = self.groups[group_id]
+        return advantages(group.scores_NK(), group.dimensions, name)
+
+    def _share(self, name: str) -> Callable[[str, int], float]:
+        """The share of good by group and candidate, in the pool of this name."""
+
+        def share(group_id: str, candidate: int) -> float:
+            return shares(self._advantages(name, group_id), self.settings.loss.advantage_clip)[candidate]
+
+        return share
 
     def _mask(self, region: str) -> Callable[[str, int], torch.Tensor] | None:
         """The masks of a region by group and candidate; None for the whole frame."""
@@ -270,6 +294,8 @@ class TlpoRun:
         key, group_id = (draw.group_id, draw.noise_seed), draw.group_id
         if key not in self._references:
             candidates, pairs = self._paired[group_id], self.compute.microbatch
+            if self.settings.loss.kind == "nft":
+                candidates = np.flatnonzero(~np.isnan(self.groups[group_id].scores_NK()).all(1)).tolist()
             latents = torch.stack([self._latents(group_id, n) for n in candidates])
             v_KCFHW = reference_velocities(
                 self.generator.velocity,

@@ -25,13 +25,16 @@ class ExpertSettings(Settings):
 class LossSettings(Settings):
     """The preference loss, and what holds an expert to its own work (see losses.py)."""
 
-    kind: Literal["dpo", "ipo", "simpo"] = "dpo"
+    # dpo, ipo and simpo learn from pairs, nft (DiffusionNFT) from all candidates of a group that has a pair.
+    kind: Literal["dpo", "ipo", "simpo", "nft"] = "dpo"
     beta: float = Field(100.0, gt=0)  # with the mean over elements as reduction
     gamma: float = 0.0  # SimPO's target margin
+    mixing: float = Field(1.0, gt=0)  # nft's b: the smaller, the further from the reference it may go
+    advantage_clip: float = Field(2.0, gt=0)  # standard deviations of a group at which nft's r is 0 or 1
     # None is off. Diffusion-SDPO: the share of the winner's descent that the loser may not take; 0.9 there.
     safeguard_mu: float | None = Field(None, ge=0, le=1)
     # Weight of the winners' flow-matching loss; 1 is DPO's own weight on them. DPO alone raises the error of
-    # winners too. None: 0.5 for dpo, 0 for ipo and simpo, which are published without it.
+    # winners too. None: 0.5 for dpo, 0 for the others, which are published without it.
     winner_weight: float | None = Field(None, ge=0)
     winner_fades: bool = True  # with sigmoid(-margin), as DPO's own weight; False: it stays as at the start
     # Outside of its dimension's mask an expert is held to the reference's velocity: weight of their mean
@@ -49,6 +52,8 @@ class LossSettings(Settings):
     def _reference(self) -> LossSettings:
         if self.kind == "simpo" and self.winner_fades and self.winner_weight:
             raise ValueError("simpo has no margin against a reference by which winner_weight could fade")
+        if self.kind == "nft" and (self.winner_weight or self.safeguard_mu is not None):
+            raise ValueError("nft knows no winners and losers: leave winner_weight and safeguard_mu out")
         return self
 
 

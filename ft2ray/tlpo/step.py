@@ -33,6 +33,7 @@ from ft2ray.tlpo.losses import (
     Metrics,
     PairErrors,
     drift,
+    implicit_error,
     preference_loss,
     safe_loser_scale,
     velocity_error,
@@ -49,6 +50,7 @@ class PairBatch:
     """B pairs, each of one prompt: winner and loser share the conditions, the noise and the time.
 
     `mask_w_BCFHW`, `mask_l_BCFHW`: where the error counts, None for the whole frame (see masks.py).
+    `r_w_B`, `r_l_B`: share of good of either, for a loss on groups (preference/groups.py); None for pairs.
     `ref_w_BCFHW`, `ref_l_BCFHW`: velocities of the reference where they are known already, see reference.py.
     """
 
@@ -61,6 +63,8 @@ class PairBatch:
     t_B: Tensor
     ref_w_BCFHW: Tensor | None = None
     ref_l_BCFHW: Tensor | None = None
+    r_w_B: Tensor | None = None
+    r_l_B: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.x_w_BCFHW.shape
@@ -88,13 +92,14 @@ def pair_batch(
     latents: Callable[[str, int], Tensor],
     conditions: Callable[[str], Any],
     mask: Callable[[str, int], Tensor] | None = None,
+    share: Callable[[str, int], float] | None = None,
     device: torch.device | str = "cpu",
 ) -> PairBatch:
     """Look the draws up and stack them.
 
-    `latents(group_id, candidate)` and `mask(group_id, candidate)` return x_CFHW of one candidate,
-    `conditions(group_id)` what `velocity` takes for one sample. Noise is drawn on the CPU from each draw's
-    own seed, so it is the same on every device and in every batch.
+    `latents(group_id, candidate)` and `mask(group_id, candidate)` return x_CFHW of one candidate, `share` its
+    share of good, `conditions(group_id)` what `velocity` takes for one sample. Noise is drawn on the CPU from
+    each draw's own seed, so it is the same on every device and in every batch.
     """
 
     def stack(of: Callable[[str, int], Tensor], winner: bool) -> Tensor:
@@ -107,6 +112,12 @@ def pair_batch(
     def noise(draw: PairDraw) -> Tensor:
         return noise_of(draw, latents(draw.group_id, draw.pair.winner).shape)
 
+    def good(winner: bool) -> Tensor | None:
+        if share is None:
+            return None
+        chosen = [(d.group_id, d.pair.winner if winner else d.pair.loser) for d in draws]
+        return torch.tensor([share(*one) for one in chosen], dtype=torch.float32, device=device)
+
     return PairBatch(
         x_w_BCFHW=stack(latents, True),
         x_l_BCFHW=stack(latents, False),
@@ -115,6 +126,8 @@ def pair_batch(
         conditions=[conditions(d.group_id) for d in draws],
         eps_BCFHW=torch.stack([noise(d) for d in draws]).to(device),
         t_B=torch.tensor([d.t for d in draws], device=device),
+        r_w_B=good(True),
+        r_l_B=good(False),
     )
 
 
@@ -141,12 +154,17 @@ def pair_errors(velocity: Velocity, batch: PairBatch, config: LossSettings) -> P
     mask_TCFHW = _both(batch.mask_w_BCFHW, batch.mask_l_BCFHW)
     ref_TCFHW = _both(batch.ref_w_BCFHW, batch.ref_l_BCFHW)
     winner_B, loser_B = velocity_error(v_TCFHW, target_TCFHW, mask_TCFHW).chunk(2)
-    ref_winner_B = ref_loser_B = drift_B = None
+    ref_winner_B = ref_loser_B = drift_B = implicit_B = None
     if ref_TCFHW is not None and config.kind != "simpo":
         ref_winner_B, ref_loser_B = velocity_error(ref_TCFHW, target_TCFHW, mask_TCFHW).chunk(2)
     if ref_TCFHW is not None and mask_TCFHW is not None and config.anchor:
         drift_B = drift(v_TCFHW, ref_TCFHW, mask_TCFHW).view(2, -1).mean(0)
-    return PairErrors(winner_B, loser_B, ref_winner_B, ref_loser_B, drift_B)
+    if config.kind == "nft":
+        r_T = _both(batch.r_w_B, batch.r_l_B)
+        assert r_T is not None and ref_TCFHW is not None, "a loss on groups needs shares and a reference"
+        implicit_T = implicit_error(v_TCFHW, ref_TCFHW, target_TCFHW, r_T, config.mixing, mask_TCFHW)
+        implicit_B = implicit_T.view(2, -1).sum(0)
+    return PairErrors(winner_B, loser_B, ref_winner_B, ref_loser_B, drift_B, implicit_B)
 
 
 def _both(winner: Tensor | None, loser: Tensor | None) -> Tensor | None:

@@ -130,7 +130,7 @@ def test_a_plan_says_what_it_takes_and_adds_up(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("ft2ray.planning.plan.make_plan", lambda *_: plan)
     assert main(["plan", *settings]) == 0
     said = capsys.readouterr().out
-    for expected in ("8 x H100", "ZeRO", "6 clips generated", "DPO step of one expert"):
+    for expected in ("8 x H100", "ZeRO", "6 clips generated", "step of one expert"):
         assert expected in said
     clip, score, update, gate = plan.works
     parts = list(plan.totals.values())
