@@ -43,17 +43,18 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
+	$(BIN)/python docs/settings_reference.py
 	$(BIN)/mkdocs build --config-file .ci/mkdocs.yml
 
 locks: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/make.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python .ci/locks/make.py
 
-$(STAMP): pyproject.toml $(wildcard locks/*.txt)
+$(STAMP): pyproject.toml $(wildcard .ci/locks/*.txt)
 	@command -v $(PYTHON) >/dev/null || { echo "ft2ray needs Python 3.11: install it or pass PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Setting up $(VENV) (about two minutes and 2 GB) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --no-deps --require-hashes -r locks/torch-cpu.txt 2>/dev/null || $(PIP) --no-deps --require-hashes -r locks/torch-cuda.txt
-	$(PIP) --no-deps --require-hashes -r locks/runtime.txt -r locks/dev.txt
+	$(PIP) --no-deps --require-hashes -r .ci/locks/torch-cpu.txt 2>/dev/null || $(PIP) --no-deps --require-hashes -r .ci/locks/torch-cuda.txt
+	$(PIP) --no-deps --require-hashes -r .ci/locks/runtime.txt -r .ci/locks/dev.txt
 	$(PIP) --no-deps -e .
 	@touch $@
 

@@ -1,14 +1,12 @@
-"""Write docs/settings.md from the settings classes: python docs/settings_reference.py [--check].
+"""Write docs/settings.md from the settings classes: python docs/settings_reference.py.
 
 The description of a field is its comment: the lines directly above it, or the one behind it.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import io
-import sys
 import tokenize
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -78,15 +76,9 @@ def shown(value: Any) -> str:
     return text.replace("|", "\\|")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, fail where the page is stale")
-    page = HEAD + "\n" + "\n".join(sections(AlignConfig()))
-    if parser.parse_args().check:
-        return int(not PAGE.is_file() or PAGE.read_text() != page)
-    PAGE.write_text(page)
-    return 0
+def page() -> str:
+    return HEAD + "\n" + "\n".join(sections(AlignConfig()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    PAGE.write_text(page())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ft2ray.loaders import load_critic as load_critic
     from ft2ray.loaders import load_generator as load_generator
     from ft2ray.pipeline.align import align as align
+    from ft2ray.run import Run as Run
     from ft2ray.tlpo.policy import load_policy as load_policy
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOMES = {
     "Critic": "ft2ray.critic.base",
     "Dimension": "ft2ray.dimensions",
     "Generator": "ft2ray.generator.base",
+    "Run": "ft2ray.run",
     "Viewer": "ft2ray.critic.viewer",
     "align": "ft2ray.pipeline.align",
     "load_config": "ft2ray.config",

@@ -24,7 +24,7 @@ from ray.exceptions import (
 from ft2ray.errors import FT2RayError, RunEnded
 from ft2ray.observe.deaths import reason
 from ft2ray.observe.ending import Ending, forget_ending, write_ending
-from ft2ray.storage.files import explained
+from ft2ray.storage.local import explained
 
 GOES_ON = "what is committed stays, and the same command goes on from there"
 log = logging.getLogger(__name__)

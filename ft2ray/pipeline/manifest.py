@@ -19,7 +19,7 @@ from ft2ray.config import AlignConfig
 from ft2ray.errors import ConfigurationError
 from ft2ray.pipeline.memory import check_weights
 from ft2ray.pipeline.preflight import Node, check_nodes, node_groups
-from ft2ray.storage import is_s3
+from ft2ray.storage import local_path
 
 _SPECS = {"RayCluster": (), "RayJob": ("rayClusterSpec",), "RayService": ("rayClusterConfig",)}
 _BYTES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "": 1}
@@ -164,7 +164,7 @@ def check(config: AlignConfig, manifest: str | None = None) -> list[str]:
                 + (", ".join(found.mounts) or "none")
             )
     lines = [f"secret {name}" for name in found.secrets] + [f"volume {name}" for name in found.volumes]
-    if any(map(is_s3, (config.run_dir, config.prompts.portraits, config.prompts.speech))):
+    if None in map(local_path, (config.run_dir, config.prompts.portraits, config.prompts.speech)):
         lines.append("access to S3 by the secret with AWS_ACCESS_KEY_ID")
     return lines
 

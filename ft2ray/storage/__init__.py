@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ft2ray.storage.checkpoints import Checkpoints
 from ft2ray.storage.files import (
     WEEK,
@@ -58,7 +56,6 @@ __all__ = [
     "download",
     "exclusive",
     "exists",
-    "is_s3",
     "join",
     "list_files",
     "list_folders",
@@ -78,7 +75,3 @@ __all__ = [
     "write_atomically",
     "write_json",
 ]
-
-
-def is_s3(url: str | Path) -> bool:
-    return local_path(url) is None

@@ -41,7 +41,9 @@ from ft2ray.errors import ConfigurationError, StoreRefused, StoreUnavailable, Us
 from ft2ray.records import content_id
 from ft2ray.scratch import scratch_folder
 from ft2ray.storage import cache
-from ft2ray.storage.files import Files, base_name, folder_beside, join, list_files, upload_folder
+from ft2ray.storage.files import base_name, join, list_files, upload_folder
+from ft2ray.storage.local import folder_beside
+from ft2ray.storage.place import Files
 
 SCHEME = "s3://"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
@@ -253,6 +255,12 @@ class S3Files(Files):
                     os.link(copy, temporary / linked.name)
                     os.replace(temporary / linked.name, linked)
         return folder
+
+    @contextmanager
+    def new_file(self, url: str) -> Iterator[Path]:
+        with scratch_folder() as folder:
+            yield folder / base_name(url)
+            self.upload(folder / base_name(url), url)
 
     @contextmanager
     def new_folder(self, url: str, last: str) -> Iterator[Path]:

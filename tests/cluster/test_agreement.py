@@ -43,7 +43,7 @@ def ray_version() -> str:
 def test_one_version_of_ray_everywhere():
     version = ray_version()
     assert re.search(r"^FROM rayproject/ray:\$\{RAY_VERSION\}-py311", DOCKERFILE, re.M)
-    assert re.search(rf"^ray=={re.escape(version)} ", (ROOT / "locks" / "runtime.txt").read_text(), re.M)
+    assert re.search(rf"^ray=={re.escape(version)} ", (ROOT / ".ci/locks/runtime.txt").read_text(), re.M)
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (pin,) = (r for r in map(Requirement, dependencies) if r.name == "ray")
     assert version in pin.specifier

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from tests.cluster.conftest import CLUSTER, ROOT
 
-LOCKS = {name: ROOT / "locks" / f"{name}.txt" for name in ("torch-cpu", "torch-cuda", "runtime", "dev")}
+LOCKS = {name: ROOT / f".ci/locks/{name}.txt" for name in ("torch-cpu", "torch-cuda", "runtime", "dev")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

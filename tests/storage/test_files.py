@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(storage.Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StoreUnavailable, match=f"{tmp_path}/file: the disk is full.*No space left on device"):
         write_atomically(tmp_path / "file", b"data")
     assert os.listdir(tmp_path) == []
@@ -152,11 +153,11 @@ def test_rights_and_disks_are_named(tmp_path, monkeypatch, number, kind, says):
         raise OSError(number, os.strerror(number))
 
     for module, name, call in [
-        (storage.Path, "read_bytes", lambda: storage.read_bytes(tmp_path / "file")),
-        (storage.Path, "write_bytes", lambda: write_atomically(tmp_path / "file", b"")),
-        (storage.Path, "mkdir", lambda: write_atomically(tmp_path / "new" / "file", b"")),
-        (storage.Path, "mkdir", lambda: storage.new_file(tmp_path / "file").__enter__()),
-        (storage.Path, "is_file", lambda: storage.exists(tmp_path / "file")),
+        (Path, "read_bytes", lambda: storage.read_bytes(tmp_path / "file")),
+        (Path, "write_bytes", lambda: write_atomically(tmp_path / "file", b"")),
+        (Path, "mkdir", lambda: write_atomically(tmp_path / "new" / "file", b"")),
+        (Path, "mkdir", lambda: storage.new_file(tmp_path / "file").__enter__()),
+        (Path, "is_file", lambda: storage.exists(tmp_path / "file")),
         (os, "scandir", lambda: storage.list_files(tmp_path)),
     ]:
         with monkeypatch.context() as patched:
@@ -188,7 +189,7 @@ with storage.new_file(sys.argv[1] + "/clip.mp4") as file, scratch.scratch_folder
 def test_what_a_killed_process_left_behind_goes_at_the_next_start(tmp_path):
     run = tmp_path / "run"
     killed = subprocess.run([sys.executable, "-c", LEAVES_BEHIND, run], stdout=subprocess.PIPE, text=True)
-    left = storage.Path(killed.stdout.strip())
+    left = Path(killed.stdout.strip())
     assert killed.returncode == -signal.SIGKILL and left.is_dir() and len(os.listdir(run)) == 1
     with storage.new_file(run / "mine") as mine:  # of a process that lives
         with storage.exclusive(run, "test"):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ft2ray import storage
 from ft2ray.errors import NonFiniteError, StoredDataError, StoreRefused
 from ft2ray.storage import RowStore
 from ft2ray.storage import rows as rows_module
@@ -169,7 +169,7 @@ def shard():
     with tempfile.TemporaryDirectory() as folder:
         store = groups(folder)
         name = store.commit([row("a")])
-        path = storage.Path(folder, name)
+        path = Path(folder, name)
         yield store, name, path, path.read_bytes(), same(store.read(name)), store.table(INDEX)
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LEFT_OUT = ("jax", "jaxlib")
 OF_CUDA = re.compile(r"nvidia-|cuda-|triton\b")
 # Of torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl.
@@ -61,7 +61,7 @@ def main() -> None:
         "dev": {name: block for name, block in everything.items() if name not in runtime},
     }
     for name, blocks in files.items():
-        (ROOT / "locks" / f"{name}.txt").write_text("".join(blocks.values()))
+        Path(__file__).with_name(f"{name}.txt").write_text("".join(blocks.values()))
 
 
 if __name__ == "__main__":
