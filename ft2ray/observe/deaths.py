@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,15 @@ def write_deaths(run_dir: str | Path, deaths: Sequence[Death]) -> None:
     write_atomically(join(run_dir, "deaths.json"), text.encode())
 
 
-def summary(deaths: Sequence[Death]) -> list[str]:
+def advice(pool: str) -> str:
+    setting = "resources.pools." + ("critic" if pool == "scorers" else pool)
+    return (
+        "give the nodes more memory, or let fewer processes share one: a larger "
+        f"{setting}.memory or a smaller {setting}.count"
+    )
+
+
+def summary(deaths: Sequence[Death], advice: Callable[[str], str] = advice) -> list[str]:
     """One line for each pool: how often, why and where last, what to change."""
     lines = []
     for pool, count in sorted(Counter(death.pool for death in deaths).items()):
@@ -85,11 +93,3 @@ def summary(deaths: Sequence[Death]) -> list[str]:
         times = "once" if count == 1 else f"{count} times"
         lines.append(f"{pool} died {times}, at {at} last: {last}; {advice(pool)}")
     return lines
-
-
-def advice(pool: str) -> str:
-    setting = "resources.pools." + ("critic" if pool == "scorers" else pool)
-    return (
-        "give the nodes more memory, or let fewer processes share one: a larger "
-        f"{setting}.memory or a smaller {setting}.count"
-    )

@@ -1,4 +1,4 @@
-"""What a run tells Prometheus, through Ray's own metrics (each appears there as ray_<name>).
+"""What runs and services tell Prometheus, through Ray's own metrics (each appears there as ray_<name>).
 
 cluster/components/monitoring/grafana.json draws them; a test keeps the two together.
 """
@@ -18,6 +18,7 @@ METRICS = {
     "ft2ray_train_loss": ("Gauge", "Loss of the last update", ("adapter",)),
     "ft2ray_train_accuracy": ("Gauge", "Share of pairs that the policy orders rightly", ("adapter",)),
     "ft2ray_deaths_total": ("Counter", "Processes of the run that died", ("pool", "why")),
+    "ft2ray_serving_deaths_total": ("Counter", "Replicas that died, by each front", ("of", "why")),
     "ft2ray_train_groups": ("Gauge", "Prompt groups that the training draws from", ()),
 }
 SECONDS = [1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 900.0]

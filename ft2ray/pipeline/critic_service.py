@@ -108,6 +108,10 @@ class CriticService:
     def groupwise(self) -> bool:
         return self.critic.groupwise
 
+    def at_work(self) -> str:
+        """The critic's fingerprint."""
+        return self.critic.fingerprint
+
     async def check_health(self) -> None:
         if self.batch_began is not None:
             took = time.monotonic() - self.batch_began

@@ -10,8 +10,9 @@ import ctypes
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -31,28 +32,33 @@ EVERY_SECONDS = 5.0
 UNAVAILABLE = (RayStateApiException, RuntimeError, ValueError, OSError)
 STARTING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 INTENDED = ("INTENDED_SYSTEM_EXIT", "INTENDED_USER_EXIT")
-# A part of the class name of the actors, as Ray lists them, and their pool.
+REPLICA = "ServeReplica:"  # then the application and the deployment
 POOLS = {
     "GenerateGroup": "generators",
     "MeasurePrompt": "generators",
     "ScoreAndCommit": "scorers",
-    "ServeReplica:curation-critic": "critic",
+    f"{REPLICA}curation-critic": "critic",
     "RayTrainWorker": "training",
 }
 
 
 class DeathWatch:
-    """Asks Ray which processes of this run's pools have died since it was asked before."""
+    """Asks Ray which processes of some pools have died since it was asked before.
 
-    def __init__(self, run_dir: str) -> None:
-        self.run_dir = run_dir
-        self.deaths = read_deaths(run_dir)
+    Args:
+        pools: a part of the class name of the actors, as Ray lists them, and their pool. What counts are
+            actors of this process's job, and replicas of Serve, whoever deployed them.
+        note: what is done with the deaths that are new, which are logged in any case.
+    """
+
+    def __init__(self, pools: Mapping[str, str], note: Callable[[list[Death]], None]) -> None:
+        self._parts, self._note = pools, note
         self._job = ray.get_runtime_context().get_job_id()
         self._pools: dict[tuple[str, int], str] = {}  # of every process that was seen, by node and pid
         self._known: set[str] | None = None  # the dead that were found before; None: not looked at yet
 
     def look(self) -> list[Death]:
-        """Return the new deaths; they are logged, counted and written into the run folder."""
+        """Return the new deaths, which are logged and noted."""
         try:
             return self._look()
         except UNAVAILABLE as error:  # asked again soon; without a dashboard Ray never tells
@@ -66,8 +72,8 @@ class DeathWatch:
             self._known = {worker.worker_id for worker in self._dead()}
         waiting = None  # a pool one of whose actors is to start, or to start again
         for actor in list_actors(detail=True, limit=10_000, raise_on_missing_output=False):
-            pool = next((pool for part, pool in POOLS.items() if part in actor.class_name), None)
-            if pool is None or (actor.job_id != self._job and pool != "critic"):
+            pool = next((pool for part, pool in self._parts.items() if part in actor.class_name), None)
+            if pool is None or (actor.job_id != self._job and REPLICA not in actor.class_name):
                 continue
             if actor.pid and actor.node_id:
                 self._pools[actor.node_id, actor.pid] = pool
@@ -88,10 +94,8 @@ class DeathWatch:
             new.append(Death(pool, worker.ip, time.time(), why, used, limit))
         for death in new:
             log.warning("a process of %s died: %s", death.pool, death)
-            metric("ft2ray_deaths_total").inc(tags={"pool": death.pool, "why": death.why})
         if new:
-            self.deaths += new
-            write_deaths(self.run_dir, self.deaths)
+            self._note(new)
         return new
 
     @staticmethod
@@ -102,6 +106,13 @@ class DeathWatch:
             filters=[("is_alive", "=", False)], detail=True, limit=10_000, raise_on_missing_output=False
         )
         return [worker for worker in workers if worker.exit_type not in INTENDED]
+
+
+def note(run_dir: str, deaths: list[Death]) -> None:
+    """Count deaths of a run and write them into its folder."""
+    for death in deaths:
+        metric("ft2ray_deaths_total").inc(tags={"pool": death.pool, "why": death.why})
+    write_deaths(run_dir, [*read_deaths(run_dir), *deaths])
 
 
 class _Hopeless(BaseException):
@@ -139,7 +150,7 @@ def watched(rows: Iterable[T], run_dir: str) -> Iterator[T]:
     Raises:
         RunEnded: after MOST_DEATHS deaths without a row in between, with the reason of the last.
     """
-    watch, wait, over = DeathWatch(run_dir), _Wait(), threading.Event()
+    watch, wait, over = DeathWatch(POOLS, partial(note, run_dir)), _Wait(), threading.Event()
     watch.look()  # those before are not of this stage
     since: list[Death] = []
 

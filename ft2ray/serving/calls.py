@@ -10,12 +10,13 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.errors import FT2RayError
+from ft2ray.pipeline.endings import LOST
 from ft2ray.serving.refusal import Refusal
 
 ATTEMPTS = 2
@@ -32,7 +33,7 @@ async def ask(method: DeploymentHandle, *args: Any) -> Any:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
+        except (*LOST, BackPressureError, DeploymentUnavailableError) as error:
             _refuse_unless_worth_another_try(error, left)
         except RayTaskError as error:
             raise _cause(error) from error
@@ -49,7 +50,7 @@ async def stream(method: DeploymentHandle, *args: Any) -> AsyncGenerator[Any, No
         except (asyncio.CancelledError, GeneratorExit):
             call.cancel()
             raise
-        except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
+        except (*LOST, BackPressureError, DeploymentUnavailableError) as error:
             _refuse_unless_worth_another_try(error, left)
         except RayTaskError as error:
             raise _cause(error) from error
@@ -66,10 +67,17 @@ def _refuse_unless_worth_another_try(error: Exception, left: int) -> None:
             503, "busy", "too many requests wait; try again later.", retry_after=error.retry_after_s or 1.0
         ) from error
     if isinstance(error, DeploymentUnavailableError) or not left:
-        raise Refusal(
-            503, "replica_died", "no replica could finish this; try again later.", RETRY_AFTER_SECONDS
-        ) from error
+        sentence = f"no replica could finish this: {_why(error)}; try again later."
+        raise Refusal(503, "replica_died", sentence, RETRY_AFTER_SECONDS) from error
     log.warning("a replica died at work, asking another one: %s", error)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, DeploymentUnavailableError):
+        return "none gets ready"
+    if isinstance(error, OutOfMemoryError):
+        return "the last one that tried ran out of memory"
+    return "the last one that tried died"
 
 
 def http_host() -> str | None:

@@ -22,6 +22,7 @@ from ft2ray.pipeline.critic_service import CriticService
 from ft2ray.scratch import remove_leftovers, scratch_folder
 from ft2ray.serving.application import application
 from ft2ray.serving.calls import ask, http_host
+from ft2ray.serving.deaths import DEATHS, ReplicaDeaths, soon
 from ft2ray.serving.decoding import Decoders
 from ft2ray.serving.front import REFUSALS, Slots, body_of, front
 from ft2ray.serving.readers import clip_reader
@@ -55,7 +56,18 @@ class ScoreAnswer(BaseModel):
     seconds: float = Field(description="length of the clip", examples=[3.0])
 
 
-def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
+class CriticHealth(BaseModel):
+    critic: str = Field(description="fingerprint", examples=["df406fc3d5d1c4ad"])
+    deaths: list[str] = DEATHS
+
+
+def critic_api(
+    settings: CriticServeConfig,
+    judge: Judge,
+    fingerprint: Callable[[], Awaitable[str]],
+    deaths: Callable[[], list[str]],
+) -> FastAPI:
+    """The application: `judge` and `fingerprint` ask a replica, `deaths` says which replicas died."""
     read = partial(clip_reader, settings.weights, settings.fps, settings.pixels, settings.max_seconds)
     decode, slots = Decoders(read, settings), Slots(settings)
     api = front(
@@ -86,6 +98,12 @@ def critic_api(settings: CriticServeConfig, judge: Judge) -> FastAPI:
         answers: dict[str, Any] = {name: "Yes" if p > YES else "No" for name, p in p_yes.items()}
         return ScoreAnswer(p_yes=p_yes, answers=answers, critic=critic, seconds=seconds)
 
+    @api.get(
+        f"{ROUTE}/health", summary="Which critic is at work, and which replicas died", responses=REFUSALS
+    )
+    async def health() -> CriticHealth:
+        return CriticHealth(critic=await soon(fingerprint(), deaths), deaths=deaths())
+
     return api
 
 
@@ -102,9 +120,15 @@ class CriticFront:
         check_exposure(http_host(), settings.token())
         remove_leftovers()
         self.settings, self.critic = settings, critic
+        self.deaths = ReplicaDeaths("CriticFront", "TalkingCritic")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return critic_api(self.settings, lambda view: ask(self.critic.judge, view))
+        return critic_api(
+            self.settings,
+            lambda view: ask(self.critic.judge, view),
+            lambda: ask(self.critic.at_work),
+            self.deaths.lines,
+        )
 
 
 def check(settings: CriticServeConfig) -> None:

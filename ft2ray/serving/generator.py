@@ -30,6 +30,7 @@ from ft2ray.loaders import generator_fingerprint
 from ft2ray.scratch import remove_leftovers, scratch_folder
 from ft2ray.serving.application import application
 from ft2ray.serving.calls import ask, http_host, stream
+from ft2ray.serving.deaths import DEATHS, ReplicaDeaths, soon
 from ft2ray.serving.decoding import Decoders
 from ft2ray.serving.front import REFUSALS, Deadline, Slots, body_of, deadline_missed, front
 from ft2ray.serving.orders import Event, Made, Order, State
@@ -41,7 +42,6 @@ from ft2ray.serving.uploads import Media, named_by_field, place, read_request
 
 ROUTE = "/v1/generate"
 NDJSON = "application/x-ndjson"
-HEALTH_SECONDS = 5.0
 
 Generate = Callable[[Order], AsyncGenerator[Event, None]]
 
@@ -102,10 +102,21 @@ MP4_ANSWER: dict[str, Any] = {
 }
 
 
+class GeneratorHealth(State):
+    deaths: list[str] = DEATHS
+
+
 def generator_api(
-    settings: GeneratorServeConfig, size: int, generate: Generate, state: Callable[[], Awaitable[State]]
+    settings: GeneratorServeConfig,
+    size: int,
+    generate: Generate,
+    state: Callable[[], Awaitable[State]],
+    deaths: Callable[[], list[str]],
 ) -> FastAPI:
-    """The application: `size` is the side of portraits, `generate` and `state` ask a replica."""
+    """The application: `size` is the side of portraits, `generate` and `state` ask a replica.
+
+    `deaths` says which replicas died.
+    """
     decode, slots = Decoders(partial(prompt_reader, size, settings.max_seconds), settings), Slots(settings)
     api = front(
         ROUTE,
@@ -147,14 +158,13 @@ def generator_api(
         }
         return Response(clip["mp4"], media_type="video/mp4", headers=headers)
 
-    @api.get(f"{ROUTE}/health", summary="Which policy is at work", responses=REFUSALS)
-    async def health() -> State:
+    @api.get(
+        f"{ROUTE}/health", summary="Which policy is at work, and which replicas died", responses=REFUSALS
+    )
+    async def health() -> GeneratorHealth:
         """The policy of one replica, and why the run's current one is refused where it is."""
-        try:
-            async with asyncio.timeout(HEALTH_SECONDS):
-                return await state()
-        except TimeoutError:
-            raise Refusal(503, "busy", "all replicas are at work; ask again later.", 5.0) from None
+        found = await soon(state(), deaths)
+        return GeneratorHealth(**found.model_dump(), deaths=deaths())
 
     async def work(asked: GenerateRequest) -> AsyncGenerator[Event, None]:
         """What the generator says of a request, in one of the slots."""
@@ -242,6 +252,7 @@ class GeneratorFront:
         check_exposure(http_host(), settings.token())
         remove_leftovers()
         self.settings, self.generator = settings, generator
+        self.deaths = ReplicaDeaths("GeneratorFront", "PortraitGenerator")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         size = served_config(self.settings).generator.size
@@ -250,6 +261,7 @@ class GeneratorFront:
             size,
             lambda order: stream(self.generator.animate, order),
             lambda: ask(self.generator.state),
+            self.deaths.lines,
         )
 
 

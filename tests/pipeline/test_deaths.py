@@ -1,6 +1,7 @@
 """Processes that die are counted and named; a stage that only loses processes ends in one sentence."""
 
 import threading
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -22,7 +23,7 @@ DEATH = Death("generators", "192.0.2.2", 0.0, *reason("NODE_OUT_OF_MEMORY", OOM)
 class Watch:
     """Finds a death whenever it is asked."""
 
-    def __init__(self, run_dir):
+    def __init__(self, pools, note):
         self.asked = 0
 
     def look(self):
@@ -40,6 +41,38 @@ def test_what_ray_says_becomes_a_reason_with_numbers():
     assert (DEATH.why, DEATH.used, DEATH.limit) == ("out_of_memory", 1.40, 1.46)
     assert str(DEATH) == "out of memory on 192.0.2.2, 1.4 of 1.46 GB were in use"
     assert reason("SYSTEM_ERROR", "Worker unexpectedly exits") == ("killed", None, None)
+
+
+def test_only_the_pools_that_are_watched_are_noted(monkeypatch):
+    """Actors of this job, and replicas of Serve, whoever deployed them; who ended as intended did not die."""
+
+    def actor(job, class_name, pid):
+        return SimpleNamespace(job_id=job, class_name=class_name, pid=pid, node_id="n", state="ALIVE")
+
+    def worker(pid, exit_type):
+        return SimpleNamespace(
+            worker_id=str(pid), node_id="n", ip="192.0.2.2", pid=pid, exit_type=exit_type, exit_detail=OOM
+        )
+
+    actors = [
+        actor("mine", "MapWorker(Map(GenerateGroup))", 1),
+        actor("theirs", "MapWorker(Map(GenerateGroup))", 2),
+        actor("serve", "ServeReplica:curation-critic:TalkingCritic", 3),
+        actor("serve", "ServeReplica:critic:TalkingCritic", 4),
+        actor("mine", "RayTrainWorker", 5),
+    ]
+    dead = []
+    monkeypatch.setattr("ray.util.state.list_actors", lambda **_: actors)
+    monkeypatch.setattr("ray.util.state.list_workers", lambda **_: dead)
+    monkeypatch.setattr(deaths.ray, "nodes", lambda: [{"NodeID": "n", "Alive": True}])
+    context = SimpleNamespace(get_job_id=lambda: "mine")
+    monkeypatch.setattr(deaths.ray, "get_runtime_context", lambda: context)
+    noted = []
+    watch = deaths.DeathWatch(deaths.POOLS, noted.extend)
+    assert watch.look() == []
+    dead += [worker(pid, "NODE_OUT_OF_MEMORY") for pid in range(1, 5)] + [worker(5, "INTENDED_SYSTEM_EXIT")]
+    assert watch.look() == noted and [death.pool for death in noted] == ["generators", "critic"]
+    assert noted[0].limit == 1.46 and watch.look() == [], "nobody dies twice"
 
 
 def test_rows_pass_in_their_order_and_errors_too(dying):

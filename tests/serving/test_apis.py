@@ -80,8 +80,20 @@ async def state():
     return State(policy="base", refused=None)
 
 
+async def fingerprint():
+    return "critic"
+
+
+def deaths():
+    return ["TalkingCritic died once"]
+
+
 def api(settings, generate):
-    return generator_api(settings, 256, generate, state)
+    return generator_api(settings, 256, generate, state, deaths)
+
+
+def scoring(settings, judge):
+    return critic_api(settings, judge, fingerprint, deaths)
 
 
 def client(settings, *events):
@@ -197,7 +209,7 @@ def test_a_store_that_does_not_answer_keeps_nobody_elses_clip(media, monkeypatch
     async def judge(view):
         return {"mn": 0.5}, "critic"
 
-    api = critic_api(CriticServeConfig(stores=(str(media), "s3://silent")), judge)
+    api = scoring(CriticServeConfig(stores=(str(media), "s3://silent")), judge)
     with TestClient(api) as http, ThreadPoolExecutor(1) as pool:  # both in one event loop
         silent = pool.submit(http.post, "/v1/score", json={"video": "s3://silent/clip.mp4"})
         time.sleep(0.5)
@@ -217,7 +229,7 @@ def test_a_full_size_critic_sees_what_the_settings_say(media, tmp_path):
         seen.append(view)
         return {"mn": 0.5}, "critic"
 
-    http = TestClient(critic_api(settings, judge))
+    http = TestClient(scoring(settings, judge))
     assert http.post("/v1/score", json={"video": str(media / "clip.mp4")}).status_code == 200
     assert seen[0].frames == round(1.2 * 8.0) and seen[0].frames_FHW3.shape[1:3] == (56, 56)
     _, behind = critic.build(settings)._bound_deployment.init_args
@@ -236,8 +248,24 @@ def pages():
     async def judge(view):
         raise AssertionError
 
-    yield TestClient(critic_api(CriticServeConfig(), judge)), "/v1/score"
+    yield TestClient(scoring(CriticServeConfig(), judge)), "/v1/score"
     yield client(GeneratorServeConfig())[0], "/v1/generate"
+
+
+def test_the_health_pages_say_what_is_at_work_and_which_replicas_died(monkeypatch):
+    said = [http.get(f"{route}/health").json() for http, route in pages()]
+    assert said[0] == {"critic": "critic", "deaths": deaths()}
+    assert said[1] == {"policy": "base", "refused": None, "deaths": deaths()}
+
+
+def test_a_health_page_without_a_replica_says_which_have_died(monkeypatch):
+    async def silence():
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("ft2ray.serving.deaths.HEALTH_SECONDS", 0.05)
+    answer = TestClient(critic_api(CriticServeConfig(), None, silence, deaths)).get("/v1/score/health")
+    assert answer.status_code == 503 and answer.headers["Retry-After"] == "5"
+    assert answer.json()["detail"].endswith("none is ready; ask again later. TalkingCritic died once.")
 
 
 def test_the_pages_describe_both_bodies_with_examples_that_are_valid():

@@ -9,7 +9,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: 
 
 from ft2ray.serving import critic, generator  # noqa: E402
 from ft2ray.serving.settings import CriticServeConfig, GeneratorServeConfig  # noqa: E402
-from tests.serving.test_apis import CLIP, InThisProcess, made, state  # noqa: E402
+from tests.serving.test_apis import CLIP, InThisProcess, made, scoring  # noqa: E402
+from tests.serving.test_apis import api as api_of  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 # Bytes that fit the schema `binary` are rarely a video, and are refused with 422.
@@ -31,7 +32,7 @@ async def judge(view):
 def scored(monkeypatch):
     monkeypatch.setenv("FT2RAY_TOKEN", "secret")
     monkeypatch.setattr(critic, "Decoders", InThisProcess)
-    api = critic.critic_api(CriticServeConfig(stores=("/data",)), judge)
+    api = scoring(CriticServeConfig(stores=("/data",)), judge)
     return schemathesis.openapi.from_asgi("/v1/score/openapi.json", api)
 
 
@@ -40,7 +41,7 @@ def generated(monkeypatch, tmp_path):
     monkeypatch.setenv("FT2RAY_TOKEN", "secret")
     monkeypatch.setattr(generator, "Decoders", InThisProcess)
     served = GeneratorServeConfig(stores=("/data",), result_store=str(tmp_path))
-    api = generator.generator_api(served, 256, made(CLIP)[0], state)
+    api = api_of(served, made(CLIP)[0])
     return schemathesis.openapi.from_asgi("/v1/generate/openapi.json", api)
 
 
