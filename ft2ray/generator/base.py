@@ -30,11 +30,14 @@ class Generator(ABC):
         fingerprint: identity of everything that decides what a seed gives, without the experts: two
             generators of one fingerprint make the same clips.
         fps: frames a second of the clips.
+        channel_weights: what each latent channel weighed in the loss that the base was trained with, [C];
+            None where all weighed the same. Preferences are learnt with them too (`tlpo.loss.weighted`).
     """
 
     transformer: Any
     fingerprint: str
     fps: float = FPS
+    channel_weights: torch.Tensor | None = None
 
     @abstractmethod
     def encode_prompt(self, portrait: Portrait, wav_T: np.ndarray) -> Conditions:

@@ -57,12 +57,18 @@ def read_portrait_config(folder: Path) -> dict[str, Any]:
 
 
 def save_generator(
-    folder: Path, transformer: AudioWanTransformer, codec: str, latent_scale: list[float]
+    folder: Path,
+    transformer: AudioWanTransformer,
+    codec: str,
+    latent_scale: list[float],
+    channel_weights: list[float] | None = None,
 ) -> None:
-    """Write config.json and model.safetensors."""
+    """Write config.json and model.safetensors; see PortraitGenerator and Generator for scale and weights."""
     folder.mkdir(parents=True, exist_ok=True)
     architecture = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
     config = {"codec": codec, "latent_scale": latent_scale, "transformer": architecture}
+    if channel_weights is not None:
+        config["channel_weights"] = channel_weights
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     tensors = {name: value.contiguous() for name, value in transformer.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})

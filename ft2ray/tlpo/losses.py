@@ -64,27 +64,43 @@ class PairErrors:
     implicit_B: Tensor | None = None
 
 
-def velocity_error(v_BCFHW: Tensor, target_BCFHW: Tensor, mask_BCFHW: Tensor | None = None) -> Tensor:
+def velocity_error(
+    v_BCFHW: Tensor,
+    target_BCFHW: Tensor,
+    mask_BCFHW: Tensor | None = None,
+    weight_C: Tensor | None = None,
+) -> Tensor:
     """Mean squared velocity error per sample [B].
 
     With a mask (0..1, broadcastable) l = (N / ||M||_1) mean((M (v - target))^2): area-normalised, so that a
     small mouth counts as much as a large one. A mask that is 0 everywhere gives NaN; PairBatch refuses it.
+    With weights of the channels both sums count each channel by its weight.
     """
     error = (v_BCFHW.float() - target_BCFHW.float()).flatten(1)
-    if mask_BCFHW is None:
+    if mask_BCFHW is None and weight_C is None:
         return error.square().mean(1)
-    mask = mask_BCFHW.expand(v_BCFHW.shape).float().flatten(1)
-    return (mask * error).square().sum(1) / mask.sum(1)
+    mask, weight = _flat(mask_BCFHW, v_BCFHW), _flat(_channels(weight_C), v_BCFHW)
+    return (weight * (mask * error).square()).sum(1) / (weight * mask).sum(1)
 
 
-def drift(v_BCFHW: Tensor, v_ref_BCFHW: Tensor, mask_BCFHW: Tensor) -> Tensor:
+def drift(v_BCFHW: Tensor, v_ref_BCFHW: Tensor, mask_BCFHW: Tensor, weight_C: Tensor | None = None) -> Tensor:
     """Mean squared distance from the reference's velocity outside of the mask, per sample [B].
 
     A mask that is 1 everywhere leaves nothing to hold: 0.
     """
-    outside = 1 - mask_BCFHW.expand(v_BCFHW.shape).float().flatten(1)
+    outside = _flat(_channels(weight_C), v_BCFHW) * (1 - _flat(mask_BCFHW, v_BCFHW))
     moved = (v_BCFHW.float() - v_ref_BCFHW.float()).flatten(1)
-    return (outside * moved.square()).sum(1) / outside.sum(1).clamp_min(1)
+    return (outside * moved.square()).sum(1) / outside.sum(1).clamp_min(1e-6)
+
+
+def _channels(weight_C: Tensor | None) -> Tensor | None:
+    return None if weight_C is None else weight_C[None, :, None, None, None]
+
+
+def _flat(of: Tensor | None, like_BCFHW: Tensor) -> Tensor:
+    """Mask or weights of every element of a sample, [B, elements]; None counts everything as 1."""
+    whole = torch.ones((), device=like_BCFHW.device) if of is None else of.to(like_BCFHW.device)
+    return whole.expand(like_BCFHW.shape).float().flatten(1)
 
 
 def implicit_error(
@@ -93,13 +109,14 @@ def implicit_error(
     target_BCFHW: Tensor,
     r_B: Tensor,
     b: float,
-    mask_BCFHW: Tensor | None,
+    mask_BCFHW: Tensor | None = None,
+    weight_C: Tensor | None = None,
 ) -> Tensor:
     """r |v+ - target|^2 + (1 - r) |v- - target|^2 per sample [B], counted as `velocity_error` does."""
     ref_BCFHW = v_ref_BCFHW.float()
     step_BCFHW = b * (v_BCFHW.float() - ref_BCFHW)
-    good_B = velocity_error(ref_BCFHW + step_BCFHW, target_BCFHW, mask_BCFHW)
-    bad_B = velocity_error(ref_BCFHW - step_BCFHW, target_BCFHW, mask_BCFHW)
+    good_B = velocity_error(ref_BCFHW + step_BCFHW, target_BCFHW, mask_BCFHW, weight_C)
+    bad_B = velocity_error(ref_BCFHW - step_BCFHW, target_BCFHW, mask_BCFHW, weight_C)
     return r_B * good_B + (1 - r_B) * bad_B
 
 

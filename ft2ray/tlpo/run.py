@@ -254,6 +254,8 @@ class TlpoRun:
             share = self._share(name)
         mask = self._mask(self.masks.get(name, "all"))
         batch = pair_batch(chosen, self._latents, self._conditions, mask, share, self.device)
+        if self.settings.loss.weighted and self.generator.channel_weights is not None:
+            batch = replace(batch, weight_C=self.generator.channel_weights.to(self.device))
         if self.settings.draws.per_group is None:
             return batch
         known = [self._reference(draw) for draw in chosen]

@@ -37,6 +37,9 @@ class LossSettings(Settings):
     # winners too. None: 0.5 for dpo, 0 for the others, which are published without it.
     winner_weight: float | None = Field(None, ge=0)
     winner_fades: bool = True  # with sigmoid(-margin), as DPO's own weight; False: it stays as at the start
+    # Count the errors of channels as the base's own training did (Generator.channel_weights): the packaged
+    # base's lids six times, its mouth one and a half times.
+    weighted: bool = True
     # Outside of its dimension's mask an expert is held to the reference's velocity: weight of their mean
     # squared difference. It costs no further forward, since the reference is run for the loss anyway.
     anchor: float = Field(200.0, ge=0)

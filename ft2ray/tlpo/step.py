@@ -52,6 +52,7 @@ class PairBatch:
     `mask_w_BCFHW`, `mask_l_BCFHW`: where the error counts, None for the whole frame (see masks.py).
     `r_w_B`, `r_l_B`: share of good of either, for a loss on groups (preference/groups.py); None for pairs.
     `ref_w_BCFHW`, `ref_l_BCFHW`: velocities of the reference where they are known already, see reference.py.
+    `weight_C`: of the channels in the error, the same for all pairs; None: all alike.
     """
 
     x_w_BCFHW: Tensor
@@ -65,6 +66,7 @@ class PairBatch:
     ref_l_BCFHW: Tensor | None = None
     r_w_B: Tensor | None = None
     r_l_B: Tensor | None = None
+    weight_C: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.x_w_BCFHW.shape
@@ -83,8 +85,9 @@ class PairBatch:
         for start in range(0, total, pairs or total):
             here = slice(start, start + (pairs or total))
             values = {f.name: getattr(self, f.name) for f in fields(self)}
+            weight_C = values.pop("weight_C")
             part: dict[str, Any] = {k: None if v is None else v[here] for k, v in values.items()}
-            yield PairBatch(**part)
+            yield PairBatch(**part, weight_C=weight_C)
 
 
 def pair_batch(
@@ -151,18 +154,21 @@ def pair_errors(velocity: Velocity, batch: PairBatch, config: LossSettings) -> P
     """
     x_TCFHW, t_T, target_TCFHW = noisy(batch)
     v_TCFHW = velocity(x_TCFHW, t_T, batch.conditions * 2)
+    weight_C = batch.weight_C
     mask_TCFHW = _both(batch.mask_w_BCFHW, batch.mask_l_BCFHW)
     ref_TCFHW = _both(batch.ref_w_BCFHW, batch.ref_l_BCFHW)
-    winner_B, loser_B = velocity_error(v_TCFHW, target_TCFHW, mask_TCFHW).chunk(2)
+    winner_B, loser_B = velocity_error(v_TCFHW, target_TCFHW, mask_TCFHW, weight_C).chunk(2)
     ref_winner_B = ref_loser_B = drift_B = implicit_B = None
     if ref_TCFHW is not None and config.kind != "simpo":
-        ref_winner_B, ref_loser_B = velocity_error(ref_TCFHW, target_TCFHW, mask_TCFHW).chunk(2)
+        ref_winner_B, ref_loser_B = velocity_error(ref_TCFHW, target_TCFHW, mask_TCFHW, weight_C).chunk(2)
     if ref_TCFHW is not None and mask_TCFHW is not None and config.anchor:
-        drift_B = drift(v_TCFHW, ref_TCFHW, mask_TCFHW).view(2, -1).mean(0)
+        drift_B = drift(v_TCFHW, ref_TCFHW, mask_TCFHW, weight_C).view(2, -1).mean(0)
     if config.kind == "nft":
         r_T = _both(batch.r_w_B, batch.r_l_B)
         assert r_T is not None and ref_TCFHW is not None, "a loss on groups needs shares and a reference"
-        implicit_T = implicit_error(v_TCFHW, ref_TCFHW, target_TCFHW, r_T, config.mixing, mask_TCFHW)
+        implicit_T = implicit_error(
+            v_TCFHW, ref_TCFHW, target_TCFHW, r_T, config.mixing, mask_TCFHW, weight_C
+        )
         implicit_B = implicit_T.view(2, -1).sum(0)
     return PairErrors(winner_B, loser_B, ref_winner_B, ref_loser_B, drift_B, implicit_B)
 

@@ -73,9 +73,10 @@ def main() -> None:
             if step % 20 == 19:
                 bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.3f}")
 
-        transformer = train(clips, scale_C, loss_weight(basis), config, report, start)
+        weight_C = loss_weight(basis)
+        transformer = train(clips, scale_C, weight_C, config, report, start)
     out = arguments.out or Path("ft2ray/assets") / PACKAGED[arguments.corpus]
-    save_generator(out, transformer, "portrait", [float(scale) for scale in scale_C])
+    save_generator(out, transformer, "portrait", scale_C.tolist(), weight_C.tolist())
     elapsed, used = time.monotonic() - started, time.process_time()
     print(f"Wrote {out} after {elapsed:.0f} s, {used:.0f} s of them on the processor.")
 

@@ -1,8 +1,10 @@
 """Training the base: small, but the real loop."""
 
 import numpy as np
+import pytest
 import torch
 
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.media.speech import FEATURE_WIDTH
@@ -64,6 +66,15 @@ def test_training_starts_at_the_loss_of_knowing_nothing_and_falls():
     train(data, latent_scale(data), loss_weight(BASIS), config, lambda step, loss: losses.append(loss))
     assert 1.6 < losses[0] < 3.0
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
+
+
+def test_the_packaged_bases_say_what_their_channels_weighed():
+    uncurated, curated = (
+        PortraitGenerator.load(name).channel_weights for name in ("embedded-uncurated", "embedded")
+    )
+    assert uncurated.numpy() == pytest.approx(loss_weight(BASIS))
+    lid, mouth, pose = (curated[part] for part in (BASIS.lid, BASIS.mouth, BASIS.pose))
+    assert lid > mouth.max() > pose.max() and curated.mean() == pytest.approx(1)
 
 
 def test_loss_weights_have_mean_one_and_favour_lips_and_lids():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ft2ray.tlpo.losses import (
     PairErrors,
+    drift,
     flow_dpo,
     ipo,
     preference_loss,
@@ -109,6 +110,31 @@ def test_a_full_mask_is_no_mask_and_the_error_is_the_mean_square():
     plain = velocity_error(v, target)
     torch.testing.assert_close(plain[1], (v[1] - target[1]).square().mean())
     torch.testing.assert_close(velocity_error(v, target, torch.ones(2, 1, 1, 1, 1)), plain)
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_channel_weights_move_the_error_between_channels_and_leave_its_size(seed, masked):
+    g = torch.Generator().manual_seed(seed)
+    v, target, weight_C = (
+        torch.zeros(2, 3, 4, 1, 1),
+        torch.ones(2, 3, 4, 1, 1),
+        torch.rand(3, generator=g) + 0.1,
+    )
+    mask = torch.tensor([1.0, 1.0, 0.0]).view(1, 3, 1, 1, 1) if masked else None
+    torch.testing.assert_close(velocity_error(v, target, mask, weight_C), torch.ones(2))
+    v[:, 0] = 1  # no error in the first channel
+    counted = weight_C[: 2 if masked else 3]
+    wanted = 1 - weight_C[0] / counted.sum()
+    torch.testing.assert_close(velocity_error(v, target, mask, weight_C), wanted.expand(2))
+    same = velocity_error(v, target, mask, torch.full((3,), 0.7))
+    torch.testing.assert_close(same, velocity_error(v, target, mask))
+
+
+def test_the_anchor_counts_channels_by_their_weights():
+    v, ref = torch.zeros(1, 3, 4, 1, 1), torch.zeros(1, 3, 4, 1, 1)
+    v[:, 1] = 1
+    mask, weight_C = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1, 1), torch.tensor([1.0, 3.0, 1.0])
+    assert drift(v, ref, mask, weight_C).item() == pytest.approx(0.75)
 
 
 vector = st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4)

@@ -56,7 +56,11 @@ def make_run(without=(), rank=0, workers=1, **changes):
         return transformer(x_BCFHW.to(text), t_B * 1000, text, return_dict=False)[0].to(x_BCFHW)
 
     generator = SimpleNamespace(
-        transformer=transformer, velocity=velocity, fingerprint="base-1", regions=REGIONS
+        transformer=transformer,
+        velocity=velocity,
+        fingerprint="base-1",
+        regions=REGIONS,
+        channel_weights=None,
     )
     run = TlpoRun(
         generator, DIMS, SETTINGS.replaced(**changes), ComputeSettings(checkpoint_every=1, **compute),
@@ -262,3 +266,18 @@ def test_kept_reference_velocities_survive_resuming_and_more_workers_bitwise(tmp
 def test_a_loss_without_a_reference_has_none_to_keep():
     with pytest.raises(ValueError, match="simpo has no reference"):
         make_run(**(PER_GROUP | {"loss": LossSettings(kind="simpo")}))
+
+
+def test_errors_count_channels_as_the_bases_own_training_did():
+    weights = torch.tensor([1.0, 1.0, 6.0, 1.0])
+    curves = {}
+    for name, loss in (("weighted", SETTINGS.loss), ("alike", SETTINGS.loss.replaced(weighted=False))):
+        run = make_run(loss=loss, microbatch=1)
+        run.generator.channel_weights = weights
+        assert (run._batch("mn").weight_C is not None) == (name == "weighted")
+        run.cursors["mn"] = 0
+        run.train(1, lambda run: None)
+        curves[name] = run.curves
+    plain = make_run(microbatch=1)
+    plain.train(1, lambda run: None)
+    assert curves["alike"] == plain.curves != curves["weighted"]

@@ -66,9 +66,15 @@ class PortraitGenerator(Generator):
         codec: PortraitCodec,
         scale_C: Sequence[float],
         fingerprint: str,
+        channel_weights: Sequence[float] | None = None,
     ) -> None:
-        if len(scale_C) != codec.channels:
-            raise WeightsError(f"generator: {len(scale_C)} latent scales for {codec.channels} codec channels")
+        for name, of in (("latent scales", scale_C), ("channel weights", channel_weights)):
+            if of is not None and len(of) != codec.channels:
+                raise WeightsError(f"generator: {len(of)} {name} for {codec.channels} codec channels")
+        if channel_weights is not None:
+            self.channel_weights = torch.tensor(list(channel_weights), dtype=torch.float32)
+            if not (self.channel_weights > 0).all():
+                raise WeightsError("generator: every channel weight must be above 0; correct config.json")
         self.transformer = transformer.eval().requires_grad_(False)
         self.codec = codec
         self.scale_C111 = torch.tensor(list(scale_C), dtype=torch.float32)[:, None, None, None]
@@ -86,7 +92,8 @@ class PortraitGenerator(Generator):
         if config["codec"] != "portrait":
             raise WeightsError(f"generator: {folder} wants the codec {config['codec']!r}, known: 'portrait'")
         fingerprint = cls.fingerprint_of(folder)
-        return cls(load_transformer(folder), PortraitCodec(), config["latent_scale"], fingerprint)
+        scale_C, weights_C = config["latent_scale"], config.get("channel_weights")
+        return cls(load_transformer(folder), PortraitCodec(), scale_C, fingerprint, weights_C)
 
     @classmethod
     def fingerprint_of(cls, path: str | Path) -> str:

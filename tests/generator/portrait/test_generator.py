@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ft2ray.errors import WeightsError
 from ft2ray.generator.checkpoint import save_generator
 from ft2ray.generator.portrait.generator import PortraitGenerator, speech_tokens
 from ft2ray.generator.portrait.motion import MotionBasis
@@ -33,7 +34,7 @@ def folder(tmp_path_factory):
         if ".processor." in name:
             torch.nn.init.normal_(parameter, std=0.5)
     folder = tmp_path_factory.mktemp("generator")
-    save_generator(folder, transformer, "portrait", [2.0] * channels)
+    save_generator(folder, transformer, "portrait", [2.0] * channels, [0.5] * channels)
     return folder
 
 
@@ -69,6 +70,16 @@ def test_from_prompt_to_frames(tiny, hopper, speech):
 def test_latents_are_the_codecs_numbers_divided_by_the_scale(tiny, hopper):
     x_CFHW = torch.randn(tiny.codec.latent_shape(2)) * 0.2
     assert np.array_equal(tiny.decode(hopper, x_CFHW), tiny.codec.decode(hopper, 2.0 * x_CFHW))
+
+
+def test_the_weights_of_the_channels_come_with_the_weights(tiny, folder, tmp_path):
+    assert tiny.channel_weights.tolist() == [0.5] * tiny.codec.channels
+    config = json.loads((folder / "config.json").read_text())
+    without = PortraitGenerator(tiny.transformer, tiny.codec, config["latent_scale"], "f")
+    assert without.channel_weights is None
+    for weights, message in (([1.0], "1 channel weights for"), ([0.0] * tiny.codec.channels, "above 0")):
+        with pytest.raises(WeightsError, match=message):
+            PortraitGenerator(tiny.transformer, tiny.codec, config["latent_scale"], "f", weights)
 
 
 def test_lip_mask_is_the_mouth_channels(tiny):
