@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from ft2ray.generator.settings import SamplerSettings
+from ft2ray.generator.settings import GuidancePass, SamplerSettings
 from ft2ray.generator.transformer import SpeechWanTransformer
 
 
@@ -27,6 +27,8 @@ class Conditions:
     text_LD: text tokens, None for a model without text; null_text_LD: text of the pass without text (zeros if
     None); image_LD: image tokens of an I2V model; latent_CFHW: channels stacked behind the noise (mask and
     image latents of an I2V model). All float32 on the CPU.
+    part: in training, the pass of the guidance that this sample stands for: "text" has no sound, "null" no
+    text either.
     """
 
     text_LD: torch.Tensor | None
@@ -35,6 +37,7 @@ class Conditions:
     null_text_LD: torch.Tensor | None = None
     image_LD: torch.Tensor | None = None
     latent_CFHW: torch.Tensor | None = None
+    part: GuidancePass = "all"
 
 
 OnStep = Callable[[int, float], None]
@@ -47,14 +50,14 @@ def timesteps(steps: int, shift: float) -> list[float]:
     return [shift * t / (shift * t + (1 - t)) for t in even]
 
 
-def guidance_weights(config: SamplerSettings, has_text: bool) -> dict[str, float]:
+def guidance_weights(config: SamplerSettings, has_text: bool) -> dict[GuidancePass, float]:
     """Weight of each pass ("null", "text", "all") in the guided velocity; passes of weight 0 are left out.
 
     v = v0 + s_t (v_text - v0) + s_a (v_all - v_text) = (1 - s_t) v0 + (s_t - s_a) v_text + s_a v_all.
     Without text the first two passes are the same one.
     """
     text_scale = config.text_scale if has_text else 1.0
-    weights = {
+    weights: dict[GuidancePass, float] = {
         "null": 1.0 - text_scale,
         "text": text_scale - config.audio_scale,
         "all": config.audio_scale,
@@ -151,9 +154,7 @@ def _passes(
 ) -> WindowVelocity:
     """Guided velocity of one window; all guidance passes run as one batch."""
     weights = guidance_weights(config, has_text=cond.text_LD is not None)
-    text_LD = text_tokens(cond, transformer)
-    null_LD = cond.null_text_LD if cond.null_text_LD is not None else torch.zeros_like(text_LD)
-    text_BLD = torch.stack([null_LD if name == "null" else text_LD for name in weights])
+    text_BLD = torch.stack([text_tokens(replace(cond, part=name), transformer) for name in weights])
     text_BLD = text_BLD.to(device, transformer.dtype)
     audio_scale_B = torch.tensor([float(name == "all") for name in weights], device=device)
     weight_B1111 = torch.tensor(list(weights.values()), device=device)[:, None, None, None, None]
@@ -184,7 +185,7 @@ def _passes(
 def conditional_velocity(
     transformer: SpeechWanTransformer, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]
 ) -> torch.Tensor:
-    """Velocity with all conditions and without guidance, differentiable, for training.
+    """Velocity of each sample's own `part` of the conditions, without guidance, differentiable, for training.
 
     x_BCFHW: noisy latents; t_B in [0, 1]; conds: one per sample, all of the same length. The transformer
     works on its own device and in its own precision, the result has those of `x_BCFHW`.
@@ -201,19 +202,25 @@ def conditional_velocity(
     assert text_BLD is not None
     stacked_BCFHW = batch([cond.latent_CFHW for cond in conds])
     model_in = x_BCFHW.to(text_BLD)
+    heard_B = torch.tensor([float(cond.part == "all") for cond in conds], device=device)
     return transformer(
         model_in if stacked_BCFHW is None else torch.cat([model_in, stacked_BCFHW], dim=1),
         1000 * t_B.to(device),
         text_BLD,
         encoder_hidden_states_image=batch([cond.image_LD for cond in conds]),
         audio=batch([cond.audio_LD for cond in conds]),
+        audio_scale=heard_B,
         return_dict=False,
     )[0].to(x_BCFHW)
 
 
 def text_tokens(cond: Conditions, transformer: SpeechWanTransformer) -> torch.Tensor:
-    """The text of a clip, [L, text_dim]; a single zero token for a model without text."""
-    return cond.text_LD if cond.text_LD is not None else torch.zeros(1, transformer.config["text_dim"])
+    """The text of a clip or of its null pass, [L, text_dim]; a single zero token for a model without text."""
+    if cond.text_LD is None:
+        return torch.zeros(1, transformer.config["text_dim"])
+    if cond.part != "null":
+        return cond.text_LD
+    return cond.null_text_LD if cond.null_text_LD is not None else torch.zeros_like(cond.text_LD)
 
 
 def audio_slice(cond: Conditions, start: int, frames: int, stride: int) -> torch.Tensor:

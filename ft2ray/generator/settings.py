@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from ft2ray.settings import Settings
+
+GuidancePass = Literal["null", "text", "all"]
+"""Without text and sound, without sound, with everything."""
 
 
 class SamplerSettings(Settings):

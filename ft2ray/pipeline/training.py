@@ -110,7 +110,7 @@ def new_training(config: AlignConfig, rank: int = 0, workers: int = 1) -> TlpoRu
         config.tlpo,
         config.resources.compute,
         config.seed,
-        config.generator.sampling.shift,
+        config.generator.sampling,
         rank,
         workers,
         masks(config.dimensions),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from ft2ray.generator.settings import GuidancePass
 from ft2ray.preference.rules import Pair
 from ft2ray.settings import Settings
 
@@ -29,7 +30,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it mod 1 fill [0, 1) as evenly a
 
 
 class DrawSettings(Settings):
-    """Which times a training sees, and how often it draws new noise."""
+    """Which times a training sees, how often it draws new noise, and what it leaves out."""
 
     timestep: Literal["uniform", "logit_normal"] = "uniform"
     mean: float = 0.0  # of the logit of t, for logit_normal
@@ -37,6 +38,9 @@ class DrawSettings(Settings):
     # Draws of noise and time per prompt group, taken in turn by all its pairs in all dimensions, so that the
     # reference's errors can be kept; None draws anew for every pair.
     per_group: int | None = Field(None, ge=1)
+    # Share of the draws without the sound (and the text), where the sampler's guidance has passes without it:
+    # the experts are at work in these passes too. Without guidance (audio_scale=1) nothing is left out.
+    drop_conditions: float = Field(0.15, ge=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,16 @@ def draw(config: DrawRule, dimension: str, cursor: int, pool: PairPool) -> PairD
 def draws(config: DrawRule, dimension: str, cursor: int, count: int, pool: PairPool) -> list[PairDraw]:
     """Draws cursor .. cursor + count - 1; the next cursor is cursor + count."""
     return [draw(config, dimension, cursor + i, pool) for i in range(count)]
+
+
+def pass_of(draw: PairDraw, share: float, others: Sequence[GuidancePass]) -> GuidancePass:
+    """The pass of the guidance that a draw trains: for about `share` of them one of `others`, else "all".
+
+    It hangs on the noise alone, so that what is kept of the reference serves all draws of that noise.
+    """
+    if not others or _hash("dropped", draw.noise_seed) >= share * 2**64:
+        return "all"
+    return others[number_below(len(others), "pass", draw.noise_seed)]
 
 
 def held_out(group_id: str, share: float) -> bool:

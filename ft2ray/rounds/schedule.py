@@ -74,6 +74,8 @@ def learnt(config: AlignConfig) -> dict[str, Any]:
     sampling = config.generator.sampling.model_dump(
         mode="json", exclude_defaults=True, exclude={"audio_scale", "noise_scale"}
     )
+    if config.generator.sampling.audio_scale == 1.0:
+        chosen["guided"] = False  # nothing is left out in training then, see DrawSettings
     taught = [[d.name, d.mask] for d in config.dimensions]  # titles, questions and metrics teach nothing
     if taught != [[d.name, d.mask] for d in DEFAULT_DIMENSIONS]:
         chosen["dimensions"] = taught

@@ -27,9 +27,10 @@ import torch
 
 from ft2ray.errors import ConfigurationError, NonFiniteError
 from ft2ray.generator.base import Generator
-from ft2ray.generator.sampler import Conditions
+from ft2ray.generator.sampler import Conditions, guidance_weights
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import cast_weights
-from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws, held_out
+from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws, held_out, pass_of
 from ft2ray.preference.groups import advantages, couple, shares
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
@@ -62,7 +63,8 @@ class TlpoRun:
         settings: what is learnt.
         compute: how it is computed.
         seed: of the experts' first weights and of the draws.
-        shift: the sampler's, see DrawRule.
+        sampling: how clips will be sampled: the shift of the timesteps and the passes of the guidance are
+            trained as they are used. None: no shift and no guidance.
         rank: of this worker.
         workers: in all.
         masks: region whose error counts, by dimension (see masks.py); one that is not named: the whole frame.
@@ -75,7 +77,7 @@ class TlpoRun:
         settings: TlpoSettings,
         compute: ComputeSettings | None = None,
         seed: int = 0,
-        shift: float = 1.0,
+        sampling: SamplerSettings | None = None,
         rank: int = 0,
         workers: int = 1,
         masks: Mapping[str, str] | None = None,
@@ -84,7 +86,8 @@ class TlpoRun:
         check_compute(settings, compute, workers)
         self.generator, self.settings, self.dimensions = generator, settings, tuple(dimensions)
         self.rank, self.workers, self.masks = rank, workers, masks or {}
-        self.draws = DrawRule(seed, shift, settings.draws)
+        self.sampling = sampling or SamplerSettings(audio_scale=1.0)
+        self.draws = DrawRule(seed, self.sampling.shift, settings.draws)
         self.device = next(generator.transformer.parameters()).device
         if settings.precision is not None:
             cast_weights(generator.transformer, PRECISIONS[settings.precision])
@@ -254,6 +257,7 @@ class TlpoRun:
             share = self._share(name)
         mask = self._mask(self.masks.get(name, "all"))
         batch = pair_batch(chosen, self._latents, self._conditions, mask, share, self.device)
+        batch = replace(batch, conditions=[self._conditions_under(draw) for draw in chosen])
         if self.settings.loss.weighted and self.generator.channel_weights is not None:
             batch = replace(batch, weight_C=self.generator.channel_weights.to(self.device))
         if self.settings.draws.per_group is None:
@@ -303,7 +307,7 @@ class TlpoRun:
                 self.generator.velocity,
                 self.experts,
                 latents.to(self.device, torch.float32),
-                self._conditions(group_id),
+                self._conditions_under(draw),
                 noise_of(draw, latents.shape[1:]).to(self.device),
                 torch.tensor(draw.t, device=self.device),
                 pairs and 2 * pairs,
@@ -319,6 +323,13 @@ class TlpoRun:
 
     def _conditions(self, group_id: str) -> Conditions:
         return conditions_of(self.groups[group_id])
+
+    def _conditions_under(self, draw: PairDraw) -> Conditions:
+        """Those of the draw's group, for the pass of the guidance that this draw trains."""
+        found = self._conditions(draw.group_id)
+        passes = guidance_weights(self.sampling, has_text=found.text_LD is not None)
+        others = [name for name in passes if name != "all"]
+        return replace(found, part=pass_of(draw, self.settings.draws.drop_conditions, others))
 
 
 def conditions_of(group: PromptGroup) -> Conditions:

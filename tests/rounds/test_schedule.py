@@ -130,6 +130,12 @@ def _names(settings, prefix="resources"):
             yield f"{prefix}.{name}"
 
 
+def test_whether_clips_are_guided_decides_what_is_learnt_and_by_how_much_does_not():
+    assert (
+        key_of("generator.sampling.audio_scale=1") != key_of() == key_of("generator.sampling.audio_scale=3")
+    )
+
+
 def test_what_is_learnt_has_another_key():
     learnt = ("seed=1", "tlpo.loss.beta=7", "tlpo.baseline=false", "pairs.margin=0.1",
               "curation.candidates=4", "generator.sampling.steps=4", "tlpo.optimizer.max_norm=0.5",

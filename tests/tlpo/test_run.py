@@ -1,5 +1,6 @@
 """The whole of TLPO as one loop: its order, its resuming, its workers' shares."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from ft2ray.dimensions import DEFAULT_DIMENSIONS, masks
+from ft2ray.generator.sampler import text_tokens
+from ft2ray.generator.settings import SamplerSettings
 from ft2ray.preference.draws import DrawSettings
 from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, PromptGroup
@@ -49,10 +52,11 @@ SETTINGS = TlpoSettings(
 
 def make_run(without=(), rank=0, workers=1, **changes):
     compute = {name: changes.pop(name) for name in ComputeSettings.model_fields if name in changes}
+    sampling = changes.pop("sampling", None)
     transformer = tiny_wan()
 
     def velocity(x_BCFHW, t_B, conditions):
-        text = torch.stack([c.text_LD for c in conditions]).to(transformer.dtype)
+        text = torch.stack([text_tokens(c, transformer) for c in conditions]).to(transformer.dtype)
         return transformer(x_BCFHW.to(text), t_B * 1000, text, return_dict=False)[0].to(x_BCFHW)
 
     generator = SimpleNamespace(
@@ -64,7 +68,7 @@ def make_run(without=(), rank=0, workers=1, **changes):
     )
     run = TlpoRun(
         generator, DIMS, SETTINGS.replaced(**changes), ComputeSettings(checkpoint_every=1, **compute),
-        rank=rank, workers=workers, masks=masks(DEFAULT_DIMENSIONS),
+        sampling=sampling, rank=rank, workers=workers, masks=masks(DEFAULT_DIMENSIONS),
     )  # fmt: skip
     for group in GROUPS:
         run.add(group, {name: found for name, found in PAIRS.items() if name not in without})
@@ -281,3 +285,40 @@ def test_errors_count_channels_as_the_bases_own_training_did():
     plain = make_run(microbatch=1)
     plain.train(1, lambda run: None)
     assert curves["alike"] == plain.curves != curves["weighted"]
+
+
+def parts_of(run, name="mn", batches=100):
+    return Counter(cond.part for _ in range(batches) for cond in run._batch(name).conditions)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "others"),
+    [
+        ({"audio_scale": 1.0}, set()),
+        ({"audio_scale": 3.0}, {"text"}),
+        ({"audio_scale": 3.0, "text_scale": 3.0}, {"null"}),
+        ({"audio_scale": 3.0, "text_scale": 2.0}, {"null", "text"}),
+    ],
+)
+def test_every_pass_of_the_guidance_is_trained_and_no_other(guidance, others):
+    share = 0.4
+    run = make_run(sampling=SamplerSettings(**guidance), draws=DrawSettings(drop_conditions=share))
+    found = parts_of(run)
+    assert set(found) == {"all", *others}
+    for name in others:
+        assert found[name] / found.total() == pytest.approx(share / len(others), abs=0.1)
+    assert set(parts_of(make_run(draws=DrawSettings(drop_conditions=share)))) == {"all"}
+
+
+def test_the_kept_reference_is_that_of_the_pass_that_a_draw_trains():
+    guided = {"sampling": SamplerSettings(audio_scale=3.0, text_scale=3.0)}
+    run = make_run(**guided, loss=PER_GROUP["loss"], draws=DrawSettings(per_group=2, drop_conditions=0.5))
+    seen = set()
+    for _ in range(4):
+        batch = run._batch("mn")
+        seen |= {cond.part for cond in batch.conditions}
+        x_TCFHW, t_T, _ = noisy(batch)
+        with torch.no_grad(), run.experts.reference():
+            exact = run.generator.velocity(x_TCFHW, t_T, batch.conditions * 2)
+        torch.testing.assert_close(torch.cat([batch.ref_w_BCFHW, batch.ref_l_BCFHW]), exact)
+    assert seen == {"all", "null"}

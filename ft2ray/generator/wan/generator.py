@@ -231,7 +231,9 @@ class WanGenerator(Generator):
         return self.codec.lip_mask(x_CFHW)
 
     def velocity(self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]) -> torch.Tensor:
-        return super().velocity(x_BCFHW, t_B, [padded(cond) for cond in conds])
+        # Prompt groups do not hold the text of the pass without text, which is the same for all.
+        told = [dataclasses.replace(cond, null_text_LD=self._null_text_LD) for cond in conds]
+        return super().velocity(x_BCFHW, t_B, [padded(cond) for cond in told])
 
 
 def padded(cond: Conditions) -> Conditions:

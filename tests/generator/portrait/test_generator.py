@@ -1,6 +1,7 @@
 """The generator: from portrait and speech to frames."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,23 @@ def test_lip_mask_is_the_mouth_channels(tiny):
     mask = tiny.lip_mask(torch.zeros(tiny.codec.latent_shape(4)))
     mouth = MotionBasis.load().mouth
     assert mask[mouth].min() == 1 and mask.sum() == mask[mouth].numel()
+
+
+def test_without_sound_the_velocity_is_that_of_the_null_pass(tiny):
+    """What condition dropout trains is what guidance samples: v0 + s (v - v0)."""
+    g = torch.Generator().manual_seed(0)
+    cond = Conditions(None, torch.randn(24, 384, generator=g), 12)
+    x, t = torch.randn(1, *tiny.codec.latent_shape(12), generator=g), torch.tensor([1.0])
+    v, v0 = (tiny.velocity(x, t, [replace(cond, part=part)])[0] for part in ("all", "text"))
+    other = replace(cond, audio_LD=-cond.audio_LD)
+    assert torch.equal(tiny.velocity(x, t, [replace(other, part="text")])[0], v0)
+    assert not torch.allclose(tiny.velocity(x, t, [other])[0], v)
+    one_step = SamplerSettings(steps=1, audio_scale=3.0)
+    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(7))
+    v, v0 = (tiny.velocity(noise[None], t, [replace(cond, part=part)])[0] for part in ("all", "text"))
+    torch.testing.assert_close(
+        tiny.sample(cond, 7, one_step), noise - (v0 + 3 * (v - v0)), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_velocity_of_a_batch_is_that_of_each_sample(tiny):
