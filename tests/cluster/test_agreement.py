@@ -330,4 +330,7 @@ def test_a_drained_worker_is_replaced_first_and_finishes_its_requests(name):
     command = " ".join(container(group)["lifecycle"]["preStop"]["exec"]["command"])
     (waits,) = map(int, re.findall(r"seq (\d+)", command))
     assert "ray drain-node" in command
+    (waited_for,) = re.findall(r"grep -qsE '(.*?)'", command)
+    for process in ("ray::ServeReplica:critic:CriticFront", "ray::ProxyActor"):  # of Ray Serve 2.60
+        assert re.search(waited_for, process), "answers may still come from it"
     assert longest < waits < template["spec"]["terminationGracePeriodSeconds"]
