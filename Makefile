@@ -40,6 +40,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/pydoclint ft2ray
 	$(BIN)/mypy
 
 docs: $(STAMP)

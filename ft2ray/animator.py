@@ -108,8 +108,13 @@ class Animator:
         """Make one clip, as long as the recording.
 
         Args:
+            portrait_path: the photo.
+            audio_path: the recording.
+            sampler: how to sample.
+            seed: of the noise.
             system: one of `systems`; None takes the best of them.
             weights: the user's own weight of each dimension, which multiplies the gate's.
+            progress: told the state and the share done; False stops the work.
 
         Raises:
             ValueError: for an unusable portrait or recording (MediaError), and for a system or weights that

@@ -124,9 +124,12 @@ def stream_into(
     """Fill a model of empty tensors from its shards, one tensor at a time: no second copy of it in memory.
 
     Args:
+        model: to be filled.
+        files: its shards.
         wanted: names and shapes that the files must give, no more and no less. This is checked first.
         name_of: the model's name of a stored tensor, None where that is not read.
         dtype_of: type of the tensor of a name.
+        device: where the tensors go.
 
     Raises:
         WeightsError: that names what is missing, unknown, misshapen or damaged.

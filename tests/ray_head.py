@@ -28,7 +28,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 START_SECONDS = 300  # on a machine that is busy with other things
 
 
-# As ray.cluster_utils.AutoscalingCluster sets them, which can not be used itself: it stops every Ray of the
+# As ray.cluster_utils.AutoscalingCluster sets them, which cannot be used itself: it stops every Ray of the
 # machine first, and reads a file that the wheel lacks.
 AUTOSCALING_ENVIRONMENT = {
     "RAY_FAKE_CLUSTER": "1",

@@ -28,6 +28,7 @@ def calibrate(
     Args:
         margin_NK: logit of Yes minus logit of No, unscaled.
         label_NK: 1, 0, or NaN where not known.
+        names: of the K dimensions.
 
     Returns:
         scaling: (a, b) by dimension, see `fit_scaling`. calibration: "accuracy", "balanced_accuracy", "ece"

@@ -7,7 +7,7 @@ A table (.csv, .jsonl or .parquet) has a row for each clip:
     sound   optional: a file whose sound takes the place of the clip's own
     group   optional: clips of one group (one portrait, one prompt) are never parted between tuning and test
 
-Two published layouts are known by their columns and imported, see `label_formats`. Every row that can not be
+Two published layouts are known by their columns and imported, see `label_formats`. Every row that cannot be
 used is named with its reason; none is left out in silence.
 
 Shapes: N labels, K dimensions.
@@ -37,7 +37,7 @@ UNKNOWN = float("nan")
 
 
 class BadCell(Exception):
-    """One column of one row that can not be used."""
+    """One column of one row that cannot be used."""
 
     def __init__(self, column: str, reason: str):
         super().__init__(reason)
@@ -78,7 +78,7 @@ class Table:
         ]
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(
-            f"labels: {self.path} has {len(problems)} cells or rows that can not be used:\n  "
+            f"labels: {self.path} has {len(problems)} cells or rows that cannot be used:\n  "
             + "\n  ".join(lines)
             + more
         )
@@ -88,7 +88,7 @@ def read_labels(path: str | Path, questions: Mapping[str, str]) -> list[Label]:
     """The labels of a file, in the order of their first rows; rows about one clip are put together.
 
     questions: of the critic, by dimension. Raises ValueError that names file, row, column and reason of
-    everything that can not be used.
+    everything that cannot be used.
     """
     from ft2ray.critic.label_formats import read_chat, read_pairwise  # they are built on this module
 
@@ -120,7 +120,7 @@ def read_labels(path: str | Path, questions: Mapping[str, str]) -> list[Label]:
 
 
 def read_row(row: Mapping[str, Any], dimensions: Sequence[str]) -> Label:
-    """One row of a plain table; BadCell where it can not be used."""
+    """One row of a plain table; BadCell where it cannot be used."""
     answers = {name: answer(row.get(name), name) for name in dimensions}
     return Label(
         text_of(row, "clip"),
@@ -207,7 +207,7 @@ def read_table(path: str) -> Table:
     try:
         readers[kind](local_copy(path), table)
     except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"labels: {path} can not be read as {kind[1:]}: {error}") from error
+        raise DataError(f"labels: {path} cannot be read as {kind[1:]}: {error}") from error
     if not table.rows and not table.problems:
         raise DataError(f"labels: {path} holds no rows")
     return table
@@ -256,13 +256,13 @@ def _read_parquet(file: Path, table: Table) -> None:
 
 
 def check_clips(labels: Sequence[Label]) -> None:
-    """ValueError that names clips that can not be used, by their headers; those on S3 are not asked."""
+    """ValueError that names clips that cannot be used, by their headers; those on S3 are not asked."""
     local = [label for label in labels if local_path(label.clip) is not None]
     faults = [(label.clip, header_fault(label.clip, label.sound is None)) for label in local]
     bad = [f"{clip} {fault}" for clip, fault in faults if fault is not None]
     if bad:
         more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise DataError("labels: clips that can not be used:\n  " + "\n  ".join(bad[:SHOWN]) + more)
+        raise DataError("labels: clips that cannot be used:\n  " + "\n  ".join(bad[:SHOWN]) + more)
 
 
 def parted(labels: Sequence[Label], share: float, seed: int = 0) -> tuple[list[Label], list[Label]]:

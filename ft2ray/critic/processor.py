@@ -57,6 +57,7 @@ def log_mel(wav_T: np.ndarray, config: ProcessorConfig) -> np.ndarray:
 
     Args:
         wav_T: mono float32 sound at 16 kHz, at most `padded_seconds` long.
+        config: of the processor.
 
     Returns:
         mel_MJ: float32 [mel_bins, ceil(T / hop)].
@@ -107,6 +108,7 @@ def patches(
 
     Args:
         frames_NHW3: uint8 RGB; H and W multiples of patch_size * merge_size.
+        config: of the processor.
         still: a single picture, repeated over the temporal patch.
 
     Returns:

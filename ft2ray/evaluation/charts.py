@@ -107,7 +107,7 @@ def interval_chart(
     """Differences with their intervals around a line at zero.
 
     Args:
-        title: for readers that can not see the chart.
+        title: for readers that cannot see the chart.
         rows: (name, value, [low, high] or None, word of `compare.verdict`); value None = not measured.
     """
     width, left, right, step, top = 360, 90, 12, 27, 8
@@ -178,7 +178,7 @@ def heat_map(
     """One expert's weight over timestep (across) and layer (down).
 
     Args:
-        title: for readers that can not see the chart.
+        title: for readers that cannot see the chart.
         weights_TL: weight at each timestep and layer.
         timesteps_T: their times, 1 = noise.
         middle: the weight drawn without colour (the uniform average).

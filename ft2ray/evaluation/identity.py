@@ -16,7 +16,7 @@ from pathlib import Path
 import dlib
 import numpy as np
 
-from ft2ray.errors import UserError
+from ft2ray.extras import extra
 
 SAME_PERSON = 0.6
 _CHIP_SIZE, _CHIP_PADDING = 150, 0.25
@@ -26,9 +26,10 @@ _CHIP_SIZE, _CHIP_PADDING = 150, 0.25
 def _models() -> tuple[dlib.shape_predictor, dlib.face_recognition_model_v1]:
     # read by path: importing face_recognition_models needs pkg_resources, which new setuptools lack
     spec = importlib.util.find_spec("face_recognition_models")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("The package face_recognition_models is not installed; run pip install -e . again.")
-    folder = Path(spec.submodule_search_locations[0]) / "models"
+    with extra("eval"):
+        if spec is None or not spec.submodule_search_locations:
+            raise ModuleNotFoundError(name="face_recognition_models")
+        folder = Path(spec.submodule_search_locations[0]) / "models"
     return (
         dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat")),
         dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat")),

@@ -12,8 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pocketsphinx import Config, Decoder, get_model_path
 from scipy.ndimage import gaussian_filter1d
+
+from ft2ray.extras import extra
+
+with extra("eval"):
+    from pocketsphinx import Config, Decoder, get_model_path
 
 PHONE_RATE = 100
 SMOOTHING_STEPS = 5.0

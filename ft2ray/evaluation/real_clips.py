@@ -116,4 +116,4 @@ def fit_folder(folder: Path) -> Judge:
         )
     except DataError as error:
         reasons = "; ".join(refused.values()) or "no other files"
-        raise DataError(f"{folder} can not serve as reference clips: {error} ({reasons})") from error
+        raise DataError(f"{folder} cannot serve as reference clips: {error} ({reasons})") from error

@@ -23,7 +23,7 @@ from ft2ray.storage import join, write_atomically
 from ft2ray.systems import BASE, TLPO
 
 MAX_VIDEO_BYTES = 20_000_000
-"""Embedded videos in all; a page much larger opens slowly and can not be mailed."""
+"""Embedded videos in all; a page much larger opens slowly and cannot be mailed."""
 
 FIRST_COLUMNS = {BASE: 0, TLPO: 1}
 
@@ -84,7 +84,7 @@ class ReportData:
         judge: where the judge's real clips came from (`Judge.source`).
         links: file -> where it can be loaded from until `links_end`, for a run that is on S3.
         links_end: date and time in words.
-        notes: sentences to add to the summary, for example what a small run can not show.
+        notes: sentences to add to the summary, for example what a small run cannot show.
     """
 
     title: str

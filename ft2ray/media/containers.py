@@ -139,9 +139,10 @@ def opened(path: Path, kind: str) -> Iterator[InputContainer]:
 
 
 def opened_parts(path: Path, kind: str) -> Generator[InputContainer, None, None]:
-    """Each file in a file as an open container, closed when the next one is asked for.
+    """Open each file in a file: several whole WAV files written one after the other are several parts.
 
-    Several whole WAV files written one after the other are several parts. Most files have one.
+    Yields:
+        An open container, closed when the next one is asked for.
 
     Raises:
         MediaError: unreadable, for a container that is not recognised.

@@ -26,6 +26,7 @@ def main_track(container: InputContainer, kind: str) -> Any:
     """The track that a player plays: the first that the container marks as default, else the first.
 
     Args:
+        container: an open file.
         kind: "audio" or "video". A cover picture is no video.
     """
     tracks = [

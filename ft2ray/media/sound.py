@@ -83,6 +83,8 @@ def decode_track(
     """Decode a track.
 
     Args:
+        container: an open file.
+        stream: its track.
         name: what messages call the file.
         max_seconds: more is refused while decoding.
         origin: the time, in seconds of the container, that is sample 0; None for the first sample's.

@@ -39,6 +39,7 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
     """Write report.html and report.json from what the run folder holds; returns where the page is.
 
     Args:
+        run_dir: the run folder.
         allow_code: whether a generator or critic that the run's configuration names by code is imported.
     """
     run = Run.open(run_dir)

@@ -60,7 +60,7 @@ def align(config: AlignConfig) -> str:
     """Run everything that the run folder lacks; returns the URL of report.html.
 
     Raises:
-        ValueError: for settings and media that can not work.
+        ValueError: for settings and media that cannot work.
         RunEnded: where a disk is full, the store or the critic fails; later the same call goes on.
     """
     check_run_dir(config.run_dir)

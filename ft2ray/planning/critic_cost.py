@@ -1,7 +1,7 @@
 """What it costs to score a clip with the Qwen2.5-Omni thinker: the prefix once, then all questions.
 
 The language model runs under `trace`. The towers decide by their inputs' values what attends to what, which
-tensors without data can not tell, so they are formulas: matrix products and attention inside segments.
+tensors without data cannot tell, so they are formulas: matrix products and attention inside segments.
 
 Shapes: S patches, E values of a patch, M mel bins, J mel frames, L tokens, D width.
 """

@@ -111,6 +111,7 @@ def make_plan(config: AlignConfig, gpu_name: str = "H100", cards: int = 8, achie
     """Cost of `config` on named cards.
 
     Args:
+        config: of a run.
         gpu_name: a card of gpus.py.
         cards: in all, each a training worker.
         achieved: share of the card's bf16 rate that is reached: an assumption.

@@ -1,6 +1,6 @@
 """What a computation costs, found by running it on tensors without data (torch's meta device).
 
-The forecast and the program can not drift apart: the same modules run, only no numbers are computed. FLOPs
+The forecast and the program cannot drift apart: the same modules run, only no numbers are computed. FLOPs
 are those of matrix products, convolutions and attention; bytes are the most that live at one time. A kernel's
 own workspace and the allocator's gaps are in neither.
 
@@ -68,7 +68,7 @@ class Meter(TorchDispatchMode):
     """FLOPs done inside this context, and bytes of the tensors made there: now (`live`), at most (`peak`).
 
     A storage counts from the operation that made it until the last tensor on it is gone. FLOPs are those of
-    PyTorch's FlopCounterMode, whose module hooks can not be used: they keep what checkpointing lets go.
+    PyTorch's FlopCounterMode, whose module hooks cannot be used: they keep what checkpointing lets go.
     """
 
     def __init__(self) -> None:

@@ -40,13 +40,19 @@ def pairs_of_rows(
     rule: PairRule,
     pools: Sequence[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """Pairs (schema PAIR) by pool, then group, then falling margin; a batch may cut a group in two.
+    """Build the pairs of scored candidates.
 
     Args:
+        batches: of rows; a batch may cut a group in two.
         dimensions: the columns of the scores.
+        rule: what counts as a pair.
         pools: whose pairs are wanted: dimensions, SUM or FULL; None stands for every dimension.
 
-    Raises ValueError for scores that are no probabilities or of more than one critic.
+    Yields:
+        Pairs (schema PAIR) by pool, then group, then falling margin.
+
+    Raises:
+        ValueError: for scores that are not probabilities, or of more than one critic.
     """
     pools = dimensions if pools is None else pools
     kept: pa.Table | None = None

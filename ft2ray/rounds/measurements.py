@@ -57,6 +57,10 @@ def row_id(run: Run, prompt_id: str, seed: int, system: str, policy: str, judge:
     """Identity of a measurement.
 
     Args:
+        run: whose generator and sampler settings count.
+        prompt_id: of the held-out prompt.
+        seed: of the noise.
+        system: which of the policy's.
         policy: fingerprint of the policy.
         judge: fingerprint of the judge.
     """

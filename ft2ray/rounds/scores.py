@@ -62,10 +62,14 @@ def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
 
 
 def pairs_by_group(run: Run, group_ids: Sequence[str]) -> Iterator[tuple[str, dict[str, list[Pair]]]]:
-    """Pairs of every dimension, of the summed score and of stage 2, group by group in the order of their ids.
+    """Read the pairs of committed groups.
 
     Args:
+        run: with one critic's scores.
         group_ids: committed groups; their scores come from the index, no tensor is read.
+
+    Yields:
+        Group id, and its pairs of every dimension, of the summed score and of stage 2, in order.
 
     Raises:
         DataError: where another critic gave the scores.

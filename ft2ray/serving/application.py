@@ -33,8 +33,9 @@ def application(
     """The front over the deployment behind it.
 
     Args:
-        front, behind: deployments with their limits and scaling, which a config file may override.
+        front: a deployment with its limits and scaling, which a config file may override.
         settings: of the front, and its only argument beside the handle of `behind`.
+        behind: the deployment that works, likewise.
         arguments: of `behind`.
         check: raises where the weights or the run cannot be served.
         stores: folders that must be there.

@@ -97,7 +97,8 @@ def front(
     Args:
         route: of the application; its pages lie below.
         settings: token and limits.
-        title, description: of the pages.
+        title: of the pages.
+        description: of the pages.
         lifespan: entered when the application starts.
     """
     token = settings.token()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ft2ray import scratch
 from ft2ray.errors import ConfigurationError, UserError
+from ft2ray.extras import extra
 from ft2ray.storage.local import LOCAL
 from ft2ray.storage.place import Files
 
@@ -34,7 +35,8 @@ def files_of(url: str | Path) -> Files:
         raise ConfigurationError(
             f"{url}: files cannot be kept at {scheme.group()}...; give a local path or s3://bucket/path"
         )
-    from ft2ray.storage.s3 import S3  # boto3 takes a third of a second to import
+    with extra("s3"):
+        from ft2ray.storage.s3 import S3  # boto3 takes a third of a second to import
 
     return S3
 

@@ -41,7 +41,17 @@ def lora_config(settings: ExpertSettings) -> LoraConfig:
 
 
 class Experts:
-    """The adapters of one transformer and which of them are at work: none, until it is told otherwise."""
+    """The adapters of one transformer and which of them are at work: none, until it is told otherwise.
+
+    The transformer is frozen and gets one zero-effect adapter per name (B = 0), in float32 on a bf16 base
+    too: 8 bits of mantissa would swallow an update below 1/256 of the weight.
+
+    Args:
+        transformer: the base.
+        names: of the experts.
+        settings: of every adapter.
+        seed: draws every A, each expert on its own: it starts the same whichever others there are.
+    """
 
     def __init__(
         self,
@@ -50,12 +60,6 @@ class Experts:
         settings: ExpertSettings | None = None,
         seed: int = 0,
     ):
-        """Freezes `transformer` and adds one zero-effect adapter per name (B = 0), in float32.
-
-        A bf16 base does not make bf16 adapters: its 8 bits of mantissa would swallow an update that is less
-        than 1/256 of the weight. `seed` draws every A, each expert on its own: it starts the same whichever
-        others there are.
-        """
         settings = settings or ExpertSettings()
         existing = set(getattr(transformer, "peft_config", {}))
         if existing:

@@ -97,10 +97,14 @@ def policy_of(
 
 
 class AttachedPolicy:
-    """A policy on a transformer; `use` switches between its systems at no cost."""
+    """A policy on a transformer; `use` switches between its systems at no cost.
+
+    Args:
+        transformer: the base; adapters that it carries are taken off first.
+        policy: what it runs.
+    """
 
     def __init__(self, transformer: nn.Module, policy: Policy):
-        """Takes whatever adapters the transformer carries off first."""
         self.policy = policy
         self.experts = Experts.from_states(transformer, policy.adapters)
         device = next(transformer.parameters()).device

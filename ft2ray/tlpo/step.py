@@ -243,7 +243,7 @@ class Gradients:
     """Gradients and metrics of one batch: `add` its parts one by one, then `leave` the sum in `.grad`.
 
     `backward(loss)`, where given, takes the gradients of each part instead (see zero.py); it has to average
-    them over the workers itself and can not be combined with the safeguard, which compares raw gradients.
+    them over the workers itself and cannot be combined with the safeguard, which compares raw gradients.
     """
 
     def __init__(

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ft2ray.errors import ConfigurationError
+from ft2ray.extras import extra
 
 COMMON = {"train_micro_batch_size_per_gpu": 1, "steps_per_print": 10**9}
 BUCKET = 50_000_000  # elements of one message; DeepSpeed's default takes 2 GB for each adapter
@@ -39,8 +40,9 @@ def _deepspeed() -> Any:
         raise ConfigurationError(
             "resources.compute.zero_stage: there is no process group; train with Ray, or set it to 0"
         )
-    import deepspeed
-    import deepspeed.ops
+    with extra("zero"):
+        import deepspeed
+        import deepspeed.ops
 
     # It would be compiled at first use, to make gloo a little faster.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

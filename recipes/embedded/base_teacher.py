@@ -1,6 +1,6 @@
 """A ridge regression from speech to lips: the teacher that labels speech for which no pictures exist.
 
-It is linear, so it can not know more than its few minutes of film, but it is right about when lips open, and
+It is linear, so it cannot know more than its few minutes of film, but it is right about when lips open, and
 half an hour of speech labelled by it teaches the transformer far more than the film alone.
 
 Shape suffixes: F frames, L speech tokens (two per frame), D feature width, C mouth channels, N training rows,

@@ -1,4 +1,4 @@
-"""Labels from files: what is written comes back, and what can not be used is named."""
+"""Labels from files: what is written comes back, and what cannot be used is named."""
 
 import csv
 import json
@@ -116,7 +116,7 @@ def test_broken_lines_of_jsonl_are_named(folder):
         ("x.csv", "clip,mn,ls,vq\n", "holds no rows"),
         ("x.csv", "clip,mn,ls,vq\n0.mp4,,,\n", "holds not one answer"),
         ("x.xlsx", "", "is no .csv, .jsonl, .parquet file"),
-        ("x.parquet", "PAR1 nothing", "can not be read as parquet"),
+        ("x.parquet", "PAR1 nothing", "cannot be read as parquet"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(folder, name, content, message):

@@ -1,4 +1,4 @@
-"""A run that can not go on says so in one sentence that names the cause, and leaves nothing running."""
+"""A run that cannot go on says so in one sentence that names the cause, and leaves nothing running."""
 
 import time
 from contextlib import nullcontext

@@ -141,7 +141,7 @@ def read_viewer(path: str | Path, fps: float | None = None, pixels: int | None =
 
 
 def new_card(folder: Path, questions: Mapping[str, str], fps: float, pixels: int) -> OmniCard:
-    """The card of an untuned thinker; ValueError where its questions can not be judged at `fps`."""
+    """The card of an untuned thinker; ValueError where its questions cannot be judged at `fps`."""
     check_fps(fps, questions)
     block = block_of(folder)
     if pixels < block:

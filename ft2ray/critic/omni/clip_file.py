@@ -37,7 +37,10 @@ def read_clip(
     """Pictures at `fps`, each the one shown in the middle of its time, and the sound.
 
     Args:
+        path: of the clip.
+        fps: pictures a second.
         sound: a file whose sound takes the place of the clip's own.
+        max_seconds: longer clips are refused.
 
     Returns:
         frames_FHW3 uint8 RGB; wav_T 16 kHz mono float32 from the first picture on, None for a silent film.

@@ -107,7 +107,7 @@ def load_tokenizer(folder: Path, config: Qwen2_5OmniThinkerConfig) -> PreTrained
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises plain Exceptions
         raise WeightsError(
-            f"critic: the tokenizer in {folder} can not be read: {first_line(error)}"
+            f"critic: the tokenizer in {folder} cannot be read: {first_line(error)}"
         ) from error
     wanted = {
         VIDEO: config.video_token_id,

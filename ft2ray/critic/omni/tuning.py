@@ -178,11 +178,11 @@ def run(
 
 
 def read_labelled(viewer: WholeClipViewer, label: Label) -> WholeClip:
-    """The clip of a label; UserError that names it where it can not be used."""
+    """The clip of a label; UserError that names it where it cannot be used."""
     try:
         return viewer.read_labelled(label.clip, label.sound)
     except MediaError as error:
-        raise UserError(f"labels: the clip {label.clip} can not be used: {error}") from error
+        raise UserError(f"labels: the clip {label.clip} cannot be used: {error}") from error
 
 
 def learning_rate_share(step: int, steps: int, warm_up: float) -> float:

@@ -115,7 +115,7 @@ def scaled(frames_FHW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def check_fps(fps: float, questions: Mapping[str, str]) -> None:
-    """ValueError where lips can not be judged at this rate, or the rate is none."""
+    """ValueError where lips cannot be judged at this rate, or the rate is none."""
     if not 0 < fps <= MOST_FPS:
         raise ConfigurationError(
             f"critic: {fps:g} pictures a second is not in (0, {MOST_FPS:g}]; take 8 to 12"

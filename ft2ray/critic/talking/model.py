@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import (
     AttentionInterface,
     DynamicCache,
@@ -32,18 +33,33 @@ INITIAL_SPREAD = 0.06  # of weights: about 1 / sqrt(width), as the large models'
 _PACKED = "packed_flash_sdpa"  # "flash" in the name makes the towers hand over all segments in one call
 
 
-def packed_sdpa(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, **_):
+def packed_sdpa(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
     """Attention inside each of many packed segments, one batched call for each segment length.
 
     The library's own fallback loops over segments in Python: 38 of them for a three-second clip.
 
     Args:
-        query, key, value: [1, heads, tokens, head width].
+        module: not used.
+        query: [1, heads, tokens, head width], as key and value are.
+        key: see query.
+        value: see query.
+        attention_mask: not used; segments take its place.
+        scaling: of the logits.
         cu_seq_lens_q: where segments begin and end [segments + 1].
 
     Returns:
         [1, tokens, heads, head width] and None, as the attention interface wants.
     """
+    assert cu_seq_lens_q is not None
     lengths = cu_seq_lens_q.diff()
     out = torch.empty_like(query)
     for length in lengths.unique().tolist():

@@ -19,10 +19,14 @@ _LIP_SHADOW = 0.015  # of the face height: how far the lips keep light off what 
 
 
 class MouthOverlay:
-    """The painted inside of one portrait's mouth and where it sits."""
+    """The painted inside of one portrait's mouth and where it sits.
+
+    Args:
+        portrait: the photo.
+        own_pose: its pose relative to the canonical, frontal face (one frame).
+    """
 
     def __init__(self, portrait: Portrait, own_pose: HeadPose) -> None:
-        """own_pose: the portrait's pose relative to the canonical, frontal face (one frame)."""
         self._neutral_P3 = portrait.mesh_P3.astype(np.float64)
         self._height = float(face_height(self._neutral_P3))
         self._layers = paint_mouth(portrait.image_HW3, portrait.mesh_P3)
@@ -38,8 +42,10 @@ class MouthOverlay:
 
         Args:
             frame_HW3: uint8 RGB, already warped.
-            mesh_P3: the frame's mesh. still_P3: the same without the head's motion, in the photo's pixels.
-            pose: head poses of the clip relative to the photo; `index` is this frame's.
+            mesh_P3: the frame's mesh.
+            still_P3: the same without the head's motion, in the photo's pixels.
+            pose: head poses of the clip relative to the photo.
+            index: which of the poses is this frame's.
         """
         if lip_openings(mesh_P3).max() < SHUT_PIXELS:
             return

@@ -20,10 +20,14 @@ LIP_MARGIN = 0.15
 
 
 class WanCodec:
-    """Diffusers' causal video autoencoder, normalised as in Wan: (z - mean) / std."""
+    """Diffusers' causal video autoencoder, normalised as in Wan: (z - mean) / std.
+
+    Args:
+        vae: the autoencoder.
+        size: side of the square video in pixels, a multiple of its factor.
+    """
 
     def __init__(self, vae: AutoencoderKLWan, size: int) -> None:
-        """vae: the autoencoder; size: side of the square video in pixels, a multiple of its factor."""
         self.vae = vae.eval().requires_grad_(False)
         self.channels = int(vae.config["z_dim"])
         self.time_factor = int(vae.config["scale_factor_temporal"])

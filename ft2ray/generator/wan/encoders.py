@@ -91,6 +91,4 @@ def load_processor(kind, folder: Path):
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise WeightsError(
-            f"wan: {folder} can not be read as {kind.__name__}: {first_line(error)}"
-        ) from error
+        raise WeightsError(f"wan: {folder} cannot be read as {kind.__name__}: {first_line(error)}") from error

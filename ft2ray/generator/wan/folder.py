@@ -103,9 +103,7 @@ def load_part(kind: Any, folder: Path, may_lack: tuple[str, ...] = (), **argumen
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **arguments
         )
     except _UNREADABLE as error:
-        raise WeightsError(
-            f"wan: {folder} can not be read as {kind.__name__}: {first_line(error)}"
-        ) from error
+        raise WeightsError(f"wan: {folder} cannot be read as {kind.__name__}: {first_line(error)}") from error
     missing = [key for key in report["missing_keys"] if not any(part in key for part in may_lack)]
     mismatched = [str(entry) for entry in report["mismatched_keys"]]
     if missing or mismatched:

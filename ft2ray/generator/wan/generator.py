@@ -92,7 +92,7 @@ class WanSettings:
                 near = difflib.get_close_matches(key, kinds, n=1)
                 raise WeightsError(f"{where} has an unknown key {key}; known: {', '.join(near or kinds)}")
             if not isinstance(value, kinds[key]) or isinstance(value, bool):
-                raise WeightsError(f"{where}: {key} can not be {value!r}")
+                raise WeightsError(f"{where}: {key} cannot be {value!r}")
         missing = {"pipeline", "audio"} - set(values)
         if missing:
             raise WeightsError(f"{where} lacks {', '.join(sorted(missing))}")
@@ -164,7 +164,7 @@ class WanGenerator(Generator):
             audio = from_fantasytalking(audio)
         vae = load_part(AutoencoderKLWan, pipeline / "vae", torch_dtype=torch.float32).to(device)
         codec = WanCodec(vae, settings.size)
-        codec.latent_shape(settings.frames)  # a clip that can not be is refused before the large parts
+        codec.latent_shape(settings.frames)  # a clip that cannot be is refused before the large parts
         speech = Wav2Vec2Features(speech_folder, device)
         arguments = {"audio_features": speech.width, "audio_dim": settings.audio_dim}
         transformer = load_backbone(kind, pipeline / "transformer", arguments, audio, dtype, device)

@@ -98,7 +98,7 @@ def template_without_video(folder):
         (another_model, "holds a qwen2_vl, wanted is Qwen2.5-Omni"),
         (no_json, "config.json is not valid JSON"),
         (no_tokenizer, "lacks tokenizer.json; the download is incomplete"),
-        (damaged_tokenizer, "the tokenizer in .* can not be read"),
+        (damaged_tokenizer, "the tokenizer in .* cannot be read"),
         (another_tokenizer, r"is another model's: <\|VIDEO\|> is 9 there and 7 in config.json"),
         (no_template, "lacks chat_template.json"),
         (template_without_video, "does not put one video before the question"),

@@ -105,7 +105,7 @@ def test_a_clip_that_can_not_be_read_is_named(base, table, tmp_path):
     silent = write_video(tmp_path / "silent.mp4", np.zeros((30, 64, 64, 3), np.uint8), 25, None)
     card = new_card(base, QUESTIONS, 8.0, 56)
     run = Tuning(Reader.load(base, card, "cpu"), card, [Label(str(silent), {"vq": 1.0})], CONFIG)
-    with pytest.raises(ValueError, match="silent.mp4 can not be used: the clip has no sound"):
+    with pytest.raises(ValueError, match="silent.mp4 cannot be used: the clip has no sound"):
         run.train_step()
     with pytest.raises(ValueError, match="no label answers any of mn, ls, vq"):
         Tuning(run.reader, card, [Label(str(silent), {"charm": 1.0})], CONFIG)

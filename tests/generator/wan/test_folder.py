@@ -60,7 +60,7 @@ BAD = {
         lambda w: write_settings(w / "toy", pipeline="../nothing/here/at/all"),
         "pipeline ../nothing/here/at/all is no folder",
     ),
-    "a hub name that can not be had": (
+    "a hub name that cannot be had": (
         lambda w: write_settings(w / "toy", pipeline="nobody/no-such-wan"),
         "hub does not give it .*download it and give its path",
     ),
@@ -110,15 +110,15 @@ BAD = {
         lambda w: (w / "wan/vae/diffusion_pytorch_model.safetensors").rename(
             w / "wan/vae/diffusion_pytorch_model.bin"
         ),
-        "wan/vae can not be read as AutoencoderKLWan",
+        "wan/vae cannot be read as AutoencoderKLWan",
     ),
     "a truncated VAE": (
         lambda w: truncate(w / "wan/vae/diffusion_pytorch_model.safetensors"),
-        "wan/vae can not be read as AutoencoderKLWan",
+        "wan/vae cannot be read as AutoencoderKLWan",
     ),
     "a VAE of another width": (
         lambda w: edit_json(w / "wan/vae/config.json", lambda v: v.update(base_dim=16)),
-        "wan/vae can not be read as AutoencoderKLWan",
+        "wan/vae cannot be read as AutoencoderKLWan",
     ),
     "a VAE without a tensor": (
         lambda w: edit_tensors(
@@ -128,7 +128,7 @@ BAD = {
     ),
     "a truncated text encoder": (
         lambda w: truncate(w / "wan/text_encoder/model.safetensors"),
-        "text_encoder can not be read as UMT5EncoderModel",
+        "text_encoder cannot be read as UMT5EncoderModel",
     ),
     "a text encoder without a tensor": (
         lambda w: edit_tensors(w / "wan/text_encoder/model.safetensors", lambda t: t.pop(first_key(t))),
@@ -140,17 +140,17 @@ BAD = {
     ),
     "no tokenizer": (
         lambda w: (w / "wan/tokenizer/tokenizer.json").unlink(),
-        "tokenizer can not be read as AutoTokenizer",
+        "tokenizer cannot be read as AutoTokenizer",
     ),
     "a truncated image encoder": (
         lambda w: truncate(w / "wan/image_encoder/model.safetensors"),
-        "image_encoder can not be read as CLIPVisionModel",
+        "image_encoder cannot be read as CLIPVisionModel",
     ),
-    "no image encoder": (lambda w: shutil.rmtree(w / "wan/image_encoder"), "image_encoder can not be read"),
+    "no image encoder": (lambda w: shutil.rmtree(w / "wan/image_encoder"), "image_encoder cannot be read"),
     "no speech encoder": (lambda w: shutil.rmtree(w / "wav2vec2"), "speech ../wav2vec2 is no"),
     "a truncated speech encoder": (
         lambda w: truncate(w / "wav2vec2/model.safetensors"),
-        "wav2vec2 can not be read as Wav2Vec2Model",
+        "wav2vec2 cannot be read as Wav2Vec2Model",
     ),
     "no audio weights": (lambda w: (w / "audio.safetensors").unlink(), "audio ../audio.safetensors is no"),
     "truncated audio weights": (
@@ -179,7 +179,7 @@ BAD = {
         "unknown key frame; known: frames",
     ),
     "a setting of the wrong type": (
-        lambda w: write_settings(w / "toy", fps="fast"), "fps can not be 'fast'"
+        lambda w: write_settings(w / "toy", fps="fast"), "fps cannot be 'fast'"
     ),
     "a conditioning that there is not": (
         lambda w: write_settings(w / "toy", conditioning="magic"),
