@@ -37,7 +37,7 @@ def test_overrides_win_over_the_file(tmp_path):
         ("tlpo=5", "is a section"),
         ("tlpo", "not of the form"),
         ("seed.deeper=5", "goes below a plain value"),
-        ("tlpo.loss.kind=kto", "tlpo.loss.kind must be 'dpo', 'ipo' or 'simpo'"),
+        ("tlpo.loss.kind=kto", "tlpo.loss.kind must be 'dpo', 'ipo', 'simpo' or 'nft'"),
         ("curation.candidates=1", "curation.candidates must be greater than or equal to 2"),
     ],
 )
