@@ -1,18 +1,23 @@
 """How valid the measures are: python studies/validity.py MEDIA --cache FOLDER [--prompts 24] [--graded 6].
 
-Writes studies/results/validity.json. Real film is that of the judges' test people (studies/split.csv), whom
-no choice has seen, in pieces of three seconds; generated clips are the packaged base's on the test
-portraits and test speech.
+Writes studies/results/validity.json, and docs/yardsticks.md holds its tables (studies/yardsticks.py). Real
+film is that of the judges' test people (studies/split.csv), whom no choice has seen, in pieces of three
+seconds; generated clips are of both bases, sampled without guidance as the study samples them, on the test
+portraits and test speech. What is measured is kept in FOLDER: the same command goes on where it stopped, and
+the results are written after every stage.
 
 - beats: probability that a real piece scores above a clip of the base (ties count half), every person with
-  the same weight; for lip-sync also with every real piece at its own best lag, as film from the web is out
-  of step.
-- graded: mean score of the base's clips with a fault of growing strength (the first grade is none), and the
-  share of neighbouring grades of one clip that are in the right order.
+  the same weight; for lip-sync also with every piece, real or not, at its own best lag, as film from the web
+  is out of step.
+- told_apart: the same question to a classifier on all traits of motion, fitted on these very clips with the
+  person and the prompt in question left out (studies/realism.py); 0.5 = cannot be told apart.
+- graded: mean figures of clips of the uncurated base with a fault of growing strength (the first grade is
+  none), and the share of neighbouring grades of one clip that are in the right order in the dimension at
+  which the fault aims.
 - mesh_r: correlation of each trait on the driving mesh and on the mesh found again in the pixels, over all
-  clips and faults.
-- floor: standard deviation of the paired difference of two seeds of the base per prompt, and the smallest
-  gain that 24 prompts show with a power of 80 %.
+  these clips and faults.
+- floor: standard deviation of the paired difference of two seeds of the uncurated base per prompt, and the
+  smallest gain that 24 prompts show with a power of 80 %.
 
 Shape suffixes: C channels, F frames, H height, W width, 3 rgb.
 """
@@ -23,7 +28,9 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,22 +41,31 @@ from scipy.stats import norm, t
 from ft2ray.errors import MediaError
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.measure import measure_clip
-from ft2ray.evaluation.motion import motion_track, traits
-from ft2ray.evaluation.observation import RATE
+from ft2ray.evaluation.motion import loudness, motion_track, traits
+from ft2ray.evaluation.observation import RATE, phone_curve
 from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.generator.portrait.warp import render
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
-from ft2ray.media.face import FaceMesher
+from ft2ray.media.face import FaceMesher, mouth_gap
 from ft2ray.media.portrait import Portrait, load_portrait
+from ft2ray.storage import write_atomically
 from recipes.embedded.faults import crumple
 from studies.make_split import files_of
-from studies.tracked import read_tracked
+from studies.realism import told_apart
+from studies.tracked import Tracked, read_tracked
 
 OUT = Path(__file__).with_name("results") / "validity.json"
 SECONDS = 3
 DIMENSIONS = ("mn", "ls", "vq")
+BASES = {"uncurated": "embedded-uncurated", "curated": "embedded"}
+SAMPLING = SamplerSettings(audio_scale=1.0)
+UNMEASURED = {"mn": -3.0, "ls": -1.0, "vq": -1.0}
+"""What a clip gets that is spoilt so much that it cannot be measured: the worst."""
+POWER_PROMPTS = 24
+Clip = tuple[np.ndarray, np.ndarray, Portrait, np.ndarray | None]
+"""frames_FHW3, wav_T, the portrait, and the driving mesh_FP3 where there is one."""
 Motion = Callable[[np.ndarray, MotionBasis, np.random.Generator, float], np.ndarray]
 Picture = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
 
@@ -85,6 +101,12 @@ def _smooth(x_CF: np.ndarray, basis: MotionBasis, rng: np.random.Generator, sigm
     return x_CF if sigma == 0 else gaussian_filter1d(x_CF, sigma, axis=1)
 
 
+def _smooth_lips(x_CF: np.ndarray, basis: MotionBasis, rng: np.random.Generator, sigma: float) -> np.ndarray:
+    x_CF = x_CF.copy()
+    x_CF[basis.mouth] = _smooth(x_CF[basis.mouth], basis, rng, sigma)
+    return x_CF
+
+
 def _blur(frames_FHW3: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
     return np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in frames_FHW3]) if sigma else frames_FHW3
 
@@ -114,6 +136,8 @@ MOTION: Mapping[str, tuple[str, Motion, Sequence[float]]] = {
     "smoothing": ("mn", _smooth, (0, 3, 6, 10)),
     "lip amplitude": ("mn", _lips, (1, 0.4, 0.15, 0)),
     "shifted sound": ("ls", _shift, (0, 3, 6, 10)),
+    "smoothed lips": ("ls", _smooth_lips, (0, 2, 4, 8)),
+    "exaggerated lips": ("ls", _lips, (1, 1.5, 2)),
 }
 PICTURE: Mapping[str, tuple[str, Picture, Sequence[float]]] = {
     "blur": ("vq", _blur, (0, 0.8, 1.5, 2.5)),
@@ -125,27 +149,28 @@ CRUMPLE = (0.0, 0.5, 1.0)
 
 
 class Measurer:
-    """The packaged base and judge, and the mesher of this process."""
+    """The judge and the mesher of this process, and what was measured so far (a JSON file in FOLDER)."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path) -> None:
         torch.set_num_threads(1)
-        self.generator, self.judge, self.mesher = PortraitGenerator.load(), Judge.load(), FaceMesher()
-        self.driven: dict[str, list[float]] = defaultdict(list)
-        self.seen: dict[str, list[float]] = defaultdict(list)
+        self.judge, self.mesher = Judge.load(), FaceMesher()
+        self.file = cache / f"validity-{self.judge.fingerprint}.json"
+        self.rows: dict[str, dict[str, Any]] = (
+            json.loads(self.file.read_text()) if self.file.is_file() else {}
+        )
 
-    def figures(
-        self, frames_FHW3: np.ndarray, wav_T: np.ndarray, portrait: Portrait
-    ) -> dict[str, float | None]:
-        return measure_clip(frames_FHW3, wav_T, RATE, portrait, self.judge, self.mesher).metrics()
-
-    def compare_traits(self, mesh_FP3: np.ndarray, frames_FHW3: np.ndarray) -> None:
-        """Note every trait of the driving mesh beside that of the pixels."""
-        found_FP3 = self.mesher.track(frames_FHW3)
-        if np.isfinite(found_FP3).all():
-            for name, value in traits(motion_track(mesh_FP3)).items():
-                self.driven[name].append(value)
-            for name, value in traits(motion_track(found_FP3)).items():
-                self.seen[name].append(value)
+    def row(self, key: str, make: Callable[[], Clip]) -> dict[str, Any]:
+        """The figures of a clip: those kept under `key`, or of the clip that `make` returns."""
+        if key not in self.rows:
+            frames_FHW3, wav_T, portrait, driving_FP3 = make()
+            found = measure_clip(frames_FHW3, wav_T, RATE, portrait, self.judge, self.mesher)
+            figures: dict[str, Any] = {**found.metrics(), "traits": found.traits}
+            if driving_FP3 is not None:
+                loudness_F = loudness(wav_T, len(driving_FP3))
+                figures["driving"] = traits(motion_track(driving_FP3), loudness_F)
+            self.rows[key] = figures
+            write_atomically(self.file, json.dumps(self.rows).encode())
+        return self.rows[key]
 
 
 def prompts(media: Path, split: str, mesher: FaceMesher, count: int) -> list[tuple[Portrait, np.ndarray]]:
@@ -183,64 +208,205 @@ def order(table: Sequence[Sequence[float]]) -> float:
     return float((steps <= 1e-6).mean())
 
 
-def graded(measurer: Measurer, chosen: Sequence[tuple[Portrait, np.ndarray]]) -> dict[str, dict]:
-    """Fault -> dimension, strengths, mean score by strength, share of steps in the right order."""
-    generator = measurer.generator
-    basis, scale_C1 = generator.codec.basis, generator.scale_C111[:, :, 0, 0].numpy()
-    scores: dict[str, list[list[float]]] = defaultdict(list)
+def sampled(
+    generator: PortraitGenerator, portrait: Portrait, wav_T: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Motion x_CF and the driving mesh_FP3 of one clip."""
+    x_CFHW = generator.sample(generator.encode_prompt(portrait, wav_T), seed, SAMPLING)
+    x_CF = (x_CFHW * generator.scale_C111)[:, :, 0, 0].numpy()
+    return x_CF, generator.codec.basis.decode(x_CF, portrait.mesh_P3)
+
+
+def average_mouth(x_CF: np.ndarray, basis: MotionBasis, wav_T: np.ndarray) -> np.ndarray:
+    """The same motion with lips that do nothing but open by the phone table, as far as they did before."""
+    x_CF, first = x_CF.copy(), range(x_CF.shape[0])[basis.mouth][0]
+    curve_F = phone_curve(wav_T, x_CF.shape[1])
+    spread, x_CF[basis.mouth] = x_CF[first].std(), 0.0
+    opening_C = np.zeros(x_CF.shape[0])
+    opening_C[first] = 1.0
+    face_P3 = 100 * basis.canonical_P3
+    closed, opened = mouth_gap(basis.decode(np.stack([0 * opening_C, opening_C], axis=1), face_P3))
+    x_CF[first] = np.sign(opened - closed) * spread * (curve_F - curve_F.mean()) / curve_F.std()
+    return x_CF
+
+
+def base_rows(
+    measurer: Measurer, name: str, weights: str, chosen: Sequence[tuple[Portrait, np.ndarray]], seed: int
+) -> list[dict[str, Any]]:
+    """Figures of one base on every prompt."""
+    generator = PortraitGenerator.load(weights)
+
+    def clip(n: int) -> Clip:
+        portrait, wav_T = chosen[n]
+        return driven(portrait, wav_T, sampled(generator, portrait, wav_T, 1000 * seed + n)[1])
+
+    return [
+        measurer.row(f"{name}:{generator.fingerprint}:{seed}:{n}", partial(clip, n))
+        for n in range(len(chosen))
+    ]
+
+
+def driven(portrait: Portrait, wav_T: np.ndarray, mesh_FP3: np.ndarray) -> Clip:
+    return render(portrait, mesh_FP3), wav_T, portrait, mesh_FP3
+
+
+def shown(
+    portrait: Portrait,
+    wav_T: np.ndarray,
+    spoil: Picture,
+    frames_FHW3: np.ndarray,
+    rng: np.random.Generator,
+    strength: float,
+) -> Clip:
+    return spoil(frames_FHW3, rng, strength), wav_T, portrait, None
+
+
+def graded_rows(
+    measurer: Measurer, chosen: Sequence[tuple[Portrait, np.ndarray]]
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """Fault -> clip -> figures by strength; "average mouth" has two grades, as sampled and replaced."""
+    generator = PortraitGenerator.load(BASES["uncurated"])
+    basis = generator.codec.basis
+    found: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
     for n, (portrait, wav_T) in enumerate(chosen):
-        x_CFHW = generator.sample(generator.encode_prompt(portrait, wav_T), n, SamplerSettings())
-        x_CF = x_CFHW[:, :, 0, 0].numpy() * scale_C1
-        clean_FP3 = basis.decode(x_CF, portrait.mesh_P3)
-        for name, (dimension, fault, strengths) in MOTION.items():
-            row = []
-            for strength in strengths:
-                mesh_FP3 = basis.decode(
-                    fault(x_CF, basis, np.random.default_rng(n), strength), portrait.mesh_P3
-                )
-                frames_FHW3 = render(portrait, mesh_FP3)
-                measurer.compare_traits(mesh_FP3, frames_FHW3)
-                row.append(measurer.figures(frames_FHW3, wav_T, portrait)[dimension])
-            scores[name].append([-3.0 if value is None else value for value in row])
-        clean_FHW3 = render(portrait, clean_FP3)
-        for name, (dimension, spoil, strengths) in PICTURE.items():
-            row = [
-                measurer.figures(spoil(clean_FHW3, np.random.default_rng(n), s), wav_T, portrait)[dimension]
+        x_CF, clean_FP3 = sampled(generator, portrait, wav_T, n)
+        key = f"graded:{generator.fingerprint}:{n}"
+
+        for name, (_, fault, strengths) in MOTION.items():
+            meshes = [
+                basis.decode(fault(x_CF, basis, np.random.default_rng(n), s), portrait.mesh_P3)
                 for s in strengths
             ]
-            scores[name].append([-1.0 if value is None else value for value in row])
-        row = [measurer.figures(clean_FHW3, wav_T, portrait)["vq"]]
-        for strength in CRUMPLE:
-            frames_FHW3 = render(portrait, crumple(clean_FP3, np.random.default_rng(n), strength))
-            row.append(measurer.figures(frames_FHW3, wav_T, portrait)["vq"])
-        scores["crumple"].append([-1.0 if value is None else value for value in row])
+            found[name].append(
+                [
+                    measurer.row(f"{key}:{name}:{s}", partial(driven, portrait, wav_T, mesh_FP3))
+                    for s, mesh_FP3 in zip(strengths, meshes, strict=True)
+                ]
+            )
+        clean = measurer.row(f"{key}:clean", partial(driven, portrait, wav_T, clean_FP3))
+        average_FP3 = basis.decode(average_mouth(x_CF, basis, wav_T), portrait.mesh_P3)
+        average = measurer.row(f"{key}:average", partial(driven, portrait, wav_T, average_FP3))
+        found["average mouth"].append([clean, average])
+        clean_FHW3 = render(portrait, clean_FP3)
+        for name, (_, spoil, strengths) in PICTURE.items():
+            found[name].append(
+                [
+                    measurer.row(
+                        f"{key}:{name}:{s}",
+                        partial(shown, portrait, wav_T, spoil, clean_FHW3, np.random.default_rng(n), s),
+                    )
+                    for s in strengths
+                ]
+            )
+        crumpled = [crumple(clean_FP3, np.random.default_rng(n), s) for s in CRUMPLE]
+        found["crumple"].append(
+            [
+                clean,
+                *(
+                    measurer.row(f"{key}:crumple:{s}", partial(driven, portrait, wav_T, mesh_FP3))
+                    for s, mesh_FP3 in zip(CRUMPLE, crumpled, strict=True)
+                ),
+            ]
+        )
         print(f"graded {n + 1} of {len(chosen)}", flush=True)
-    kinds = {name: (d, list(s)) for name, (d, _, s) in (*MOTION.items(), *PICTURE.items())}
-    kinds["crumple"] = ("vq", ["none", *CRUMPLE])
-    return {
-        name: {
-            "dimension": kinds[name][0],
-            "strengths": kinds[name][1],
-            "mean": np.mean(table, axis=0).round(4).tolist(),
-            "in_order": order(table),
-        }
-        for name, table in scores.items()
-    }
-
-
-def real_figures(measurer: Measurer, media: Path, cache: Path) -> dict[str, list[dict[str, float | None]]]:
-    """Person -> figures of the pieces of the judges' test people."""
-    found: dict[str, list[dict[str, float | None]]] = defaultdict(list)
-    for file, person in sorted(files_of("judges", "test", kind="clips").items()):
-        for piece in read_tracked(media / file, person, cache, measurer.mesher):
-            found[person].append(measurer.figures(piece.frames_FHW3, piece.wav_T, piece.portrait))
     return found
 
 
-def closure(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+KINDS: Mapping[str, tuple[str, Sequence[Any]]] = {
+    **{
+        name: (dimension, strengths)
+        for name, (dimension, _, strengths) in (*MOTION.items(), *PICTURE.items())
+    },
+    "crumple": ("vq", ("none", *CRUMPLE)),
+    "average mouth": ("ls", ("as sampled", "phone table")),
+}
+
+
+def summary_of_grades(rows: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dict[str, dict]:
+    """Fault -> its dimension and strengths, mean figures by strength, share of steps in the right order."""
+    table = {}
+    for name, clips in rows.items():
+        dimension, strengths = KINDS[name]
+        values = {
+            d: [[UNMEASURED[d] if row[d] is None else row[d] for row in clip] for clip in clips]
+            for d in DIMENSIONS
+        }
+        table[name] = {
+            "dimension": dimension,
+            "strengths": list(strengths),
+            "mean": {d: np.mean(own, axis=0).round(4).tolist() for d, own in values.items()},
+            "in_order": order(values[dimension]),
+            "clips": len(clips),
+        }
+    return table
+
+
+def shown_as_is(piece: Tracked) -> Clip:
+    return piece.frames_FHW3, piece.wav_T, piece.portrait, None
+
+
+def real_rows(measurer: Measurer, media: Path, cache: Path) -> dict[str, list[dict[str, Any]]]:
+    """Person -> figures of the pieces of the judges' test people."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for file, person in sorted(files_of("judges", "test", kind="clips").items()):
+        for piece in read_tracked(media / file, person, cache, measurer.mesher):
+            found[person].append(
+                measurer.row(
+                    f"real:{piece.name}",
+                    partial(shown_as_is, piece),
+                )
+            )
+    return found
+
+
+def closure(figures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     heard = sum(f.get("bilabials") or 0 for f in figures)
     closed = sum((f.get("bilabials") or 0) * (f.get("bilabial_closure") or 0) for f in figures)
     return {"heard": heard, "closed": closed / heard if heard else float("nan")}
+
+
+def beats(
+    real: Mapping[str, Sequence[Mapping[str, Any]]], base: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Figure -> whose film -> {p, real, base}."""
+    film = {name: {p: rows for p, rows in real.items() if p.startswith(name)} for name in ("wild", "grid")}
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for figure in ("mn", "ls", "ls_best", "ls_correlation", "ls_phones", "vq"):
+        own = [row[figure] for row in base if row[figure] is not None]
+        table[figure] = {}
+        for name, people in (("everybody", real), *film.items()):
+            known = {p: [r[figure] for r in rows if r[figure] is not None] for p, rows in people.items()}
+            known = {p: values for p, values in known.items() if values}
+            table[figure][name] = {
+                "p": wins(known, own),
+                "real": float(np.mean([np.mean(values) for values in known.values()])),
+                "base": float(np.mean(own)),
+            }
+    return table
+
+
+def noise_floor(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Dimension -> SD of a prompt's difference between two seeds, and what POWER_PROMPTS prompts show."""
+    floor = {}
+    for dimension in DIMENSIONS:
+        pairs = [(a[dimension], b[dimension]) for a, b in zip(*seeds, strict=True)]
+        difference_N = np.array([a - b for a, b in pairs if a is not None and b is not None])
+        spread, n = float(difference_N.std(ddof=1)), len(difference_N)
+        reach = (t.ppf(0.975, POWER_PROMPTS - 1) + norm.ppf(0.8)) / np.sqrt(POWER_PROMPTS)
+        floor[dimension] = {"paired_sd": spread, "n": n, "detectable": float(reach * spread)}
+    return floor
+
+
+def mesh_agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Trait -> correlation between driving mesh and pixels."""
+    both = [(row["driving"], row["traits"]) for row in rows if "driving" in row and row["traits"]]
+    names = sorted({name for driving, _ in both for name in driving})
+    return {
+        name: float(
+            np.corrcoef(np.array([(d[name], s[name]) for d, s in both if name in d and name in s]).T)[0, 1]
+        )
+        for name in names
+    }
 
 
 def main() -> None:
@@ -250,62 +416,45 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--graded", type=int, default=6)
     arguments = parser.parse_args()
-    measurer = Measurer()
+    measurer = Measurer(arguments.cache)
     chosen = prompts(arguments.media, "test", measurer.mesher, arguments.prompts)
-    seeds: list[list[dict[str, float | None]]] = []
-    for seed in (0, 1):
-        rows = []
-        for n, (portrait, wav_T) in enumerate(chosen):
-            condition = measurer.generator.encode_prompt(portrait, wav_T)
-            x_CFHW = measurer.generator.sample(condition, 1000 * seed + n, SamplerSettings())
-            rows.append(measurer.figures(measurer.generator.decode(portrait, x_CFHW), wav_T, portrait))
-        seeds.append(rows)
-        print(f"base, seed {seed}", flush=True)
-    real = real_figures(measurer, arguments.media, arguments.cache)
-    base = seeds[0]
-    film = {name: {p: rows for p, rows in real.items() if p.startswith(name)} for name in ("wild", "grid")}
-    beats = {}
-    for figure, against in (
-        ("mn", "mn"),
-        ("ls", "ls"),
-        ("ls_best", "ls"),
-        ("ls_best", "ls_best"),
-        ("vq", "vq"),
-    ):
-        own = [row[against] for row in base if row[against] is not None]
-        beats[f"{figure} against {against}"] = {
-            name: {
-                "p": wins(
-                    {p: [r[figure] for r in rows if r[figure] is not None] for p, rows in people.items()}, own
-                ),
-                "real": float(np.mean([np.mean([r[figure] for r in rows]) for rows in people.values()])),
-                "base": float(np.mean(own)),
-            }
-            for name, people in (("everybody", real), *film.items())
-        }
-    noise = {}
-    for dimension in DIMENSIONS:
-        pairs = [(a[dimension], b[dimension]) for a, b in zip(*seeds, strict=True)]
-        difference = np.array([a - b for a, b in pairs if a is not None and b is not None])
-        spread = float(difference.std(ddof=1))
-        n = len(difference)
-        reach = (t.ppf(0.975, n - 1) + norm.ppf(0.8)) / np.sqrt(n)
-        noise[dimension] = {"paired_sd": spread, "n": n, "detectable": float(reach * spread)}
-    result = {
-        "base": measurer.generator.fingerprint,
+    real = real_rows(measurer, arguments.media, arguments.cache)
+    result: dict[str, Any] = {
         "judge": measurer.judge.fingerprint,
         "people": {person: len(rows) for person, rows in real.items()},
-        "beats": beats,
-        "bilabials": {"base": closure(base), "real": closure([r for rows in real.values() for r in rows])},
-        "floor": noise,
-        "graded": graded(measurer, chosen[: arguments.graded]),
+        "bilabials": {"real": closure([row for rows in real.values() for row in rows])},
+        "bases": {},
     }
-    result["mesh_r"] = {
-        name: float(np.corrcoef(values, measurer.seen[name])[0, 1])
-        for name, values in measurer.driven.items()
-    }
+    for name, weights in BASES.items():
+        base = base_rows(measurer, name, weights, chosen, 0)
+        result["bilabials"][name] = closure(base)
+        result["bases"][name] = {
+            "fingerprint": PortraitGenerator.fingerprint_of(weights),
+            "clips": len(base),
+            "beats": beats(real, base),
+            "told_apart": told_apart(
+                {
+                    p: [row["traits"] for row in rows if row["traits"]]
+                    for p, rows in real.items()
+                    if p.startswith("wild")
+                },
+                {str(n): [row["traits"]] for n, row in enumerate(base) if row["traits"]},
+            ),
+        }
+        write(result)
+    faults = graded_rows(measurer, chosen[: arguments.graded])
+    result["graded"] = summary_of_grades(faults)
+    result["mesh_r"] = mesh_agreement([row for clips in faults.values() for clip in clips for row in clip])
+    write(result)
+    uncurated = [base_rows(measurer, "uncurated", BASES["uncurated"], chosen, seed) for seed in (0, 1)]
+    result["floor"] = noise_floor(uncurated)
+    write(result)
+
+
+def write(result: Mapping[str, Any]) -> None:
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{OUT.name}: {', '.join(result)}", flush=True)
 
 
 if __name__ == "__main__":

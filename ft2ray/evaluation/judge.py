@@ -22,14 +22,15 @@ from safetensors.numpy import save_file
 
 from ft2ray.errors import DataError
 from ft2ray.evaluation.lipsync import (
+    MAX_LAG,
     TARGETS,
     LipCurves,
     Ridge,
+    contrast,
     fit_ridge,
+    lips_by_lag,
     predict_lips,
     score_lips,
-    weigh_width,
-    windowed_correlation,
 )
 from ft2ray.evaluation.motion import TRAITS, MotionTrack, naturalness
 
@@ -66,7 +67,7 @@ class Judge:
 
     Attributes:
         ridges: predictors of the lips from the sound, one per speech feature and lip signal.
-        decoy_gap_NF, decoy_width_NF, decoy_phones_NF: lips predicted from other speech, the wrong-audio
+        decoy_gap_NF, decoy_width_NF: lips predicted from other speech, the wrong-audio
         reference. real: real clip name -> its metrics by a judge that was not fitted on that speaker.
         source: where the real clips came from, in words.
     """
@@ -74,7 +75,6 @@ class Judge:
     ridges: tuple[Ridge, ...]
     decoy_gap_NF: np.ndarray
     decoy_width_NF: np.ndarray
-    decoy_phones_NF: np.ndarray
     real: Mapping[str, Mapping[str, float]]
     source: str
 
@@ -119,7 +119,6 @@ class Judge:
         } | {
             "decoys.gap_NF": self.decoy_gap_NF,
             "decoys.width_NF": self.decoy_width_NF,
-            "decoys.phones_NF": self.decoy_phones_NF,
         }
         return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in tensors.items()}
 
@@ -130,16 +129,13 @@ class Judge:
             "source": self.source,
         }
 
-    def wrong_audio(self, seen: LipCurves) -> dict[str, float]:
-        """Mean lip-sync of lips against speech that they did not speak: {"ls", "ls_ridge", "ls_phones"}."""
-        gap = [windowed_correlation(curve_F, seen.gap_F) for curve_F in self.decoy_gap_NF]
-        width = [windowed_correlation(curve_F, seen.width_F) for curve_F in self.decoy_width_NF]
-        ridge = _mean(weigh_width(np.array(gap), np.array(width)))
-        phones = _mean([windowed_correlation(curve_F, seen.gap_F) for curve_F in self.decoy_phones_NF])
-        return {"ls": (ridge + phones) / 2, "ls_ridge": ridge, "ls_phones": phones}
+    def wrong_audio(self, seen: LipCurves) -> float:
+        """Mean lip-sync of lips with speech that they did not speak."""
+        decoys = zip(self.decoy_gap_NF, self.decoy_width_NF, strict=True)
+        return _mean([contrast(lips_by_lag(seen, LipCurves(*decoy)))[MAX_LAG] for decoy in decoys])
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> float:
+def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")
 
@@ -161,7 +157,6 @@ def _read(path: Path) -> Judge:
         ),
         decoy_gap_NF=get["decoys.gap_NF"],
         decoy_width_NF=get["decoys.width_NF"],
-        decoy_phones_NF=get["decoys.phones_NF"],
         real=meta["real"],
         source=meta["source"],
     )
@@ -182,14 +177,12 @@ def fit_ridges(clips: Sequence[RealClip]) -> tuple[Ridge, ...]:
     )
 
 
-def fit_judge(
-    clips: Sequence[RealClip], decoys: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]], source: str
-) -> Judge:
+def fit_judge(clips: Sequence[RealClip], decoys: Sequence[Mapping[str, np.ndarray]], source: str) -> Judge:
     """Fit on all clips; the real-video figures come from fits that leave the clip's speaker out.
 
     Args:
         clips: real talking clips of two speakers at least.
-        decoys: (features by kind, phone curve) of other speech; all are cut to the shortest.
+        decoys: features by kind of other speech; all are cut to the shortest.
         source: words for the report.
     Raises:
         DataError: fewer than two speakers: nobody could be left out.
@@ -204,13 +197,12 @@ def fit_judge(
             if clip.speaker == speaker:
                 real[clip.name] = real_figures(clip, ridges)
     ridges = fit_ridges(clips)
-    frames = min(len(curve_F) for _, curve_F in decoys)
-    heard = [predict_lips(ridges, features) for features, _ in decoys]
+    heard = [predict_lips(ridges, features) for features in decoys]
+    frames = min(len(curves.gap_F) for curves in heard)
     return Judge(
         ridges=ridges,
         decoy_gap_NF=np.stack([curves.gap_F[:frames] for curves in heard]),
         decoy_width_NF=np.stack([curves.width_F[:frames] for curves in heard]),
-        decoy_phones_NF=np.stack([curve_F[:frames] for _, curve_F in decoys]),
         real=real,
         source=source,
     )
@@ -222,7 +214,7 @@ def real_figures(clip: RealClip, ridges: Sequence[Ridge]) -> dict[str, float]:
     return {
         "mn": naturalness(clip.motion, clip.loudness_F)[0],
         "ls": lips.score,
-        "ls_ridge": lips.ridge,
+        "ls_correlation": lips.correlation,
         "ls_phones": lips.phones,
         "ls_shifted": lips.shifted,
         "ls_best": lips.best,

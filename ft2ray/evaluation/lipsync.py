@@ -1,9 +1,14 @@
-"""Lip-sync from decoded pixels: a mouth curve predicted from the sound against the mouth seen in the video.
+"""Lip-sync from decoded pixels: the lips predicted from the sound against the lips seen in the video.
 
-Two predictors of different kinds: ridges from speech features fitted on real talking clips (here), and a
-table of phone openness that nothing was fitted for (`phones`). A clip's score is the correlation of the
-predicted and the seen lips (gap and width), over windows of 3 s. Correlation ignores how wide the mouth
-opens, so a mouth that exaggerates gains nothing (the known weakness of SyncNet confidence, paper section 1).
+Ridges on speech features, fitted on real talking clips, predict the gap between the lips and their width. A
+clip's score is a contrast, as SyncNet's confidence is: how much better its lips fit its own sound than the
+same sound shifted by MIN_SHIFT to MAX_LAG frames. Correlation alone is closeness to an average mouth, in
+which generated mouths beat people; lips that are in time with their sound beat the shifted ones whatever
+their manner. Neither looks at how wide the mouth opens, so one that exaggerates gains nothing, and one that
+is smoothed loses, since it fits the shifted sound as well.
+
+A table of phone openness that nothing was fitted for (`phones`) stands beside it as a second opinion and is
+no part of the score: real people follow it less than generated mouths do (docs/yardsticks.md).
 
 Shape suffixes: T audio samples, F frames, P mesh points, D features, W frames of one window.
 """
@@ -19,7 +24,7 @@ from transformers import WhisperFeatureExtractor
 
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.face import LIPS_INNER_LOWER, LIPS_INNER_UPPER
-from ft2ray.media.speech import FEATURE_RATE, SpeechEncoder
+from ft2ray.media.speech import FEATURE_RATE, encode_speech
 
 MAX_LAG = 15
 MIN_SHIFT = 5
@@ -45,11 +50,6 @@ def _mel() -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=80)
 
 
-@cache
-def _encoder() -> SpeechEncoder:
-    return SpeechEncoder()
-
-
 def speech_features(wav_T: np.ndarray, frames: int, fps: float, kind: str) -> np.ndarray:
     """Features of the sound under each video frame, [F, D], the clip's own mean taken off.
 
@@ -66,7 +66,7 @@ def speech_features(wav_T: np.ndarray, frames: int, fps: float, kind: str) -> np
         )
         feature_LD = steps.input_features[0].T
     elif kind == "whisper":
-        feature_LD, rate = _encoder()(wav_T), FEATURE_RATE
+        feature_LD, rate = encode_speech(wav_T), FEATURE_RATE
     else:
         raise ValueError(f"Unknown speech feature {kind!r}; use 'mel' or 'whisper'.")
     edges = np.round(np.arange(frames + 1) / fps * rate).astype(int)
@@ -189,38 +189,29 @@ def sync_by_lag(predicted_F: np.ndarray, seen_F: np.ndarray, max_lag: int = MAX_
     return np.array([lagged_correlation(predicted_F, seen_F, lag) for lag in range(-max_lag, max_lag + 1)])
 
 
-def shifted_mean(by_lag: np.ndarray) -> float:
-    """Mean correlation over the lags that are out of sync (|lag| >= MIN_SHIFT)."""
-    middle = len(by_lag) // 2
-    lags = np.arange(-middle, middle + 1)
-    known = by_lag[(np.abs(lags) >= MIN_SHIFT) & np.isfinite(by_lag)]
-    return float(known.mean()) if len(known) else float("nan")
+def contrast(by_lag: np.ndarray) -> np.ndarray:
+    """Correlation at each lag minus the mean of those that lie MIN_SHIFT frames or more away from it."""
+    lags = np.arange(len(by_lag))
+    far_LL = np.abs(lags[:, None] - lags) >= MIN_SHIFT
+    return by_lag - np.where(far_LL, by_lag, 0.0).sum(axis=1) / far_LL.sum(axis=1)
 
 
 @dataclass(frozen=True)
 class LipScore:
-    """Lip-sync of one clip; correlations, NaN where a curve does not move.
+    """Lip-sync of one clip; NaN where a curve does not move.
 
-    ridge: the ridges' gap and width against the seen ones at lag 0, the width with WIDTH_WEIGHT. phones: the
-    phone table's gap against the seen one. score: mean of both. lag: frames by which the mouth is late where
-    that mean is highest (within MAX_LAG). best: that highest mean. shifted_ridge, shifted_phones: means over
-    lags that are out of sync.
+    score: `contrast` of the ridges' gap and width with the seen ones at lag 0, the width with WIDTH_WEIGHT.
+    correlation: the same without what shifted sounds score. phones: correlation of the phone table's gap
+    with the seen one. lag: frames by which the mouth is late where the ridges' correlation is highest (within
+    MAX_LAG). best: contrast there. shifted: mean contrast at lags that are out of sync.
     """
 
-    ridge: float
+    score: float
+    correlation: float
     phones: float
     lag: int
     best: float
-    shifted_ridge: float
-    shifted_phones: float
-
-    @property
-    def score(self) -> float:
-        return (self.ridge + self.phones) / 2
-
-    @property
-    def shifted(self) -> float:
-        return (self.shifted_ridge + self.shifted_phones) / 2
+    shifted: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,21 +229,23 @@ def predict_lips(ridges: Sequence[Ridge], features: Mapping[str, np.ndarray]) ->
 
 def score_lips(seen: LipCurves, heard: LipCurves, phones_F: np.ndarray) -> LipScore:
     """Compare the seen lips with the ridges' prediction and with the phone table's."""
-    gap = sync_by_lag(heard.gap_F, seen.gap_F)
-    width = sync_by_lag(heard.width_F, seen.width_F)
-    ridge = weigh_width(gap, width)
-    phones = sync_by_lag(phones_F, seen.gap_F)
-    both = (ridge + phones) / 2
-    known = np.isfinite(both).any()
-    best = int(np.nanargmax(both)) if known else MAX_LAG
+    by_lag = lips_by_lag(seen, heard)
+    above = contrast(by_lag)
+    best = int(np.nanargmax(by_lag)) if np.isfinite(by_lag).any() else MAX_LAG
+    apart = np.abs(np.arange(len(by_lag)) - MAX_LAG) >= MIN_SHIFT
     return LipScore(
-        ridge=float(ridge[MAX_LAG]),
-        phones=float(phones[MAX_LAG]),
+        score=float(above[MAX_LAG]),
+        correlation=float(by_lag[MAX_LAG]),
+        phones=windowed_correlation(phones_F, seen.gap_F),
         lag=best - MAX_LAG,
-        best=float(both[best]),
-        shifted_ridge=shifted_mean(ridge),
-        shifted_phones=shifted_mean(phones),
+        best=float(above[best]),
+        shifted=float(above[apart].mean()),
     )
+
+
+def lips_by_lag(seen: LipCurves, heard: LipCurves) -> np.ndarray:
+    """Mean correlation of gap and width at every lag, [2 MAX_LAG + 1]."""
+    return weigh_width(sync_by_lag(heard.gap_F, seen.gap_F), sync_by_lag(heard.width_F, seen.width_F))
 
 
 def weigh_width(gap: np.ndarray, width: np.ndarray) -> np.ndarray:

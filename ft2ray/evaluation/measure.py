@@ -15,8 +15,8 @@ import numpy as np
 
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.lipsync import KINDS, LipCurves, LipScore, predict_lips, score_lips
-from ft2ray.evaluation.motion import loudness, naturalness, plain_figures
-from ft2ray.evaluation.observation import feature_curve, observe, phone_curve
+from ft2ray.evaluation.motion import loudness, naturalness, plain_figures, traits
+from ft2ray.evaluation.observation import feature_curve, heard_phones, observe, phone_curve
 from ft2ray.evaluation.phones import Closure, bilabial_closure
 from ft2ray.evaluation.quality import Quality, measure_quality, portrait_figures
 from ft2ray.media.face import FaceMesher
@@ -28,8 +28,8 @@ class Measurement:
     """Figures of one clip; every part is None when the face could not be followed.
 
     face_found: share of frames with a face. lips, motion (score 0 = like real people, lower = less natural),
-    motion_parts (the same per trait), plain (figures people can picture), closure (bilabials), quality: see
-    their modules.
+    motion_parts (the same per trait), traits (in their own units), plain (figures people can picture),
+    closure (bilabials), quality: see their modules.
     wrong_audio: mean lip-sync of the same mouth against other speech.
     """
 
@@ -38,9 +38,10 @@ class Measurement:
     closure: Closure | None = None
     motion: float | None = None
     motion_parts: dict[str, float] | None = None
+    traits: dict[str, float] | None = None
     plain: dict[str, float] | None = None
     quality: Quality | None = None
-    wrong_audio: dict[str, float] | None = None
+    wrong_audio: float | None = None
 
     def metrics(self) -> dict[str, float | None]:
         """Flat figures. mn, ls, vq: the three dimensions, higher is better; the others are their parts.
@@ -53,11 +54,10 @@ class Measurement:
             lips = self.lips
             found |= {
                 "ls": lips.score,
-                "ls_ridge": lips.ridge,
+                "ls_correlation": lips.correlation,
                 "ls_phones": lips.phones,
                 "lag": float(lips.lag),
                 "ls_best": lips.best,
-                "ls_margin": lips.score - lips.shifted,
             }
         if self.closure is not None and self.closure.heard:
             found |= {
@@ -65,6 +65,7 @@ class Measurement:
                 "bilabial_closure": self.closure.closed / self.closure.heard,
             }
         found |= {f"mn_{name}": value for name, value in (self.motion_parts or {}).items()}
+        found |= {f"trait_{name}": value for name, value in (self.traits or {}).items()}
         found |= self.plain or {}
         if self.quality is not None:
             found |= {"vq": self.quality.score, **asdict(self.quality)}
@@ -77,11 +78,9 @@ class Measurement:
         """
         if self.lips is None or self.wrong_audio is None:
             return {"wrong_audio": {"ls": None}, "shifted_audio": {"ls": None}}
-        lips = self.lips
-        shifted = {"ls": lips.shifted, "ls_ridge": lips.shifted_ridge, "ls_phones": lips.shifted_phones}
         return {
-            "wrong_audio": {name: _known(value) for name, value in self.wrong_audio.items()},
-            "shifted_audio": {name: _known(value) for name, value in shifted.items()},
+            "wrong_audio": {"ls": _known(self.wrong_audio)},
+            "shifted_audio": {"ls": _known(self.lips.shifted)},
         }
 
 
@@ -122,9 +121,10 @@ def measure_clip(
     return Measurement(
         face_found=found,
         lips=score_lips(lips, predict_lips(judge.ridges, features), phone_curve(wav_T, frames)),
-        closure=bilabial_closure(wav_T, lips.gap_F),
+        closure=bilabial_closure(heard_phones(wav_T), lips.gap_F),
         motion=motion,
         motion_parts=parts,
+        traits=traits(seen.motion, loudness_F),
         plain=plain_figures(seen.motion, loudness_F),
         quality=measure_quality(frames_FHW3, seen.mesh_FP3, portrait_figures(portrait)),
         wrong_audio=judge.wrong_audio(lips),

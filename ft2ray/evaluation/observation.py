@@ -5,6 +5,7 @@ Shape suffixes: F frames, H height, W width, 3 rgb or xyz, P mesh points, T audi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,14 +53,19 @@ def _interpolate(values_FP3: np.ndarray, at: np.ndarray, wanted: np.ndarray) -> 
     return (values_FP3[left] * (1 - share) + values_FP3[right] * share).astype(np.float32)
 
 
-def phone_curve(wav_T: np.ndarray, frames: int) -> np.ndarray:
-    """Openness by the phone table at 25 fps, [F]; the last recordings are remembered."""
-    return _phone_curve(wav_T.astype(np.float32).tobytes(), frames)
+def heard_phones(wav_T: np.ndarray) -> Sequence[tuple[str, int, int]]:
+    """`phones.recognise`; the last recordings are remembered, as all systems speak the same ones."""
+    return _heard_phones(wav_T.astype(np.float32).tobytes())
 
 
 @lru_cache(maxsize=32)
-def _phone_curve(wav: bytes, frames: int) -> np.ndarray:
-    return phones.predict_opening(np.frombuffer(wav, np.float32), frames, RATE)
+def _heard_phones(wav: bytes) -> Sequence[tuple[str, int, int]]:
+    return phones.recognise(np.frombuffer(wav, np.float32))
+
+
+def phone_curve(wav_T: np.ndarray, frames: int) -> np.ndarray:
+    """Openness by the phone table at 25 fps, [F]."""
+    return phones.openness_curve(heard_phones(wav_T), frames, RATE)
 
 
 def feature_curve(wav_T: np.ndarray, frames: int, kind: str) -> np.ndarray:

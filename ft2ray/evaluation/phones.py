@@ -9,6 +9,7 @@ Shape suffixes: T audio samples, F video frames, L phone steps of 10 ms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,7 @@ def recognise(wav_T: np.ndarray) -> list[tuple[str, int, int]]:
 
 
 def openness_curve(
-    phones: list[tuple[str, int, int]], frames: int, fps: float, lead_steps: int = LEAD_STEPS
+    phones: Sequence[tuple[str, int, int]], frames: int, fps: float, lead_steps: int = LEAD_STEPS
 ) -> np.ndarray:
     """Expected opening of the mouth in each video frame, [F] in 0..1.
 
@@ -108,17 +109,17 @@ class Closure:
     closed: int
 
 
-def bilabial_closure(wav_T: np.ndarray, gap_F: np.ndarray, fps: float = 25.0) -> Closure:
+def bilabial_closure(phones: Sequence[tuple[str, int, int]], gap_F: np.ndarray, fps: float = 25.0) -> Closure:
     """Do the lips close where /p b m/ sound? English only, as the recogniser is.
 
     Args:
-        wav_T: 16 kHz mono.
+        phones: what `recognise` returns.
         gap_F: opening of the lips in each frame.
         fps: its rate.
     """
     spread = float(gap_F.std())
     heard = closed = 0
-    for name, start, end in recognise(wav_T):
+    for name, start, end in phones:
         if name not in BILABIALS:
             continue
         middle = round(((start + end) / 2 - LEAD_STEPS) / PHONE_RATE * fps)

@@ -111,9 +111,7 @@ def fit_folder(folder: Path) -> Judge:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     clips, refused = read_real_clips(paths)
     try:
-        return fit_judge(
-            clips, [(clip.features, clip.phones_F) for clip in clips], f"{len(clips)} clips in {folder.name}"
-        )
+        return fit_judge(clips, [clip.features for clip in clips], f"{len(clips)} clips in {folder.name}")
     except DataError as error:
         reasons = "; ".join(refused.values()) or "no other files"
         raise DataError(f"{folder} cannot serve as reference clips: {error} ({reasons})") from error

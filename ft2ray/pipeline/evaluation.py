@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 from ray.data import ActorPoolStrategy
 
@@ -26,6 +28,9 @@ from ft2ray.rounds.prompts import read_clip
 from ft2ray.run import Run
 from ft2ray.storage import new_file
 from ft2ray.systems import BASE
+
+if TYPE_CHECKING:
+    from ft2ray.media.portrait import Portrait
 
 
 class MeasurePrompt:
@@ -46,15 +51,15 @@ class MeasurePrompt:
         self.judge = Judge.load(run_judge(run))
         self.mesher = FaceMesher()
         self.store = run.measurements
+        # The seeds of a prompt follow each other: its portrait need not be searched for a face again.
+        self.read = lru_cache(maxsize=4)(self._read)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ft2ray.evaluation.measure import measure_clip
-        from ft2ray.media.portrait import load_portrait
 
         seed = row.pop("seed")
         prompt = Prompt(**row)
-        portrait = load_portrait(prompt.portrait, size=self.config.generator.size, mesher=self.mesher)
-        wav_T = read_clip(prompt, self.config.prompts.max_recording_seconds)
+        portrait, wav_T = self.read(prompt)
         conditions, fps = self.generator.encode_prompt(portrait, wav_T), self.generator.fps
         noise_seed = int(content_id("evaluation", seed, prompt.prompt_id)[:8], 16)
         rows: list[dict[str, Any]] = []
@@ -78,6 +83,13 @@ class MeasurePrompt:
                     rows.append(self._row(prompt.prompt_id, seed, reference, metrics, None))
         self.store.commit(rows)
         return {"prompt_id": prompt.prompt_id, "seed": seed, "clips": len(self.config.systems)}
+
+    def _read(self, prompt: Prompt) -> tuple[Portrait, np.ndarray]:
+        """The portrait and the sound (wav_T)."""
+        from ft2ray.media.portrait import load_portrait
+
+        portrait = load_portrait(prompt.portrait, size=self.config.generator.size, mesher=self.mesher)
+        return portrait, read_clip(prompt, self.config.prompts.max_recording_seconds)
 
     def _row(
         self, prompt_id: str, seed: int, system: str, metrics: dict[str, float | None], video: str | None
@@ -109,8 +121,8 @@ def evaluate(run: Run, judge: str, policy_dir: str) -> Iterator[dict[str, Any]]:
     done = run.measurements.keys()
     todo = [
         dataclasses.asdict(prompt) | {"seed": seed}
-        for seed in config.evaluation.seeds
         for prompt in prompts
+        for seed in config.evaluation.seeds
         if any(
             row_id(run, prompt.prompt_id, seed, system, policy, judge) not in done
             for system in config.systems

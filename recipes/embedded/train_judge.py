@@ -16,7 +16,7 @@ import numpy as np
 
 from ft2ray.evaluation.judge import EMBEDDED, RealClip, fit_judge, real_figures
 from ft2ray.evaluation.lipsync import KINDS
-from ft2ray.evaluation.observation import RATE, feature_curve, phone_curve
+from ft2ray.evaluation.observation import RATE, feature_curve
 from ft2ray.evaluation.real_clips import real_clip
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
@@ -26,15 +26,14 @@ from studies.tracked import read_tracked
 DECOY_SECONDS = 6
 
 
-def decoys_of(paths: Sequence[Path]) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """(features by kind, phone curve) of the first seconds of recordings."""
+def decoys_of(paths: Sequence[Path]) -> list[dict[str, np.ndarray]]:
+    """Features by kind of the first seconds of recordings."""
     frames = int(DECOY_SECONDS * RATE)
     found = []
     for path in paths:
         wav_T = read_audio(path)[: DECOY_SECONDS * SAMPLE_RATE]
         if len(wav_T) == DECOY_SECONDS * SAMPLE_RATE:
-            features = {kind: feature_curve(wav_T, frames, kind) for kind in KINDS}
-            found.append((features, phone_curve(wav_T, frames)))
+            found.append({kind: feature_curve(wav_T, frames, kind) for kind in KINDS})
     return found
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter1d
 
 from ft2ray.evaluation.lipsync import (
     MAX_LAG,
@@ -38,6 +39,20 @@ def test_amplitude_does_not_count():
     sound, mouth = smooth_noise(75, 1), smooth_noise(75, 1) + 0.3 * smooth_noise(75, 2)
     plain, exaggerated = (score(m, sound).score for m in (mouth, 5 * mouth + 3))
     assert exaggerated == pytest.approx(plain)
+
+
+def test_more_shift_and_more_smoothing_score_less():
+    sound = smooth_noise(90, 3)
+    shifted = [score(np.roll(sound, shift)[8:83], sound[8:83]).score for shift in (0, 2, 4, 8)]
+    smoothed = [score(gaussian_filter1d(sound, sigma), sound).score for sigma in (0.1, 4, 8, 16)]
+    assert shifted == sorted(shifted, reverse=True) and shifted[-1] < 0.2 < 0.8 < shifted[0]
+    assert smoothed == sorted(smoothed, reverse=True) and smoothed[-1] < smoothed[0] - 0.3
+
+
+def test_slow_lips_that_fit_every_shift_alike_are_not_in_sync():
+    slow = np.sin(np.arange(75) / 75 * np.pi)
+    found = score(slow, slow + 0.2 * smooth_noise(75, 1))
+    assert found.correlation > 0.9 and found.score < 0.5
 
 
 def test_in_sync_beats_shifted_and_unrelated():

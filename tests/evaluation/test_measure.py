@@ -126,3 +126,10 @@ def test_stillness_gains_no_quality(scene):
     )
     assert frozen["vq"] <= moving["vq"] + 0.02
     assert frozen["mn"] < moving["mn"] - 0.1
+
+
+def test_lips_that_open_by_the_phone_table_win_nothing(scene, in_sync):
+    """An average mouth: it fits its own table perfectly, and the judge's people less than the table says."""
+    figures = in_sync[1].metrics()
+    assert figures["ls_phones"] > 0.6
+    assert figures["ls_correlation"] < figures["ls_phones"]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft2ray.media.audio import SAMPLE_RATE
-from ft2ray.media.speech import FEATURE_WIDTH, SpeechEncoder, window_starts
+from ft2ray.media.speech import FEATURE_WIDTH, SpeechEncoder, encode_speech, window_starts
 
 
 @given(st.integers(1, 20_000))
@@ -28,6 +28,12 @@ def test_fifty_features_a_second_centred(encoder, samples):
     if len(feat_LD):
         np.testing.assert_allclose(feat_LD.mean(axis=0), 0, atol=1e-4)
         np.testing.assert_array_equal(encoder(wav_T), feat_LD)
+
+
+def test_what_is_remembered_is_what_the_encoder_says_and_nobody_can_change_it(encoder):
+    wav_T = np.random.default_rng(2).standard_normal(16000).astype(np.float32) * 0.1
+    encode_speech(wav_T)[:] = 7
+    np.testing.assert_array_equal(encode_speech(wav_T), encoder(wav_T))
 
 
 def test_long_recordings_join_without_a_jump(encoder):

@@ -22,7 +22,7 @@ from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import SpeechWanTransformer
 from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait
-from ft2ray.media.speech import SpeechEncoder
+from ft2ray.media.speech import encode_speech
 from ft2ray.media.video import FPS
 
 FRAME_SAMPLES = SAMPLE_RATE // FPS
@@ -79,7 +79,6 @@ class PortraitGenerator(Generator):
         self.codec = codec
         self.scale_C111 = torch.tensor(list(scale_C), dtype=torch.float32)[:, None, None, None]
         self.fingerprint = fingerprint
-        self._speech_encoder: SpeechEncoder | None = None
 
     @classmethod
     def load(cls, path: str | Path = "embedded") -> PortraitGenerator:
@@ -107,8 +106,7 @@ class PortraitGenerator(Generator):
 
     def encode_prompt(self, portrait: Portrait, wav_T: np.ndarray) -> Conditions:
         """Encode the speech; the codec's motion fits any face, so the portrait does not count."""
-        self._speech_encoder = self._speech_encoder or SpeechEncoder()
-        feat_LD = speech_tokens(wav_T, self._speech_encoder)
+        feat_LD = speech_tokens(wav_T, encode_speech)
         return Conditions(None, torch.from_numpy(feat_LD), len(feat_LD) // TOKENS_PER_FRAME)
 
     def sample(

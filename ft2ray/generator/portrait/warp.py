@@ -122,9 +122,13 @@ class Warper:
         for number, corners_32 in enumerate(corners_N32, start=1):  # 0: the picture at rest
             cv2.fillConvexPoly(self._numbers_HW, corners_32, number, lineType=cv2.LINE_8, shift=4)
         maps_N6 = triangle_maps(target_V2[triangles_N3], source_V2[triangles_N3]).reshape(-1, 6)
-        maps_HW6 = np.concatenate([_IDENTITY, maps_N6]).astype(np.float32).take(self._numbers_HW, axis=0)
-        x_HW = maps_HW6[..., 0] * self._x_HW + maps_HW6[..., 1] * self._y_HW + maps_HW6[..., 2]
-        y_HW = maps_HW6[..., 3] * self._x_HW + maps_HW6[..., 4] * self._y_HW + maps_HW6[..., 5]
+        maps_6N = np.ascontiguousarray(np.concatenate([_IDENTITY, maps_N6]).astype(np.float32).T)
+        x_HW, y_HW = (
+            across_N.take(self._numbers_HW) * self._x_HW
+            + down_N.take(self._numbers_HW) * self._y_HW
+            + moved_N.take(self._numbers_HW)
+            for across_N, down_N, moved_N in (maps_6N[:3], maps_6N[3:])
+        )
         frame_HW3 = cv2.remap(self._image_HW3, x_HW, y_HW, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         return _smooth_seams(frame_HW3, x_HW, y_HW)
 
