@@ -280,7 +280,7 @@ def _export_pairs(arguments: argparse.Namespace) -> None:
 
 
 def _export_adapters(arguments: argparse.Namespace) -> None:
-    from ft2ray.pipeline.exchange import export_run_adapters
+    from ft2ray.run_adapters import export_run_adapters
 
     index = export_run_adapters(
         arguments.run, arguments.out, arguments.layout, arguments.buckets, arguments.allow_code
@@ -297,7 +297,7 @@ def _export_adapters(arguments: argparse.Namespace) -> None:
 
 
 def _import_adapter(arguments: argparse.Namespace) -> None:
-    from ft2ray.pipeline.exchange import import_run_adapter
+    from ft2ray.run_adapters import import_run_adapter
 
     print(import_run_adapter(arguments.file, arguments.run, arguments.dimension, arguments.allow_code))
 

@@ -7,9 +7,9 @@ import torch
 from ft2ray.critic.base import Critic
 from ft2ray.critic.omni.critic import OmniCritic, question_mask
 from ft2ray.critic.omni.folder import base_fingerprint, load_thinker
-from ft2ray.critic.processor import ClipProcessor
 from ft2ray.critic.questions import QUESTIONS, answer_token_ids
 from ft2ray.errors import NonFiniteError
+from tests.critic.clip_processor import ClipProcessor
 from tests.critic.omni_toys import toy_clip, write_thinker, write_whole_model
 
 

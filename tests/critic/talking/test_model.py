@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ft2ray.critic.processor import ClipProcessor, ProcessorConfig, log_mel, patches
+from ft2ray.critic.processor import ProcessorConfig, log_mel, patches
 from ft2ray.critic.questions import (
     QUESTIONS,
     answer_token_ids,
@@ -25,6 +25,7 @@ from ft2ray.critic.talking.model import (
     toy_config,
     video_tokens,
 )
+from tests.critic.clip_processor import ClipProcessor
 
 
 @pytest.fixture(scope="module", params=["Qwen's own patches and chunks", "the toy's"])

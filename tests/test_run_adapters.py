@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from ft2ray.cli import main
 from ft2ray.config import load_config, to_yaml
 from ft2ray.loaders import load_generator
-from ft2ray.pipeline.exchange import export_run_adapters, import_run_adapter
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.run import Run, group_store
+from ft2ray.run_adapters import export_run_adapters, import_run_adapter
 from ft2ray.storage import join, write_atomically
 from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.formats.adapters import read_adapter, write_adapter
