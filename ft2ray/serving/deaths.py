@@ -34,7 +34,7 @@ class ReplicaDeaths:
     """Looks for replicas that die as long as this replica lives.
 
     Args:
-        deployments: names, of the application that this replica belongs to.
+        *deployments: names, of the application that this replica belongs to.
     """
 
     def __init__(self, *deployments: str) -> None:
@@ -63,7 +63,14 @@ def advice(deployment: str) -> str:
 
 
 async def soon(answer: Awaitable[T], deaths: Callable[[], list[str]]) -> T:
-    """What a replica says to the health page.
+    """Wait for what a replica says to the health page.
+
+    Args:
+        answer: of the replica.
+        deaths: a line for each deployment that lost replicas.
+
+    Returns:
+        The answer.
 
     Raises:
         Refusal: where none answers in time, with the deaths that may be why.

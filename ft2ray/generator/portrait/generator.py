@@ -55,6 +55,13 @@ def speech_tokens(wav_T: np.ndarray, encoder: Callable[[np.ndarray], np.ndarray]
 class PortraitGenerator(Generator):
     """Build one per process; on the CPU everything repeats bitwise.
 
+    Args:
+        transformer: the base.
+        codec: between latents and pictures.
+        scale_C: standard deviation of each channel of the codec.
+        fingerprint: of the weights.
+        channel_weights: weight of each channel in the errors of a training; None: all count alike.
+
     Attributes:
         codec: between latents and pictures.
         scale_C111: latents are the codec's numbers divided by this: every channel has unit variance.
