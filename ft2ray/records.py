@@ -174,7 +174,7 @@ class PromptGroup:
         if self.critic != fingerprint:
             raise DataError(
                 f"prompt group {self.group_id} was scored by critic {self.critic}, now it is {fingerprint}: "
-                "scores of two critics never meet in a pair. Take that critic again, or a new run_dir"
+                "scores of two critics cannot be mixed. Use that critic again, or a new run_dir"
             )
 
     def to_row(self) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def find(name: str, base: Path, what: str, patterns: Iterable[str] | None = None
         return base / name
     hub = _HUB_NAME.fullmatch(name)
     if hub is None:
-        raise WeightsError(f"weights: {what} {name} is no folder or file of {base} and no name on the hub")
+        raise WeightsError(
+            f"weights: {what} {name} is neither a folder or file of {base} nor a name on the hub"
+        )
     try:
         if hub[2]:
             return Path(hf_hub_download(hub[1], hub[2]))

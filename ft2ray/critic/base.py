@@ -25,7 +25,7 @@ class Critic(ABC):
 
     Attributes:
         dimensions: names of the K dimensions, in the order of the scores.
-        fingerprint: identity of everything that decides a score; scores of two critics never meet in a pair.
+        fingerprint: identity of everything that decides a score; scores of two critics are never mixed.
         viewer: how this critic looks at clips; by default as the packaged critic does (`ClipView`). Set it on
             the class, so that generators find it without loading the critic.
         groupwise: whether scores only compare the clips of one call, which then are all candidates of a

@@ -31,7 +31,7 @@ def read_pairwise(row: Mapping[str, Any]) -> list[Label]:
         if word in ("a", "b"):
             answers[0][name], answers[1][name] = float(word == "a"), float(word == "b")
         elif word not in ("", "same"):
-            raise BadCell(column, f"{row[column]!r} is no preference; write A, B or same")
+            raise BadCell(column, f"{row[column]!r} is not a preference; write A, B or same")
     group = " | ".join(sorted(clips))
     return [Label(clip, said, group=group) for clip, said in zip(clips, answers, strict=True)]
 
@@ -40,7 +40,7 @@ def read_chat(row: Mapping[str, Any], questions: Mapping[str, str]) -> list[Labe
     """The clip of one chat, with as many answers as it has questions."""
     messages = row.get("messages") or [*_turns(row, "prompt"), *_turns(row, "completion")]
     if not isinstance(messages, Sequence) or not all(isinstance(one, Mapping) for one in messages):
-        raise BadCell("messages", "is no list of turns with role and content")
+        raise BadCell("messages", "is not a list of turns with role and content")
     said = [(one.get("role"), _text(one.get("content")), one.get("content")) for one in messages]
     answers: dict[str, float] = {}
     asked: str | None = None
@@ -57,9 +57,9 @@ def read_chat(row: Mapping[str, Any], questions: Mapping[str, str]) -> list[Labe
     videos = _media(row, "videos") or [path for *_, content in said for path in _inside(content, "video")]
     sounds = _media(row, "audios") or [path for *_, content in said for path in _inside(content, "audio")]
     if len(videos) != 1:
-        raise BadCell("videos", f"names {len(videos)} clips, wanted is one")
+        raise BadCell("videos", f"names {len(videos)} clips; give one")
     if len(sounds) > 1:
-        raise BadCell("audios", f"names {len(sounds)} sounds, wanted is one at most")
+        raise BadCell("audios", f"names {len(sounds)} sounds; give one at most")
     other = [sound for sound in sounds if sound != videos[0]]  # else it is the clip's own
     return [Label(videos[0], answers, other[0] if other else None)]
 
@@ -69,7 +69,7 @@ def _turns(row: Mapping[str, Any], column: str) -> Sequence[Any]:
     if isinstance(value, str):  # TRL's plain form of prompt and completion
         return [{"role": "user" if column == "prompt" else "assistant", "content": value}]
     if not isinstance(value, Sequence):
-        raise BadCell(column, "is no text and no list of turns")
+        raise BadCell(column, "is neither text nor a list of turns")
     return value
 
 

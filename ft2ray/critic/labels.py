@@ -139,7 +139,9 @@ def answer(value: Any, column: str) -> float | None:
         return None
     if word in YES or word in NO:
         return float(word in YES)
-    raise BadCell(column, f"{str(value)[:60]!r} is no answer; write yes, no, 1, 0, true, false or nothing")
+    raise BadCell(
+        column, f"{str(value)[:60]!r} is not an answer; write yes, no, 1, 0, true, false or nothing"
+    )
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:

@@ -83,7 +83,7 @@ class Judge:
         """The packaged judge (None), a saved one (.safetensors), or one fitted on a folder of clips.
 
         Raises:
-            ValueError: the path does not exist, is no judge, or the folder has too few usable clips.
+            ValueError: the path does not exist, is not a judge, or the folder has too few usable clips.
         """
         path = EMBEDDED if source is None else Path(source)
         if path.is_dir():

@@ -97,7 +97,7 @@ def read_audio_weights(path: Path) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"weights: {path} is no pickle of plain tensors, nothing in it was run; give FantasyTalking's "
+            f"weights: {path} is not a pickle of plain tensors; nothing in it was run; give FantasyTalking's "
             f"own checkpoint or safetensors ({first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:

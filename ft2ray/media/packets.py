@@ -27,7 +27,7 @@ def main_track(container: InputContainer, kind: str) -> Any:
 
     Args:
         container: an open file.
-        kind: "audio" or "video". A cover picture is no video.
+        kind: "audio" or "video". A cover picture is not a video.
     """
     tracks = [
         stream

@@ -28,7 +28,7 @@ from ft2ray.storage import delete, join, list_files, local_path, upload
 CELL = 24  # pixels of one layer at one timestep
 CLIP_PIXELS = 128
 COLOURS = 64  # of an animation; dithered ones take several times the space
-SHOWN = 2  # of so many frames one is shown: GIF counts hundredths of a second, browsers slow down below two
+SHOWN = 2  # one frame of so many is shown: GIF counts hundredths of a second, browsers slow down below two
 MORE, LESS = np.array([178, 70, 20]), np.array([20, 90, 160])  # full colours: above and below the average
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # heavy: only the actors load them
 
     from ft2ray.media.portrait import Portrait
 
-# Of a group's clips that the critic may fail on; those become nulls. Beyond that nothing of the group is
+# Share of a group's clips that the critic may fail on; those become nulls. Beyond it nothing of the group is
 # committed: it would never be scored again.
 MOST_FAILED = 0.5
 POLL_SECONDS = 1.0  # of a generator that waits for a policy
@@ -233,7 +233,7 @@ class ScoreAndCommit:
 
 
 def curate(run: Run, slots: Sequence[Slot]) -> Iterator[dict[str, Any]]:
-    """Make, score and commit the groups of `slots`, in about their order; yields one summary per slot.
+    """Make, score and commit the groups of `slots`, roughly in order; yields one summary per slot.
 
     Whoever generates a slot whose policy is not published yet waits for it, so that one stream, whose models
     are loaded once, may go through many rounds.

@@ -90,7 +90,7 @@ def known(error: BaseException, run_dir: str) -> FT2RayError | None:
         )
     if isinstance(error, LOST):
         return RunEnded(f"Ray lost a process ({str(error).splitlines()[0]}); {GOES_ON}")
-    # Of Ray Train: the errors of all workers by rank, each with the one that its loop raised.
+    # Ray Train has the errors of all workers by rank, each with the one that its loop raised.
     inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "_base_exc", None)]
     found = [known(held, run_dir) for held in inner if held is not None]
     return next((held for held in found if held is not None), None)

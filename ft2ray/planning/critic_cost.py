@@ -212,7 +212,7 @@ def _read_config(weights: str) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(
-            f"plan: critic.weights {weights} is no folder with a config.json and not known by name "
+            f"plan: critic.weights {weights} is neither a folder with a config.json nor a known name "
             f"({', '.join(THINKERS)})"
         )
     try:

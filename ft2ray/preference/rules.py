@@ -185,5 +185,5 @@ def _admissible_in_all(p_GNK: np.ndarray, rule: PairRule) -> tuple[np.ndarray, n
 
 
 def _gaps(score: np.ndarray) -> np.ndarray:
-    """gap[..., w, l] = score[..., w] - score[..., l]; NaN, which is no pair, where one is missing."""
+    """gap[..., w, l] = score[..., w] - score[..., l]; NaN, which is not a pair, where one is missing."""
     return score[..., :, None] - score[..., None, :]

@@ -63,8 +63,8 @@ def pairs_of_rows(
             if len(critics) > 1:
                 names = ", ".join(sorted(map(str, critics)))
                 raise DataError(
-                    f"the rows hold scores of the critics {names}: scores of two critics never meet in a "
-                    "pair; give the rows of one"
+                    f"the rows hold scores of the critics {names}: scores of two critics cannot be "
+                    "mixed; give the rows of one"
                 )
         new = pa.Table.from_batches([batch])
         rows = new if kept is None else pa.concat_tables([kept, new])

@@ -20,7 +20,7 @@ from stat import S_ISDIR
 from ft2ray.errors import UserError
 
 IN_USE_SECONDS = 3600.0
-LOOK_EVERY = 0.02  # of the limit: after so much that is new the whole cache is looked through again
+LOOK_EVERY = 0.02  # share of the limit: after so many new bytes the whole cache is checked again
 _new_bytes = float("inf")  # since the last look; the first one comes with the first new copy
 
 

@@ -3,9 +3,9 @@
 Endpoint, region and credentials come from where every AWS tool looks for them: AWS_ENDPOINT_URL,
 AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws, the machine's role.
 
-A slow store is waited for. One that gives no answer, or only errors, is asked again for PATIENCE seconds;
-then comes StoreUnavailable. (The retries of botocore share one budget per client, which a few calls use up in
-the first seconds of an outage, so they are only the quick part of it.)
+A request that gets no answer, or only errors, is repeated for PATIENCE seconds; then StoreUnavailable is
+raised. (The retries of botocore share one budget per client, which a few calls use up in the first seconds of
+an outage, so they are only the quick part of it.)
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ class Gradients:
     ) -> None:
         assert backward is None or config.safeguard_mu is None
         self.parameters, self.config, self.backward = parameters, config, backward
-        # Of the loss; with the safeguard of the winners' and of the losers' weighted errors.
+        # Gradient of the loss; with the safeguard those of the winners' and the losers' weighted errors.
         self._sides: list[list[Tensor]] = []
         self._metrics: Metrics = {}
 

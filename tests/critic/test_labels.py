@@ -78,7 +78,7 @@ def test_every_bad_cell_is_named_with_its_row(folder, answers, name, data):
         read_labels(write(folder, name, rows), QUESTIONS)
     lines = str(caught.value).splitlines()[1:]
     assert [line.split(",")[0].strip() for line in lines] == [f"row {n + first}" for n in sorted(bad)]
-    assert all("'maybe' is no answer" in line for line in lines) and name in str(caught.value)
+    assert all("'maybe' is not an answer" in line for line in lines) and name in str(caught.value)
 
 
 def test_all_that_is_wrong_is_said_at_once(folder):
@@ -139,7 +139,7 @@ def test_pairs_in_the_manner_of_videoalign(folder):
     assert first.answers == {"mn": 1.0}  # better than one, worse than the other: its quality is not known
     assert second.answers == {"vq": 0.0} and third.answers == {"vq": 1.0, "mn": 0.0}
     path.write_text(path.read_text().replace("A,same,B,", "A,both,B,"))
-    with pytest.raises(ValueError, match="row 2, column MQ: 'both' is no preference"):
+    with pytest.raises(ValueError, match="row 2, column MQ: 'both' is not a preference"):
         read_labels(path, QUESTIONS)
 
 
@@ -194,7 +194,7 @@ def test_chats_in_the_manner_of_ms_swift_and_trl(folder):
         ),
         (
             chat(QUESTIONS["mn"], "It depends.", videos=["0.mp4"]),
-            "column messages: 'It depends.' is no answer",
+            "column messages: 'It depends.' is not an answer",
         ),
         (chat(QUESTIONS["mn"], "Yes.", videos=[]), "column videos: names 0 clips"),
         (chat(QUESTIONS["mn"], "Yes.", videos=["0.mp4", "1.mp4"]), "column videos: names 2 clips"),
@@ -203,7 +203,7 @@ def test_chats_in_the_manner_of_ms_swift_and_trl(folder):
             {"messages": [{"role": "user", "content": QUESTIONS["mn"]}], "videos": ["0.mp4"]},
             "no question with an answer",
         ),
-        ({"messages": "hello", "videos": ["0.mp4"]}, "is no list of turns"),
+        ({"messages": "hello", "videos": ["0.mp4"]}, "is not a list of turns"),
     ],
 )
 def test_chats_that_can_not_be_used_are_named(folder, row, message):

@@ -144,7 +144,7 @@ def test_a_plan_says_what_it_takes_and_adds_up(capsys, monkeypatch, tmp_path):
     [
         (["--gpu", "H999"], "H999"),
         (["generator.weights=nowhere"], "no nowhere/config.json"),
-        (["critic.weights=nowhere"], "critic.weights nowhere is no folder"),
+        (["critic.weights=nowhere"], "critic.weights nowhere is neither a folder"),
         (["critic.weights=Qwen/Qwen2.5-Omni-3B", "critic.pixels=20"], "less than one patch"),
         (["resources.compute.zero_stage=1"], "zero_stage must be 0, 2 or 3"),
     ],

@@ -96,7 +96,7 @@ def test_rows_of_two_critics_are_refused_wherever_the_batches_part():
     one = rows.append_column("critic", pa.array(["mine"] * 4))
     assert sum(len(table) for table in pairs_of_rows(one.to_batches(1), DIMS, PairRule())) == 6
     two = rows.append_column("critic", pa.array(["mine"] * 2 + ["another"] * 2))
-    with pytest.raises(ValueError, match="critics another, mine: scores of two critics never meet"):
+    with pytest.raises(ValueError, match="critics another, mine: scores of two critics cannot be mixed"):
         list(pairs_of_rows(two.to_batches(1), DIMS, PairRule()))
 
 

@@ -60,11 +60,11 @@ def test_scores_of_one_critic_make_pairs(tmp_path):
 
 @pytest.mark.parametrize("critic", ["another", None])
 def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
-    message = f"b was scored by critic {critic}, now it is mine: scores of two critics never meet in a pair"
+    message = f"b was scored by critic {critic}, now it is mine: scores of two critics cannot be mixed"
     with pytest.raises(ValueError, match=message):
         pairs_of(CONFIG, group("b", critic), "mine")
     run = stored(tmp_path, group("a", "mine"), group("b", critic))
-    with pytest.raises(ValueError, match="scores of the critics .*: scores of two critics never meet"):
+    with pytest.raises(ValueError, match="scores of the critics .*: scores of two critics cannot be mixed"):
         pair_counts(run.config, scored_candidates(run))
 
 

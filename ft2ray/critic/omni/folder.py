@@ -59,7 +59,7 @@ def read_thinker_config(folder: Path) -> tuple[Qwen2_5OmniThinkerConfig, torch.d
     """The thinker's architecture and the type of its numbers; ValueError where it is another model's."""
     values = read_json(folder / CONFIG, "a Qwen2.5-Omni folder")
     if values.get("model_type") not in KINDS:
-        raise WeightsError(f"critic: {folder} holds a {values.get('model_type')}, wanted is Qwen2.5-Omni")
+        raise WeightsError(f"critic: {folder} holds a {values.get('model_type')}; give a Qwen2.5-Omni")
     own = values.get("thinker_config", values)
     dtype = own.get("dtype") or own.get("torch_dtype") or values.get("torch_dtype") or "float32"
     if dtype not in DTYPES:
@@ -69,7 +69,7 @@ def read_thinker_config(folder: Path) -> tuple[Qwen2_5OmniThinkerConfig, torch.d
     try:
         return Qwen2_5OmniThinkerConfig.from_dict(dict(own)), DTYPES[dtype]
     except Exception as error:  # transformers checks values with errors of many kinds
-        raise WeightsError(f"critic: {folder / CONFIG} is no thinker's: {first_line(error)}") from error
+        raise WeightsError(f"critic: {folder / CONFIG} is not a thinker's: {first_line(error)}") from error
 
 
 def load_thinker(folder: Path, device: torch.device | str) -> Thinker:

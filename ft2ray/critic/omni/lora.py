@@ -48,7 +48,7 @@ def attach_adapter(model: Thinker, card: OmniCard) -> None:
 def save_tuned(folder: Path, model: Thinker, card: OmniCard, base: str) -> OmniCard:
     """Write the LoRA on `model` and the card; `base` is what others find the base by. Returns the card.
 
-    critic.json goes last: a folder without it is no critic.
+    critic.json goes last: a folder without it is not a critic.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}

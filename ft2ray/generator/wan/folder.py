@@ -36,7 +36,7 @@ def check_pipeline(folder: Path) -> None:
     index = read_json(folder / "model_index.json", "a Wan2.1 pipeline in diffusers' layout")
     kind = index.get("_class_name")
     if kind not in PIPELINES:
-        raise WeightsError(f"wan: {folder} is a {kind}, wanted is one of {', '.join(PIPELINES)} (Wan2.1)")
+        raise WeightsError(f"wan: {folder} is a {kind}; give one of {', '.join(PIPELINES)} (Wan2.1)")
     if (index.get("transformer_2") or [None])[0] is not None:
         raise WeightsError(f"wan: {folder} has two transformers (Wan2.2); give a Wan2.1 pipeline")
     for part in PARTS[:4]:

@@ -95,7 +95,7 @@ def template_without_video(folder):
         (no_safetensors, "model-00002.*is damaged or no safetensors file"),
         (without_a_tensor, "does not fit the model: missing "),
         (with_another_shape, r"has shape \[96, 48\], the model wants \[64, 48\]"),
-        (another_model, "holds a qwen2_vl, wanted is Qwen2.5-Omni"),
+        (another_model, "holds a qwen2_vl; give a Qwen2.5-Omni"),
         (no_json, "config.json is not valid JSON"),
         (no_tokenizer, "lacks tokenizer.json; the download is incomplete"),
         (damaged_tokenizer, "the tokenizer in .* cannot be read"),
@@ -132,10 +132,10 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(folder, tmp_path, name)
 
 
 def test_what_is_no_critic_at_all(tmp_path):
-    with pytest.raises(ValueError, match="no folder or file of . and no name on the hub"):
+    with pytest.raises(ValueError, match="neither a folder or file of . nor a name on the hub"):
         load_critic("/nowhere/at all")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="holds a llama, wanted is Qwen2.5-Omni"):
+    with pytest.raises(ValueError, match="holds a llama; give a Qwen2.5-Omni"):
         load_critic(str(tmp_path))
 
 

@@ -58,7 +58,7 @@ def first_key(tensors: dict) -> str:
 BAD = {
     "no such pipeline folder": (
         lambda w: write_settings(w / "toy", pipeline="../nothing/here/at/all"),
-        "pipeline ../nothing/here/at/all is no folder",
+        "pipeline ../nothing/here/at/all is neither a folder",
     ),
     "a hub name that cannot be had": (
         lambda w: write_settings(w / "toy", pipeline="nobody/no-such-wan"),
@@ -70,7 +70,7 @@ BAD = {
     ),
     "another pipeline": (
         lambda w: edit_json(w / "wan/model_index.json", lambda v: v.update(_class_name="FluxPipeline")),
-        "is a FluxPipeline, wanted is one of WanImageToVideoPipeline",
+        "is a FluxPipeline; give one of WanImageToVideoPipeline",
     ),
     "Wan2.2": (
         lambda w: edit_json(
@@ -147,12 +147,12 @@ BAD = {
         "image_encoder cannot be read as CLIPVisionModel",
     ),
     "no image encoder": (lambda w: shutil.rmtree(w / "wan/image_encoder"), "image_encoder cannot be read"),
-    "no speech encoder": (lambda w: shutil.rmtree(w / "wav2vec2"), "speech ../wav2vec2 is no"),
+    "no speech encoder": (lambda w: shutil.rmtree(w / "wav2vec2"), "speech ../wav2vec2 is neither"),
     "a truncated speech encoder": (
         lambda w: truncate(w / "wav2vec2/model.safetensors"),
         "wav2vec2 cannot be read as Wav2Vec2Model",
     ),
-    "no audio weights": (lambda w: (w / "audio.safetensors").unlink(), "audio ../audio.safetensors is no"),
+    "no audio weights": (lambda w: (w / "audio.safetensors").unlink(), "audio.safetensors is neither"),
     "truncated audio weights": (
         lambda w: truncate(w / "audio.safetensors"),
         "audio.safetensors is damaged",
@@ -220,7 +220,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(zipped, weights):
     else:
         (weights / "audio.ckpt").write_bytes(pickle.dumps(content))
     write_settings(weights / "toy", audio="../audio.ckpt")
-    with pytest.raises(ValueError, match="no pickle of plain tensors, nothing in it was run"):
+    with pytest.raises(ValueError, match="not a pickle of plain tensors; nothing in it was run"):
         WanGenerator.load(weights / "toy")
     assert not (weights / "ran").exists()
 
@@ -260,7 +260,7 @@ def test_pickles_of_something_else(content, message, tmp_path):
 def test_a_truncated_pickle(size, tmp_path):
     torch.save(nested(fantasytalking_weights()), tmp_path / "whole.ckpt")
     (tmp_path / "audio.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:size])
-    with pytest.raises(ValueError, match="is damaged|no pickle of plain tensors"):
+    with pytest.raises(ValueError, match="is damaged|not a pickle of plain tensors"):
         read_audio_weights(tmp_path / "audio.ckpt")
 
 
