@@ -6,7 +6,6 @@ C H W latent channels and grid, F frames.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,6 +22,7 @@ from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import Portrait, load_portrait
 from ft2ray.media.video import write_video
+from ft2ray.scratch import scratch_folder
 from ft2ray.systems import BASE, TLPO, UNIFORM
 from ft2ray.tlpo.experts import detach_experts
 from ft2ray.tlpo.policy import AttachedPolicy, Policy
@@ -150,8 +150,8 @@ class Animator:
         )
         _go_on(progress("decoding", 0.0))
         frames_FHW3, fps = self.generator.decode(portrait, x_CFHW), self.generator.fps
-        with tempfile.TemporaryDirectory() as folder:
-            mp4 = write_video(Path(folder) / "clip.mp4", frames_FHW3, fps, wav_T).read_bytes()
+        with scratch_folder() as folder:
+            mp4 = write_video(folder / "clip.mp4", frames_FHW3, fps, wav_T).read_bytes()
         policy = BASE if system == BASE else self.policy
         frames = len(frames_FHW3)
         return Clip(mp4, frames, frames / fps, system, policy, self.generator.fingerprint)

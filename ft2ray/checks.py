@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+
+from torch import nn
 
 from ft2ray.config import AlignConfig
 from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import Dimension, questions
 from ft2ray.errors import ConfigurationError
-from ft2ray.loaders import PACKAGED, critic_card, generator_fingerprint
+from ft2ray.loaders import PACKAGED, critic_card, generator_fingerprint, load_generator
 from ft2ray.rounds.prompts import media_files
 from ft2ray.storage import local_path
+from ft2ray.tlpo.settings import TARGETS
 
 LONGEST_NAME = 255  # bytes of a file name on the usual file systems
 
@@ -25,12 +29,30 @@ def check_inputs(config: AlignConfig) -> None:
         UserError: for the first that cannot work.
     """
     check_run_dir(config.run_dir)
+    check_targets(config)
     media_files(config.prompts.portraits, "portraits")
     media_files(config.prompts.speech, "speech")
     if config.generator.weights in PACKAGED:
         generator_fingerprint(config.generator.weights)
     if config.critic.weights in PACKAGED:
         check_dimensions(config.dimensions, critic_card(config.critic.weights))
+
+
+def check_targets(config: AlignConfig) -> None:
+    """Refuse a pattern of adapted layers that finds none in the packaged generator.
+
+    Raises:
+        ConfigurationError: with the pattern.
+    """
+    targets = config.tlpo.experts.targets
+    if config.generator.weights not in PACKAGED or targets == TARGETS:
+        return
+    modules = load_generator(config.generator.weights).transformer.named_modules()
+    if not any(re.fullmatch(targets, name) for name, module in modules if isinstance(module, nn.Linear)):
+        raise ConfigurationError(
+            f"tlpo.experts.targets {targets!r} is the name of no linear layer of {config.generator.weights}; "
+            f"the default is {TARGETS!r}"
+        )
 
 
 def check_run_dir(run_dir: str) -> None:

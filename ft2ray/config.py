@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from ft2ray.critic.settings import CriticSettings
@@ -28,7 +28,7 @@ from ft2ray.generator.settings import GeneratorSettings
 from ft2ray.preference.rules import PairRule
 from ft2ray.resources import ResourceSettings
 from ft2ray.rounds.settings import CurationSettings, PromptSettings, ScheduleSettings
-from ft2ray.settings import Settings
+from ft2ray.settings import Settings, Text
 from ft2ray.systems import SUM, systems_of
 from ft2ray.tlpo.settings import TlpoSettings, check_compute
 
@@ -42,8 +42,8 @@ BYTE_ORDER_MARKS = {
 class AlignConfig(Settings):
     """Everything that `ft2ray align` reads."""
 
-    run_dir: str = Field("runs/demo", min_length=1)  # a local path or an s3:// URL
-    seed: int = 0
+    run_dir: Text = "runs/demo"  # a local path or an s3:// URL
+    seed: NonNegativeInt = 0
     # What clips are judged by: names of the default ones, or your own with name, title, question, metric.
     dimensions: tuple[Annotated[Dimension, BeforeValidator(known)], ...] = Field(
         DEFAULT_DIMENSIONS, min_length=1
@@ -74,6 +74,7 @@ class AlignConfig(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> AlignConfig:
         check_compute(self.tlpo, self.resources.compute, self.resources.pools.training.count)
+        self.tlpo.gate.segments(len(self.dimensions))
         if self.schedule.rounds > self.tlpo.steps:
             raise ConfigurationError(
                 f"schedule.rounds {self.schedule.rounds} must be at most tlpo.steps {self.tlpo.steps}: every "

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ft2ray.settings import Settings
+from ft2ray.settings import Settings, Text
 from ft2ray.tlpo.settings import ComputeSettings
 
 NODE_GROUP = re.compile(
@@ -23,6 +23,13 @@ class Pool(Settings):
     gpus: float = Field(0.0, ge=0)
     memory: float | None = Field(None, gt=0)  # GB of host memory; None: estimated from the weights
     on: str | None = None  # the label of the nodes that the pool keeps to, "pool=generation"; None: any node
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_cards(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"must be below 1, a share of one card, or whole cards, got {gpus:g}")
+        return gpus
 
     @field_validator("on")
     @classmethod
@@ -50,7 +57,7 @@ class Pools(Settings):
 
 
 class ResourceSettings(Settings):
-    address: str | None = None  # None starts Ray on this machine, "auto" joins the running cluster
+    address: Text | None = None  # None starts Ray on this machine, "auto" joins the running cluster
     # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8 memory=200
     # pool=training" is up to four of a kind, with their GB of memory and their labels.
     may_add: tuple[str, ...] = ()

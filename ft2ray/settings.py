@@ -7,16 +7,19 @@ composes them.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Text = Annotated[str, Field(pattern=r"\S")]
+"""Text that says something: an empty path or name is a variable that was not set."""
 
 
 class Settings(BaseModel):
     """Immutable settings.
 
-    Unknown fields, NaN, infinities and values of another type are refused; defaults are validated too. A list
-    stands for a tuple, as YAML and JSON have no other.
+    Unknown fields, NaN, infinities, numbers beyond 64 bits and values of another type are refused; defaults
+    are validated too. A list stands for a tuple, as YAML and JSON have no other.
     """
 
     model_config = ConfigDict(
@@ -29,5 +32,9 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _tuples(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    def _plain(cls, value: Any) -> Any:
+        value = tuple(value) if isinstance(value, list) else value
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise ValueError("must be less than 2**63: no machine counts further")
+        return value

@@ -90,6 +90,7 @@ CLIP = ["generate", "--portrait", "a", "--audio", "b", "--out", "c.mp4"]
         (["align", "--dry-run", "dimensions=[ls]"], "dimensions ['ls'] are not the critic's"),
         (["align", "--dry-run", "run_dir=/dev/null/x"], "/dev/null is a file"),
         (["align", "--dry-run", "run_dir=" + "n" * 300], "more than 255 bytes"),
+        (["align", "--dry-run", "tlpo.experts.targets=blocks.0.nothing"], "is the name of no linear layer"),
         (["align", "--dry-run", "resources.may_add=[many]"], "resources.may_add: 'many' is not of the form"),
         ([*CLIP, "--weights", "mn=9"], "give its folder as --run"),
         ([*CLIP, "--system", "tlpo"], "give its folder as --run"),

@@ -1,9 +1,16 @@
+import math
+import typing
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from ft2ray.config import AlignConfig, load_config, to_dict, to_yaml
 from ft2ray.errors import ConfigurationError
+from ft2ray.serving.settings import CriticServeConfig, GeneratorServeConfig
+from ft2ray.settings import Settings
 from tests.conftest import ROOT
 
 
@@ -141,9 +148,43 @@ def test_words_that_yaml_1_1_takes_for_truth_values_are_text(tmp_path):
         (["dimensions=[{name: sum, title: a, question: b}]"], "sum means something else"),
         (["dimensions=[{name: a b, title: a, question: b}]"], "name"),
         (["dimensions=[{name: a, title: a, question: b, metric: x}]"], "metric"),
+        (["seed=-1"], "seed must be greater than or equal to 0"),
+        (["evaluation.seeds=[0, 9999999999999999999]"], "evaluation.seeds: must be less than 2"),
+        (["evaluation.seeds=[1, 1]"], "holds a value twice"),
+        (["evaluation.systems=[base, base]"], "holds a value twice"),
+        (["curation.vary.audio_scale=[1, 1]"], "holds a value twice"),
+        (["prompts.seconds=301"], "at most max_recording_seconds 300"),
+        (["prompts.hop_seconds=1e-9"], "prompts.hop_seconds must be greater"),
+        (["prompts.portraits="], "prompts.portraits"),
+        (["run_dir= "], "run_dir"),
+        (["generator.weights="], "generator.weights"),
+        (["generator.size=257"], "generator.size must be a multiple of 2"),
+        (["generator.size=1000000"], "generator.size must be less than"),
+        (["resources.pools.training.gpus=1.5"], "whole cards"),
+        (["tlpo.experts.targets=blocks.("], "is not a regular expression"),
+        (["tlpo.gate.mode=segments", "tlpo.gate.order=[0, 1, 3]"], "of the 3 experts, got"),
+        (["tlpo.gate.mode=segments", "tlpo.gate.boundaries=[0.5]"], "1 boundaries need 2 of the 3 experts"),
+        (["pairs.margin=30"], "margin 30 leaves no pair"),
+        (["pairs.margin=1", "pairs.margin_space=p"], "margin 1 leaves no pair"),
     ],
 )
 def test_values_and_combinations_that_cannot_work_are_refused(overrides, says):
+    with pytest.raises(ConfigurationError, match=says):
+        load_config(None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["tlpo.loss.gamma=0.5"], "gamma is the target margin of simpo; dpo has none"),
+        (["tlpo.gate.order=[2, 1, 0]"], "boundaries and order are of the mode segments"),
+        (["tlpo.gate.mode=layer", "tlpo.gate.shared=true"], "shared is of the mode full"),
+        (["pairs.max_pairs=3"], "max_pairs is of the kind all"),
+        (["tlpo.draws.mean=1"], "mean and std are of logit_normal"),
+        (["resources.compute.offload=true"], "offload needs zero_stage"),
+    ],
+)
+def test_settings_without_effect_are_refused(overrides, says):
     with pytest.raises(ConfigurationError, match=says):
         load_config(None, overrides)
 
@@ -157,6 +198,7 @@ def test_knobs_of_every_owner_are_reachable():
     config = load_config(
         None,
         [
+            "tlpo.loss.kind=simpo",
             "tlpo.loss.gamma=0.5",
             "tlpo.gate.mode=segments",
             "tlpo.gate.boundaries=[0.3, 0.6]",
@@ -164,6 +206,7 @@ def test_knobs_of_every_owner_are_reachable():
             "tlpo.draws.timestep=logit_normal",
             "tlpo.draws.mean=0.3",
             "tlpo.draws.std=0.8",
+            "pairs.kind=all",
             "pairs.max_pairs=4",
             "pairs.full_strict=true",
             "pairs.full_tolerance=0.1",
@@ -175,3 +218,76 @@ def test_knobs_of_every_owner_are_reachable():
     )
     assert config.tlpo.experts.targets == r"blocks\.\d+\.attn1\.to_q"
     assert config.tlpo.gate.order == (2, 1, 0) and config.pairs.full_tolerance == 0.1
+
+
+# Where 0 is a choice ("no retries"), and where negative numbers are one.
+POOLS = [f"resources.pools.{pool}" for pool in ("generators", "critic", "training")]
+MAY_BE_ZERO = {
+    *("seed", "evaluation.seeds", "evaluation.report_videos", "critic.retries", "pairs.margin"),
+    *("pairs.full_tolerance", "schedule.max_staleness", "tlpo.gate_steps", "tlpo.gate_groups"),
+    *("tlpo.loss.anchor", "tlpo.loss.safeguard_mu", "tlpo.loss.winner_weight", "tlpo.gate.order"),
+    *("resources.compute.zero_stage", "tlpo.draws.drop_conditions", "waiting", "retry_after_seconds"),
+    *(f"{pool}.{what}" for pool in POOLS for what in ("cpus", "gpus")),
+}
+MAY_BE_NEGATIVE = {
+    *("generator.sampling.text_scale", "generator.sampling.audio_scale", "curation.vary.audio_scale"),
+    *("tlpo.draws.mean", "tlpo.loss.gamma"),
+}
+TOGETHER = {  # what a setting has no effect without
+    "tlpo.draws.mean": {"timestep": "logit_normal"},
+    "tlpo.loss.gamma": {"kind": "simpo"},
+    "tlpo.gate.order": {"mode": "segments"},
+    "tlpo.gate.boundaries": {"mode": "segments"},
+    "tlpo.draws.std": {"timestep": "logit_normal"},
+    "pairs.max_pairs": {"kind": "all"},
+}
+
+
+def numbers(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str, type[Settings], str, bool]]:
+    """Every numeric setting: its full name, its class, its name there, whether it is a list."""
+    for name, hint in typing.get_type_hints(settings).items():
+        parts = _parts(hint)
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            yield from numbers(hint, f"{prefix}{name}.")
+        elif name in settings.model_fields and {int, float} & parts:
+            yield prefix + name, settings, name, tuple in parts
+
+
+def _parts(hint: Any) -> set[Any]:
+    """The plain types that a type hint is made of."""
+    if typing.get_origin(hint) is typing.Literal:
+        return {type(value) for value in typing.get_args(hint)}
+    inner = [_parts(part) for part in typing.get_args(hint)]
+    return {hint, typing.get_origin(hint)}.union(*inner)
+
+
+NUMBERS = {
+    name: rest
+    for config in (AlignConfig, CriticServeConfig, GeneratorServeConfig)
+    for name, *rest in numbers(config)
+}
+
+
+def test_the_walk_meets_every_room():
+    assert len(NUMBERS) > 70
+    assert {name.split(".")[0] for name in NUMBERS} >= {*AlignConfig.model_fields} - {"run_dir", "dimensions"}
+    assert set(NUMBERS) >= MAY_BE_ZERO | MAY_BE_NEGATIVE, "a name here is that of no setting any more"
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_that_cannot_work_gets_through(name):
+    """NaN, infinities, what no machine counts, 0, negative, text, truth values."""
+    settings, field, is_list = NUMBERS[name]
+
+    def accepted(value: Any) -> bool:
+        try:
+            settings.model_validate({field: [value] if is_list else value} | TOGETHER.get(name, {}))
+        except ValidationError:
+            return False
+        return True
+
+    for value in (math.nan, math.inf, -math.inf, 10**400, "1", "", True, [1], {}):
+        assert not accepted(value), value
+    negative = name in MAY_BE_NEGATIVE
+    assert accepted(-1) == negative
+    assert accepted(0) == (name in MAY_BE_ZERO or negative)

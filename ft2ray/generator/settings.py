@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ft2ray.settings import Settings
+from ft2ray.settings import Settings, Text
 
 GuidancePass = Literal["null", "text", "all"]
 """Without text and sound, without sound, with everything."""
@@ -15,7 +15,7 @@ GuidancePass = Literal["null", "text", "all"]
 class SamplerSettings(Settings):
     """How a clip is sampled."""
 
-    steps: int = Field(10, ge=1)  # Euler steps
+    steps: int = Field(10, ge=1, le=1000)  # Euler steps
     shift: float = Field(1.0, gt=0)  # Wan's timestep shift, t -> shift t / (1 + (shift - 1) t)
     # Guidance of FantasyTalking: v0 + text_scale (v_text - v0) + audio_scale (v_all - v_text).
     text_scale: float = 1.0
@@ -36,8 +36,7 @@ class SamplerSettings(Settings):
 class GeneratorSettings(Settings):
     """Which generator makes clips, and how."""
 
-    weights: str = (
-        "embedded"  # or a folder with config.json and model.safetensors, or package.module:Class.load
-    )
-    size: int = Field(256, ge=16)  # pixels of the square video
+    # Or a folder with config.json and model.safetensors, or package.module:Class.load.
+    weights: Text = "embedded"
+    size: int = Field(256, ge=64, le=4096, multiple_of=2)  # pixels of the square video
     sampling: SamplerSettings = SamplerSettings()  # of evaluation and `generate`; curation varies it

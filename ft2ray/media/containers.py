@@ -8,6 +8,7 @@ message holds a path.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from av.container import InputContainer
 
 from ft2ray.errors import FT2RayError, MediaError
 from ft2ray.media.headers import parts
+
+log = logging.getLogger(__name__)
 
 HEAD_BYTES = 4096
 """What `demuxer` needs to see of a file."""
@@ -72,13 +75,14 @@ def demuxer(head: bytes) -> str | None:
         start = 4 if packet == 192 else 0
         if len(head) > start + 4 * packet and set(head[start : start + 5 * packet : packet]) == {0x47}:
             return "mpegts"
+    head = head.lstrip(b"\0")
     if head.startswith(b"ID3") and len(head) >= 10:
         after = 10 + sum(
             (byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)
         )
         behind = demuxer(head[after:]) if after + 12 <= len(head) else None
         return behind if behind in ("aac", "flac", "tta", "ac3") else "mp3"
-    return _bare_frames(head.lstrip(b"\x00"))
+    return _bare_frames(head)
 
 
 def _bare_frames(head: bytes) -> str | None:
@@ -129,17 +133,22 @@ def require_content(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path, kind: str) -> Iterator[InputContainer]:
+def opened(path: Path, kind: str, about_parts: str = "") -> Iterator[InputContainer]:
     """The first part of a file as an open container; see `opened_parts`."""
-    containers = opened_parts(path, kind)
+    containers = opened_parts(path, kind, about_parts)
     try:
         yield next(containers)
     finally:
         containers.close()
 
 
-def opened_parts(path: Path, kind: str) -> Generator[InputContainer, None, None]:
-    """Open each file in a file: several whole WAV files written one after the other are several parts.
+def opened_parts(path: Path, kind: str, about_parts: str = "") -> Generator[InputContainer, None, None]:
+    """Open each file in a file: several whole files written one after the other are several parts.
+
+    Args:
+        path: the file.
+        kind: what messages call what is wanted of it.
+        about_parts: what becomes of several parts, for the log; empty where it was said already.
 
     Yields:
         An open container, closed when the next one is asked for.
@@ -149,7 +158,10 @@ def opened_parts(path: Path, kind: str) -> Generator[InputContainer, None, None]
     """
     with path.open("rb") as file:
         format_name = _recognised(file, path.name, kind)
-        for part in parts(file, format_name, path.name):
+        found = parts(file, format_name, path.name)
+        if len(found) > 1 and about_parts:
+            log.warning("%s holds %d files one after the other; %s", path.name, len(found), about_parts)
+        for part in found:
             with av.open(part, "r", format=format_name) as container:
                 yield container
 

@@ -17,7 +17,7 @@ from av.container import InputContainer
 
 from ft2ray.errors import MediaError
 from ft2ray.media.containers import opened
-from ft2ray.media.packets import MAX_LOST, frames, main_track
+from ft2ray.media.packets import check_length, frames, main_track
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ def decode_pictures(path: Path, fps: float, max_seconds: float, max_side: int) -
         stream = _pictures(container, path.name)
         survey = _survey(container, stream)
         _check_work(survey, stream.width, stream.height, path.name)
-    with opened(path, "a video") as container:
+    with opened(path, "a video", "only the first is read") as container:
         stream = _pictures(container, path.name)
         size = _scaled_size(stream, max_side)
         shown, start, seconds = _decode(container, stream, size, fps, max_seconds, path.name)
-        _check_whole(container, stream, seconds, path.name)
+        check_length(container, stream, seconds, path.name)
     return np.stack(shown), start
 
 
@@ -104,19 +104,6 @@ def _check_work(survey: Survey, width: int, height: int, name: str) -> None:
         )
 
 
-def _check_whole(container: InputContainer, stream: Any, seconds: float, name: str) -> None:
-    """Refuse an MP4, which has an index, whose end is missing; other headers are hints."""
-    if "mov" not in container.format.name or stream.duration is None:
-        return
-    promised = float(stream.duration * stream.time_base)
-    if seconds < (1 - MAX_LOST) * promised - 0.1:
-        raise MediaError(
-            "truncated",
-            f"{name} lists {promised:.1f} s of pictures, {seconds:.1f} s can be decoded: it is truncated. "
-            "Export it again.",
-        )
-
-
 def _decode(
     container: InputContainer, stream: Any, size: tuple[int, int], fps: float, max_seconds: float, name: str
 ) -> tuple[list[np.ndarray], float, float]:
@@ -135,6 +122,9 @@ def _decode(
         else:
             now = moment + lasts if frame.time is None else frame.time - start + shift
             if now < moment - _RESTART_SECONDS:
+                log.warning(
+                    "%s: its times begin anew after %.1f s; both parts are read", name, moment + lasts
+                )
                 shift, now = shift + moment + lasts - now, moment + lasts
         lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
         if now + min(lasts, usual) / 2 > max_seconds or (now == 0 and lasts > max_seconds):

@@ -2,7 +2,7 @@
 
 WAV, AIFF, W64 and CAF state the size of their samples before these. A program that writes into a pipe does
 not know it yet and puts 0, -1, 0x7FFFFFFF, 2,000,000,036 or the size of its first block there; and several
-whole files are joined with `cat`. So sizes are hints: what a file holds counts.
+whole files, of any kind, are joined with `cat`. So sizes are hints: what a file holds counts.
 """
 
 from __future__ import annotations
@@ -87,7 +87,16 @@ _LAYOUTS = {
     ),
     "caf": _Layout(re.compile(rb"caff\0\x01\0\0desc", re.DOTALL), 8, 4, ">Q", False, 1, b"data", None),
 }
-_AU = re.compile(rb"\.snd\0\0[\0-\x0f].{5}\0\0\0[\x01-\x1b]", re.DOTALL)
+_STARTS = {  # FFmpeg's demuxer -> how a file of the kind begins, long enough not to occur by chance
+    "au": re.compile(rb"\.snd\0\0[\0-\x0f].{5}\0\0\0[\x01-\x1b]", re.DOTALL),
+    "flac": re.compile(rb"fLaC[\0\x80]\0\0\x22"),
+    "matroska": re.compile(rb"\x1aE\xdf\xa3.{1,40}?(matroska|webm)", re.DOTALL),
+    "avi": re.compile(rb"RIFF....AVI LIST", re.DOTALL),
+    "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c"),
+    "flv": re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0\0\0\0"),
+    "amr": re.compile(rb"#!AMR(-WB)?\n"),
+}
+_OGG_STREAM = re.compile(rb"OggS\0[\x02\x06]\0{8}")  # the first page of a stream
 
 
 def parts(file: BinaryIO, format_name: str, name: str) -> list[Window]:
@@ -102,23 +111,29 @@ def parts(file: BinaryIO, format_name: str, name: str) -> list[Window]:
         MediaError: too_complex.
     """
     total = file.seek(0, os.SEEK_END)
-    if format_name == "au":
-        starts = [0, *islice(_all(file, _AU, 1, total), MAX_PARTS), total]
-        found = [_au(file, *bounds) for bounds in zip(starts, starts[1:], strict=False)]
-    elif layout := _LAYOUTS.get(format_name):
+    if layout := _LAYOUTS.get(format_name):
         found, at = [], 0
         while at < total and len(found) <= MAX_PARTS:
             part, at = _part(file, layout, at, total, name)
             found.append(part)
     else:
-        found = [Window(file, 0, total)]
-        if format_name == "mov":
-            _say_second_film(file, total, name)
+        bounds = [0, *islice(_starts(file, format_name, total), MAX_PARTS), total]
+        found = [Window(file, *pair) for pair in zip(bounds, bounds[1:], strict=False)]
+    if format_name == "au":
+        found = [_au(file, part.start, part.stop, name) for part in found]
     if len(found) > MAX_PARTS:
         raise MediaError("too_complex", f"{name} holds more than {MAX_PARTS} recordings; join them first.")
-    if len(found) > 1:
-        log.warning("%s holds %d recordings one after the other; all are read", name, len(found))
     return found
+
+
+def _starts(file: BinaryIO, format_name: str, total: int) -> Iterator[int]:
+    """Where the second file begins in a file, the third and so on."""
+    if format_name == "mov":
+        return _films(file, total)
+    if format_name == "ogg":
+        return _chains(file, total)
+    pattern = _STARTS.get(format_name)
+    return iter(()) if pattern is None else _all(file, pattern, 1, total)
 
 
 def _part(file: BinaryIO, layout: _Layout, start: int, total: int, name: str) -> tuple[Window, int]:
@@ -194,11 +209,11 @@ def _looks_like_samples(file: BinaryIO, layout: _Layout, start: int, at: int, st
     """Whether bytes behind the stated end are sound all the same: not a tag, not text, not another format."""
     if _foreign(file, at):
         return False
-    if layout.file_size_at is None:
-        return True
-    file.seek(start + layout.file_size_at)
-    (file_size,) = struct.unpack(layout.size, file.read(struct.calcsize(layout.size)))
-    ends_here = abs(start + layout.not_counted + file_size - at) <= 64
+    ends_here = True
+    if layout.file_size_at is not None:
+        file.seek(start + layout.file_size_at)
+        (file_size,) = struct.unpack(layout.size, file.read(struct.calcsize(layout.size)))
+        ends_here = abs(start + layout.not_counted + file_size - at) <= 64
     return (
         not ends_here or stop - at >= (at - start) // 10
     )  # a header that agrees with itself: not for crumbs
@@ -232,15 +247,23 @@ def _foreign(file: BinaryIO, at: int) -> bool:
     )
 
 
-def _au(file: BinaryIO, start: int, stop: int) -> Window:
+def _au(file: BinaryIO, start: int, stop: int, name: str) -> Window:
     """AU has no chunks: FFmpeg reads to the end, but refuses sizes from 2 GiB on."""
     file.seek(start)
     head = bytearray(file.read(24))
     if len(head) == 24:
         samples, size = struct.unpack(">II", head[4:12])
         end = start + samples + size
-        if size > 0 and end < stop and _foreign(file, end):
-            stop = end
+        if size > 0 and end < stop:
+            if _foreign(file, end) or stop - end < size // 10:  # a size that was known: not for crumbs
+                log.warning(
+                    "%s: the %d bytes after its sound are something else and left out", name, stop - end
+                )
+                stop = end
+            else:
+                log.warning(
+                    "%s states %d bytes of sound; the %d that follow are read too", name, size, stop - end
+                )
         head[8:12] = b"\xff\xff\xff\xff"  # not known
     return Window(file, start, stop, bytes(head))
 
@@ -261,20 +284,32 @@ def _all(file: BinaryIO, pattern: re.Pattern[bytes], at: int, stop: int) -> Iter
         at += _SEARCH_BYTES
 
 
-def _say_second_film(file: BinaryIO, total: int, name: str) -> None:
-    """Say where a second file follows in an MP4: FFmpeg, as players do, reads the first only."""
-    at, indexes = 0, 0
+def _films(file: BinaryIO, total: int) -> Iterator[int]:
+    """Where a second film begins in an MP4: a box `ftyp` after an index."""
+    at, indexed = 0, False
     for _ in range(_CHUNKS):
         file.seek(at)
         header = file.read(16)
         if len(header) < 8:
-            break
+            return
         size, box = struct.unpack(">I4s", header[:8])
         if size == 1 and len(header) == 16:
             (size,) = struct.unpack(">Q", header[8:])
-        indexes += box == b"moov"
+        if box == b"ftyp" and indexed:
+            indexed = False
+            yield at
+        indexed |= box == b"moov"
         if size < 8 or at + size > total:
-            break
+            return
         at += size
-    if indexes > 1:
-        log.warning("%s holds %d films one after the other; only the first is read", name, indexes)
+
+
+def _chains(file: BinaryIO, total: int) -> Iterator[int]:
+    """Where a second recording begins in an Ogg: streams of one have their first pages in a row."""
+    end = None
+    for at in _all(file, _OGG_STREAM, 0, total):
+        if end is not None and at != end:
+            yield at
+        file.seek(at + 26)
+        (segments,) = file.read(1) or b"\0"
+        end = at + 27 + segments + sum(file.read(segments))

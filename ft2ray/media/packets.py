@@ -19,7 +19,11 @@ MAX_LOST = 0.25
 MAX_DECODE_SECONDS = 120.0
 """Processor time for one track: what is asked of the decoder is bounded whatever a header says."""
 
+RAW = ("mp3", "aac", "ac3", "amr")
+"""FFmpeg's containers of bare frames: times and lengths are the demuxer's guess from the first frame."""
+
 _READ_FAILURES = 100  # in a row
+_CHECKED = ("flac", "wavpack", "tta")  # codecs whose packets carry a checksum
 
 
 def main_track(container: InputContainer, kind: str) -> Any:
@@ -42,15 +46,17 @@ def main_track(container: InputContainer, kind: str) -> Any:
 def frames(container: InputContainer, stream: Any, name: str) -> Iterator[Any]:
     """The frames of a track that are to be shown or heard.
 
-    Packets that cannot be decoded are left out. Those behind the last good one are trailing bytes; the others
-    count as lost.
+    Packets that cannot be decoded are left out. Those behind the last good one may be something that was
+    appended; the others count as lost. Pictures that the decoder had to patch are used, and said.
 
     Raises:
         MediaError: damaged, where more than `MAX_LOST` is lost; too_complex, beyond `MAX_DECODE_SECONDS`.
     """
-    good, lost, trailing = 0, 0, 0
+    good, lost, trailing, patched = 0, 0, 0, 0
     began = time.thread_time()
     stream.thread_count = 1
+    if stream.codec_context.name in _CHECKED:
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
     for packet in _packets(container, stream):
         try:
             decoded = packet.decode() if packet is not None else []
@@ -61,6 +67,7 @@ def frames(container: InputContainer, stream: Any, name: str) -> Iterator[Any]:
             trailing += 1
         elif decoded:
             good, lost, trailing = good + 1, lost + trailing, 0
+        patched += sum(frame.is_corrupt for frame in decoded)
         yield from decoded
         if time.thread_time() - began > MAX_DECODE_SECONDS:
             raise MediaError(
@@ -77,8 +84,39 @@ def frames(container: InputContainer, stream: Any, name: str) -> Iterator[Any]:
         log.warning(
             "%s: %d of %d packets of %s are damaged and left out", name, lost, good + lost, stream.type
         )
+    if patched:
+        log.warning("%s: %d of its %d frames of %s are damaged", name, patched, good, stream.type)
     if trailing and good:
-        log.info("%s: what follows its %s is something else and left out", name, stream.type)
+        log.warning(
+            "%s: the last %d packets of %s are damaged or something else, and left out",
+            *(name, trailing, stream.type),
+        )
+
+
+def check_length(container: InputContainer, stream: Any, seconds: float, name: str) -> None:
+    """Say where a track ends long before its header promises.
+
+    Raises:
+        MediaError: truncated, for an MP4, which lists what it holds, that lacks more than `MAX_LOST` of it.
+            Other headers state lengths that nobody knew when they were written.
+    """
+    promised = None
+    if stream.duration is not None:
+        promised = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        promised = container.duration / av.time_base
+    if promised is None or container.format.name in RAW:
+        return
+    if "mov" in container.format.name and seconds < (1 - MAX_LOST) * promised - 0.1:
+        raise MediaError(
+            "truncated",
+            f"{name} lists {promised:.1f} s of {stream.type} but only {seconds:.1f} s can be decoded; the "
+            "file is truncated. Copy or export it again.",
+        )
+    if seconds < promised - 0.5:
+        log.warning(
+            "%s states a length of %.1f s; its %s ends after %.1f s", name, promised, stream.type, seconds
+        )
 
 
 def _packets(container: InputContainer, stream: Any) -> Iterator[av.Packet | None]:

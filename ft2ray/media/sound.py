@@ -13,7 +13,7 @@ import numpy as np
 from av.container import InputContainer
 
 from ft2ray.errors import MediaError
-from ft2ray.media.packets import frames
+from ft2ray.media.packets import RAW, frames
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,12 @@ MAX_BLOCK_SECONDS = 30.0
 GAP_SECONDS = 0.04
 """Timestamps that differ less from where the samples before them end are rounding and jitter."""
 
+MAX_MISSING = 0.5
+"""Seconds of gaps in all that are not worth a word."""
+
 _RESTART_SECONDS = 0.5  # times that jump back further begin anew: files that were joined
 _CANCELS = 0.25  # power of the channels' mean, of what it would be if they were independent
+_CANCELLED_SHARE = 0.1  # of the power, in stretches where the channels cancel each other
 
 
 @dataclass
@@ -34,15 +38,17 @@ class Track:
     """Mono sound as it is decoded.
 
     pieces: (first sample, wav_T), those that overlap earlier ones take their place.
-    power_C: of each channel; mean_power and independent_power tell whether the channels cancel each other.
+    power_C: of each channel; all_power and cancelled_power tell whether they cancel each other.
+    missing: seconds between its pieces.
     integral: whether every sample of a float track is an integer, as of 16-bit samples not scaled to +-1.
     """
 
     pieces: list[tuple[int, np.ndarray]] = field(default_factory=list)
     end: int = 0
     power_C: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    mean_power: float = 0.0
-    independent_power: float = 0.0
+    all_power: float = 0.0
+    cancelled_power: float = 0.0
+    missing: float = 0.0
     integral: bool = True
 
     def add(self, at: int, samples_TC: np.ndarray, channel: int | None) -> None:
@@ -56,13 +62,15 @@ class Track:
         power_C = samples_TC.var(axis=0, dtype=np.float64) * len(samples_TC)
         self.power_C = np.pad(self.power_C, (0, max(channels - self.power_C.size, 0)))
         self.power_C[:channels] += power_C
-        self.mean_power += float(samples_TC.mean(axis=1).var(dtype=np.float64)) * len(samples_TC)
-        self.independent_power += float(power_C.sum()) / channels**2
+        mean_power = float(samples_TC.mean(axis=1).var(dtype=np.float64)) * len(samples_TC)
+        independent = float(power_C.sum()) / channels**2
+        self.all_power += independent
+        self.cancelled_power += independent if mean_power < _CANCELS * independent else 0.0
 
     @property
     def cancels(self) -> bool:
-        """Whether the channels' mean loses what the channels hold."""
-        return self.mean_power < _CANCELS * self.independent_power
+        """Whether the channels' mean loses, in a part of the track, what the channels hold."""
+        return self.cancelled_power > _CANCELLED_SHARE * self.all_power
 
     def wav_T(self) -> np.ndarray:
         wav_T = np.zeros(max(self.end, 0), np.float32)
@@ -94,7 +102,7 @@ def decode_track(
         MediaError: too_long, sample_rate, or what `frames` raises.
     """
     track = Track()
-    resampler, form = None, None
+    resampler, form, clocked = None, None, True
     start, fed, shift = 0.0, 0.0, 0.0  # of this stretch of sound, in seconds from sample 0 on
     at = 0  # where the resampler's next sample goes
     for frame in frames(container, stream, name):
@@ -109,15 +117,20 @@ def decode_track(
             track.integral &= _integral(frame)
         elif frame.format.name in ("fltp", "dblp"):
             track.integral = False
-        time = start + fed if frame.time is None else float(frame.time)
-        if origin is None:
-            origin = time
-        time = time - origin + shift if frame.time is not None else time
+        if container.format.name in RAW and form not in (None, _form(frame)):
+            clocked = False  # its times count in frames of the first form
+        time = start + fed
+        if clocked and frame.time is not None:
+            origin = float(frame.time) if origin is None else origin
+            time = float(frame.time) - origin + shift
         late = time - (start + fed)
         first = resampler is None
         if late < -_RESTART_SECONDS and not first:
+            log.warning("%s: its times begin anew after %.1f s; both parts are read", name, start + fed)
             shift, late = shift - late, 0.0
         moved = abs(late) > (0.0 if first else GAP_SECONDS)
+        if moved and not first:
+            track.missing += max(late, 0.0)
         if moved and late > max_seconds + 1.0:
             raise too_long(name, max_seconds)
         if moved or form != _form(frame):
@@ -136,6 +149,8 @@ def decode_track(
             raise too_long(name, max_seconds)
     if resampler is not None:
         _drain(resampler, track, at, channel)
+    if track.missing > MAX_MISSING:
+        log.warning("%s: %.1f s of its sound are missing; silence stands for them", name, track.missing)
     return track
 
 

@@ -24,7 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.context import _get_global_client
 from tqdm import tqdm
 
-from ft2ray.checks import check_dimensions, check_run_dir
+from ft2ray.checks import check_dimensions, check_run_dir, check_targets
 from ft2ray.config import AlignConfig
 from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import questions
@@ -64,6 +64,7 @@ def align(config: AlignConfig) -> str:
         RunEnded: where a disk is full, the store or the critic fails; later the same call goes on.
     """
     check_run_dir(config.run_dir)
+    check_targets(config)
     run = Run(config)
     with (
         in_one_sentence(run.url),

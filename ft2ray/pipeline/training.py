@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import threading
@@ -25,11 +26,12 @@ from tqdm import tqdm
 
 from ft2ray.config import AlignConfig
 from ft2ray.dimensions import masks
-from ft2ray.errors import StoreUnavailable
+from ft2ray.errors import StoreUnavailable, UserError
 from ft2ray.loaders import load_generator
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.tensorboard import Board, board
 from ft2ray.observe.timeline import TrainingClock
+from ft2ray.pipeline.endings import known
 from ft2ray.preference.rules import FULL, Pair, pairs
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.intake import CurationFailed, Intake
@@ -40,6 +42,11 @@ from ft2ray.scratch import scratch_folder
 from ft2ray.storage import Checkpoints
 from ft2ray.systems import SUM
 from ft2ray.tlpo.run import TlpoRun
+
+log = logging.getLogger(__name__)
+
+MOST_RETRIES = 3
+"""Of a training whose workers died or failed; each goes on from the last checkpoint."""
 
 
 def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, list[Pair]]:
@@ -54,16 +61,38 @@ def pairs_of(config: AlignConfig, group: PromptGroup, critic: str) -> dict[str, 
 
 def train(run: Run, round: int) -> str:
     """Train, or go on training, to the end of `round`; returns the URL of the policy published then."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     config, published = run.config, run.policy(round + 1)
     if is_published(published):
         return published
-    pool = config.resources.pools.training
+    with progress(run, last_step(config, round)):
+        for retries in range(MOST_RETRIES + 1):
+            try:
+                _fit(run, round)
+                break
+            except Exception as error:
+                if retries == MOST_RETRIES or is_lasting(error, run.url):
+                    raise
+                reason = str(error).splitlines() or [type(error).__name__]
+                log.warning("the training goes on from its last checkpoint after: %s", reason[0])
+    if not is_published(published):
+        raise CurationFailed("the training ended early: curation failed, or gave not a single pair")
+    return published
+
+
+def is_lasting(error: Exception, run_dir: str) -> bool:
+    """Whether another attempt would only meet the same error: numbers that are not finite, damaged rows."""
+    found = known(error, run_dir)
+    return found is not None and found.exit_code == UserError.exit_code
+
+
+def _fit(run: Run, round: int) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    pool = run.config.resources.pools.training
     resources = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": (pool.memory or 0) * 1e9}
     # Ray wants a folder, although the checkpoints are ours: it finds nothing there but its own marker.
-    with scratch_folder() as folder, progress(run, last_step(config, round)):
+    with scratch_folder() as folder:
         TorchTrainer(
             _train_loop,
             train_loop_config={"run": run, "round": round},
@@ -73,13 +102,8 @@ def train(run: Run, round: int) -> str:
                 resources_per_worker={k: v for k, v in resources.items() if v},
                 label_selector=pool.selector,  # type: ignore[call-arg]  # annotated as Train v1
             ),
-            run_config=RunConfig(
-                name=run.key, storage_path=str(folder), failure_config=FailureConfig(max_failures=3)
-            ),
+            run_config=RunConfig(name=run.key, storage_path=str(folder)),
         ).fit()
-    if not is_published(published):
-        raise CurationFailed("the training ended early: curation failed, or gave not a single pair")
-    return published
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ft2ray.generator.settings import GuidancePass
 from ft2ray.preference.rules import Pair
@@ -41,6 +41,12 @@ class DrawSettings(Settings):
     # Share of the draws without the sound (and the text), where the sampler's guidance has passes without it:
     # the experts are at work in these passes too. Without guidance (audio_scale=1) nothing is left out.
     drop_conditions: float = Field(0.15, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _of_logit_normal(self) -> DrawSettings:
+        if self.timestep != "logit_normal" and (self.mean, self.std) != (0.0, 1.0):
+            raise ValueError(f"mean and std are of logit_normal times; {self.timestep} ones have none")
+        return self
 
 
 @dataclass(frozen=True)

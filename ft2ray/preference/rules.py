@@ -9,6 +9,7 @@ Shapes: G groups, N candidates, K dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -63,6 +64,11 @@ class PairRule(Settings):
     def _tolerance_fits(self) -> PairRule:
         if self.full_tolerance > self.margin:
             raise ValueError(f"full_tolerance {self.full_tolerance} must be at most margin {self.margin}")
+        widest = 1.0 if self.margin_space == "p" else 2 * math.log(1 / LOGIT_CLIP)
+        if self.margin >= widest:
+            raise ValueError(f"margin {self.margin:g} leaves no pair: no two scores differ by {widest:.4g}")
+        if self.max_pairs is not None and self.kind != "all":
+            raise ValueError(f"max_pairs is of the kind all; {self.kind} takes one pair of a group")
         return self
 
     def scale(self, p: np.ndarray) -> np.ndarray:

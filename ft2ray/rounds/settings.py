@@ -7,16 +7,16 @@ from itertools import product
 from pydantic import Field, model_validator
 
 from ft2ray.generator.settings import SamplerSettings
-from ft2ray.settings import Settings
+from ft2ray.settings import Settings, Text
 
 
 class PromptSettings(Settings):
     """What to animate: portraits x clips of speech, some of them kept apart for the evaluation."""
 
-    portraits: str = "embedded"  # a folder of photos, or the public-domain ones in the package
-    speech: str = "embedded"  # a folder of recordings, or the public-domain ones in the package
+    portraits: Text = "embedded"  # a folder of photos, or the public-domain ones in the package
+    speech: Text = "embedded"  # a folder of recordings, or the public-domain ones in the package
     seconds: float = Field(3.0, ge=1.0)  # length of a clip; lip-sync cannot be judged below about 1.3 s
-    hop_seconds: float = Field(1.0, gt=0)  # curation clips of one recording may overlap, others never do
+    hop_seconds: float = Field(1.0, ge=0.04)  # curation clips of one recording may overlap, others never do
     curation_prompts: int = Field(24, ge=1)  # prompt groups to curate at most, in each round
     evaluation_prompts: int = Field(8, ge=1)  # at most, from recordings that curation never saw
     max_recording_seconds: float = Field(300.0, gt=0)  # longer recordings are quarantined
@@ -25,6 +25,11 @@ class PromptSettings(Settings):
     def _hop_fits(self) -> PromptSettings:
         if self.hop_seconds > self.seconds:
             raise ValueError(f"hop_seconds {self.hop_seconds:g} must be at most seconds {self.seconds:g}")
+        if self.seconds > self.max_recording_seconds:
+            raise ValueError(
+                f"seconds {self.seconds:g} must be at most max_recording_seconds "
+                f"{self.max_recording_seconds:g}: longer recordings are refused"
+            )
         return self
 
 
@@ -53,6 +58,11 @@ class Variation(Settings):
     def _noise(self) -> Variation:
         if min(self.noise_scale, default=1.0) <= 0:
             raise ValueError(f"noise_scale {list(self.noise_scale)} must be above 0")
+        for name, values in (("audio_scale", self.audio_scale), ("noise_scale", self.noise_scale)):
+            if len(set(values)) < len(values):
+                raise ValueError(
+                    f"{name} {list(values)} holds a value twice: it would be drawn twice as often"
+                )
         return self
 
 

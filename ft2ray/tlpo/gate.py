@@ -38,7 +38,8 @@ class TimestepLayerGate(nn.Module):
         if self.bias_NK is not None and config.start == "sum":
             nn.init.constant_(self.bias_NK, 1 - 1 / experts)
         if config.mode == "segments":
-            self._segment_bounds, self._segment_order = _segments(config, experts)
+            bounds, order = config.segments(experts)
+            self._segment_bounds, self._segment_order = torch.tensor(bounds), torch.tensor(order)
 
     def forward(self, tau_BD: Tensor, t_B: Tensor) -> Tensor:
         if self.config.mode == "segments":
@@ -80,16 +81,6 @@ class UserWeights:
     def __call__(self, tau_BD: Tensor, t_B: Tensor) -> Tensor:
         user_K = self.user_K.to(tau_BD.device)
         return user_K[None, None] if self.how == "replace" else self.gate(tau_BD, t_B) * user_K
-
-
-def _segments(config: GateSettings, experts: int) -> tuple[Tensor, Tensor]:
-    order = config.order or tuple(range(experts))
-    bounds = config.boundaries or tuple((i + 1) / len(order) for i in range(len(order) - 1))
-    if len(order) != len(bounds) + 1 or any(not 0 <= k < experts for k in order):
-        raise ValueError(
-            f"gate: {len(bounds)} boundaries need {len(bounds) + 1} of the {experts} experts, got {order}"
-        )
-    return torch.tensor(bounds), torch.tensor(order)
 
 
 @torch.no_grad()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from ft2ray.errors import ConfigurationError
 from ft2ray.preference.draws import DrawSettings
@@ -17,9 +18,18 @@ TARGETS = r"blocks\.\d+\.(attn1\.to_[qkv]|ffn\.net\.(0\.proj|2))"
 class ExpertSettings(Settings):
     """The LoRA of each expert; its update is alpha / rank * B A."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=4096)
     alpha: float = Field(16.0, gt=0)
     targets: str = TARGETS  # a regular expression over module names
+
+    @field_validator("targets")
+    @classmethod
+    def _pattern(cls, targets: str) -> str:
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise ValueError(f"{targets!r} is not a regular expression: {error}") from error
+        return targets
 
 
 class LossSettings(Settings):
@@ -57,6 +67,8 @@ class LossSettings(Settings):
             raise ValueError("simpo has no margin against a reference by which winner_weight could fade")
         if self.kind == "nft" and (self.winner_weight or self.safeguard_mu is not None):
             raise ValueError("nft knows no winners and losers: leave winner_weight and safeguard_mu out")
+        if self.gamma and self.kind != "simpo":
+            raise ValueError(f"gamma is the target margin of simpo; {self.kind} has none")
         return self
 
 
@@ -78,7 +90,7 @@ class GateSettings(Settings):
     start: Literal["sum", "average"] = "sum"
     shared: bool = False  # one projection for all layers instead of one per layer
     boundaries: tuple[float, ...] = ()  # of "segments", rising within (0, 1); empty: even
-    order: tuple[int, ...] = ()  # of "segments", places in the list of dimensions; empty: theirs
+    order: tuple[NonNegativeInt, ...] = ()  # of "segments", places in the list of dimensions; empty: theirs
 
     @model_validator(mode="after")
     def _segments(self) -> GateSettings:
@@ -88,7 +100,26 @@ class GateSettings(Settings):
             raise ValueError(f"boundaries must rise strictly within (0, 1), got {list(self.boundaries)}")
         if self.boundaries and self.order and len(self.order) != len(self.boundaries) + 1:
             raise ValueError(f"{len(self.boundaries)} boundaries need {len(self.boundaries) + 1} in order")
+        if (self.boundaries or self.order) and self.mode != "segments":
+            raise ValueError(f"boundaries and order are of the mode segments; {self.mode} has none")
+        if self.shared and self.mode != "full":
+            raise ValueError(f"shared is of the mode full; {self.mode} has no projection of each layer")
         return self
+
+    def segments(self, experts: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Boundaries and order of the mode "segments" among so many experts.
+
+        Raises:
+            ConfigurationError: they are of another number of experts.
+        """
+        order = self.order or tuple(range(experts))
+        bounds = self.boundaries or tuple((i + 1) / len(order) for i in range(len(order) - 1))
+        if len(order) != len(bounds) + 1 or any(not 0 <= k < experts for k in order):
+            raise ConfigurationError(
+                f"tlpo.gate: {len(bounds)} boundaries need {len(bounds) + 1} of the {experts} experts, got "
+                f"{list(order)}"
+            )
+        return bounds, order
 
 
 class OptimizerSettings(Settings):

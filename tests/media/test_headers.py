@@ -54,7 +54,7 @@ def test_files_that_were_joined_are_all_read(tmp_path, kind, value, caplog):
         parts = [with_size(part, kind, value) for part in parts]
     wav_T = read(tmp_path, b"".join(parts))
     assert wav_T.size == 3 * SAMPLE_RATE
-    assert "3 recordings" in caplog.text
+    assert "3 files one after the other; all are read" in caplog.text
     np.testing.assert_allclose(wav_T[SAMPLE_RATE + 100 : SAMPLE_RATE + 1700], wav_T[100:1700], atol=1e-4)
 
 
