@@ -165,7 +165,7 @@ def test_words_that_yaml_1_1_takes_for_truth_values_are_text(tmp_path):
         (["tlpo.gate.mode=segments", "tlpo.gate.order=[0, 1, 3]"], "of the 3 experts, got"),
         (["tlpo.gate.mode=segments", "tlpo.gate.boundaries=[0.5]"], "1 boundaries need 2 of the 3 experts"),
         (["pairs.margin=30"], "margin 30 leaves no pair"),
-        (["pairs.margin=1", "pairs.margin_space=p"], "margin 1 leaves no pair"),
+        (["pairs.margin=1.1", "pairs.margin_space=p"], "margin 1.1 leaves no pair"),
     ],
 )
 def test_values_and_combinations_that_cannot_work_are_refused(overrides, says):

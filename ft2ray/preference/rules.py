@@ -65,8 +65,10 @@ class PairRule(Settings):
         if self.full_tolerance > self.margin:
             raise ValueError(f"full_tolerance {self.full_tolerance} must be at most margin {self.margin}")
         widest = 1.0 if self.margin_space == "p" else 2 * math.log(1 / LOGIT_CLIP)
-        if self.margin >= widest:
-            raise ValueError(f"margin {self.margin:g} leaves no pair: no two scores differ by {widest:.4g}")
+        if self.margin > widest:
+            raise ValueError(
+                f"margin {self.margin:g} leaves no pair: no two scores differ by more than {widest:.4g}"
+            )
         if self.max_pairs is not None and self.kind != "all":
             raise ValueError(f"max_pairs is of the kind all; {self.kind} takes one pair of a group")
         return self

@@ -18,13 +18,13 @@ candidate = st.tuples(probability, probability, probability)
 groups = st.lists(st.lists(candidate, min_size=1, max_size=5), max_size=8)
 rules = st.builds(
     PairRule,
-    kind=st.sampled_from(["best_worst", "all"]),
     answers_differ=st.booleans(),
     margin=st.sampled_from([0.0, 0.3, 1.0]),
     margin_space=st.sampled_from(["p", "logit"]),
-    max_pairs=st.sampled_from([None, 1, 2]),
     sum_of=st.sampled_from(["z", "raw"]),
 )
+kinds = st.sampled_from([{"kind": "best_worst"}, *({"kind": "all", "max_pairs": n} for n in (None, 1, 2))])
+rules = st.builds(lambda rule, kind: rule.replaced(**kind), rules, kinds)
 
 
 def table_of(scores) -> pa.Table:
