@@ -41,6 +41,9 @@ def check_inputs(config: AlignConfig) -> None:
 def check_targets(config: AlignConfig) -> None:
     """Refuse a pattern of adapted layers that finds none in the packaged generator.
 
+    Args:
+        config: the settings of a run.
+
     Raises:
         ConfigurationError: with the pattern.
     """

@@ -96,6 +96,12 @@ def frames(container: InputContainer, stream: Any, name: str) -> Iterator[Any]:
 def check_length(container: InputContainer, stream: Any, seconds: float, name: str) -> None:
     """Say where a track ends long before its header promises.
 
+    Args:
+        container: the open file.
+        stream: the track.
+        seconds: how long it is, as decoded.
+        name: what messages call the file.
+
     Raises:
         MediaError: truncated, for an MP4, which lists what it holds, that lacks more than `MAX_LOST` of it.
             Other headers state lengths that nobody knew when they were written.

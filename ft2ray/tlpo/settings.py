@@ -107,7 +107,13 @@ class GateSettings(Settings):
         return self
 
     def segments(self, experts: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        """Boundaries and order of the mode "segments" among so many experts.
+        """Tell the boundaries and the order of the mode "segments".
+
+        Args:
+            experts: how many there are.
+
+        Returns:
+            `boundaries` and `order`, or what stands for them where they are empty.
 
         Raises:
             ConfigurationError: they are of another number of experts.
