@@ -213,7 +213,7 @@ def _looks_like_samples(file: BinaryIO, layout: _Layout, start: int, at: int, st
     if layout.file_size_at is not None:
         file.seek(start + layout.file_size_at)
         (file_size,) = struct.unpack(layout.size, file.read(struct.calcsize(layout.size)))
-        ends_here = abs(start + layout.not_counted + file_size - at) <= 64
+        ends_here = abs(start + layout.not_counted + file_size - at) <= 8
     return (
         not ends_here or stop - at >= (at - start) // 10
     )  # a header that agrees with itself: not for crumbs
