@@ -111,8 +111,9 @@ def parts(file: BinaryIO, format_name: str, name: str) -> list[Window]:
         MediaError: too_complex.
     """
     total = file.seek(0, os.SEEK_END)
+    found: list[Window] = []
     if layout := _LAYOUTS.get(format_name):
-        found, at = [], 0
+        at = 0
         while at < total and len(found) <= MAX_PARTS:
             part, at = _part(file, layout, at, total, name)
             found.append(part)
