@@ -23,7 +23,6 @@ it was written: a copy, a moved or renamed folder is a run of its own.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import platform
 from collections.abc import Iterator, Sequence
@@ -45,7 +44,6 @@ from ft2ray.storage import (
     exists,
     join,
     local_copy,
-    plain_json,
     read_bytes,
     read_json,
     write_atomically,
@@ -235,10 +233,10 @@ class Run:
     def step(self) -> int:
         """The training step that was reached."""
         url = self._progress
-        return self._json(url)["step"] if exists(url) else 0
+        return self._side_figure(url, "step", 0) if exists(url) else 0
 
     def reached(self, step: int) -> None:
-        write_atomically(self._progress, json.dumps({"step": step}).encode())
+        write_json(self._progress, {"step": step})
 
     @property
     def _progress(self) -> str:
@@ -258,7 +256,7 @@ class Run:
         from ft2ray.tlpo.policy import save_policy
 
         url = self.policy(version)
-        write_atomically(_curves(url), json.dumps(curves).encode())
+        write_json(_curves(url), {"curves": curves})
         save_policy(url, policy)
         self.publish(url)
 
@@ -291,7 +289,7 @@ class Run:
     def curves(self, policy: str) -> list[dict[str, Any]]:
         """Training curves up to a policy, {"step", "name", metric: value, ...}; none of an imported one."""
         url = _curves(policy)
-        return self._json(url) if exists(url) else []
+        return self._side_figure(url, "curves", []) if exists(url) else []
 
     # -- the rest ----------------------------------------------------------------------------------------
 
@@ -325,8 +323,13 @@ class Run:
             )
         return read_json(file, "a note of the run", AGAIN)
 
-    def _json(self, url: str) -> Any:
-        return plain_json(url, "a note of the training", AGAIN)
+    def _side_figure(self, url: str, name: str, lost: Any) -> Any:
+        """What the training noted beside its results; `lost` where it is damaged, which stops nothing."""
+        try:
+            return read_json(url, f"a note of the training, its {name},", "what it held is lost")[name]
+        except StoredDataError as error:
+            log.warning("%s", error)
+            return lost
 
     def _write_json(self, name: str, value: Any) -> None:
         write_json(self.file(name), value)

@@ -2,16 +2,18 @@
 
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 
 from ft2ray import storage
-from ft2ray.config import load_config
+from ft2ray.config import AlignConfig, load_config
 from ft2ray.errors import DataError
 from ft2ray.records import Prompt
 from ft2ray.rounds.plan import Plan, Quarantined
 from ft2ray.run import Run
-from ft2ray.storage import join, write_atomically
+from ft2ray.storage import join, write_atomically, write_json
+from tests.runs import stated
 
 PROMPT = Prompt("id", "s3://b/a.jpg", "b.flac", 0.0, 3.0)
 PLAN = Plan([PROMPT], [PROMPT], [Quarantined("c.jpg", "no_face", "There is none.")])
@@ -113,3 +115,18 @@ def test_a_local_run_belongs_to_one_at_a_time(tmp_path):
         pytest.fail("two at once")
     with storage.exclusive(tmp_path, "ft2ray align"):
         pass
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"step": 7}', b'{"curves": []}', b"[]", b"\xff"])
+def test_side_figures_that_are_lost_stop_nothing(tmp_path, damage, caplog):
+    """And a figure that was changed is never shown as one that was written."""
+    run = stated(AlignConfig(run_dir=str(tmp_path)), key="key")
+    run.reached(5)
+    assert run.step == 5
+    policy = run.policy(1)
+    write_json(policy + ".curves.json", {"curves": [{"step": 1, "name": "mn", "loss": 0.5}]})
+    assert run.curves(policy)[0]["loss"] == 0.5
+    (tmp_path / "train" / "key.progress.json").write_bytes(damage)
+    Path(policy + ".curves.json").write_bytes(damage)
+    assert run.step == 0 and run.curves(policy) == []
+    assert caplog.text.count("what it held is lost") == 2

@@ -152,19 +152,22 @@ def _train_loop(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     tlpo = new_training(config, rank, workers)
-    intake = Intake(run, lambda ids: pairs_by_group(run, ids), rank)
     clock = TrainingClock(run.spans, f"{platform.node()} {os.getpid()}")
     curves: list[dict[str, Any]] = []
+    kept: dict[int, list[str]] = {}
     checkpoints = Checkpoints(run.checkpoints)
     step = _of_rank_0(checkpoints.newest() if rank == 0 else None)
     if step is not None:
         saved = checkpoints.open(step)
         tlpo.restore(saved / "state")
         curves = json.loads((saved / "curves.json").read_text())
+        kept = {int(at): ids for at, ids in json.loads((saved / "intake.json").read_text()).items()}
+    intake = Intake(run, lambda ids: pairs_by_group(run, ids), rank, kept)
 
     def write(folder: Path) -> None:
         tlpo.save(folder / "state")
         (folder / "curves.json").write_text(json.dumps(curves))
+        (folder / "intake.json").write_text(json.dumps(intake.lists))
 
     def take_in(tlpo: TlpoRun) -> None:
         if intake.complete:

@@ -3,22 +3,28 @@
 Rank 0 looks at the store, decides, and writes the decision down before anybody acts on it:
 intake/<key>/<step>.json lists the groups that join before that step. A training that starts again reads the
 same list, so that its data order is the one of the first attempt whatever has been committed since.
+Checkpoints keep the lists too: a damaged one is written again from there, and one that no checkpoint has used
+is decided anew, as are those after it.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch.distributed as dist
 
+from ft2ray.errors import StoredDataError
 from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.held import HeldGroups
 from ft2ray.rounds.schedule import last_step, oldest_policy, slots_needed
 from ft2ray.run import Run
-from ft2ray.storage import exists, join, list_files, read_json, write_json
+from ft2ray.storage import delete, exists, join, list_files, read_json, write_json
 from ft2ray.tlpo.run import TlpoRun
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 # Groups that join now, how many slots are given up, and whether the step may begin.
@@ -37,6 +43,7 @@ class Intake:
         run: its slots are filled; those that were refused count as filled.
         pairs_of: the ids of committed groups, in order, with the pairs of each by pool.
         rank: of this worker.
+        kept: the lists, by step, that the checkpoint keeps from which the training goes on.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class Intake:
         run: Run,
         pairs_of: PairsOf,
         rank: int,
+        kept: Mapping[int, list[str]] | None = None,
     ):
         self.run, self.config, self.pairs_of, self.rank = run, run.config, pairs_of, rank
         self.folder, self.slots = run.intake, run.slots
@@ -52,8 +60,7 @@ class Intake:
         self.held = HeldGroups(lambda group_id: PromptGroup.from_row(self.groups.get(group_id)))
         self.seen: set[str] = set()
         self.given_up = 0
-        names = list_files(self.folder, ".json")
-        self.log = {int(name.removesuffix(".json")): name for name in names} if rank == 0 else {}
+        self.lists = self._known(kept or {}) if rank == 0 else {}
 
     def __call__(self, tlpo: TlpoRun) -> None:
         while not self.complete:
@@ -74,9 +81,9 @@ class Intake:
 
     def _decide(self, tlpo: TlpoRun) -> Decision | None:
         """None: there is no way to go on."""
-        written = {group_id for step in self.log if step <= tlpo.step for group_id in self._read(step)}
-        if self.log and (tlpo.step <= max(self.log) or not written <= self.seen):
-            return sorted(written - self.seen), self.given_up, tlpo.step <= max(self.log)
+        written = {group_id for step, ids in self.lists.items() if step <= tlpo.step for group_id in ids}
+        if self.lists and (tlpo.step <= max(self.lists) or not written <= self.seen):
+            return sorted(written - self.seen), self.given_up, tlpo.step <= max(self.lists)
         more = self.config.schedule.max_staleness == 0 or exists(self.run.curating)
         there = self.groups.committed(self.wanted)
         refused = len(self.refused.committed(self.wanted))
@@ -89,7 +96,7 @@ class Intake:
             enough = not self._lacks_pairs(tlpo, there)
         joining = sorted(there - self.seen) if enough else []
         if joining:
-            joining = self._write(tlpo.step, joining)
+            joining = self.lists[tlpo.step] = self._write(tlpo.step, joining)
         return joining, refused, enough
 
     def _more_may_come(self, step: int, filled: int) -> bool:
@@ -108,17 +115,34 @@ class Intake:
                 break
         return bool(lacking)
 
+    def _known(self, kept: Mapping[int, list[str]]) -> dict[int, list[str]]:
+        """The lists of an earlier attempt."""
+        steps = {int(name.removesuffix(".json")) for name in list_files(self.folder, ".json")}
+        lists: dict[int, list[str]] = {}
+        for step in sorted(steps | kept.keys()):
+            try:
+                lists[step] = self._read(step)
+            except (StoredDataError, FileNotFoundError) as error:
+                log.warning("%s", error)
+                delete(self._url(step))
+                if step in kept:
+                    lists[step] = self._write(step, kept[step])
+                    continue
+                for later in sorted(other for other in steps if other > step):
+                    delete(self._url(later))
+                break
+        return lists
+
+    def _url(self, step: int) -> str:
+        return join(self.folder, f"{step:08d}.json")
+
     def _read(self, step: int) -> list[str]:
-        what, remedy = (
-            "a list of groups that joined",
-            f"delete {self.folder} and train again in a new run_dir",
-        )
-        return read_json(join(self.folder, self.log[step]), what, remedy)["groups"]
+        remedy = "it is written again from the checkpoint, or decided anew where none has used it"
+        return read_json(self._url(step), "a list of groups that joined", remedy)["groups"]
 
     def _write(self, step: int, joining: list[str]) -> list[str]:
         """Returns the list that counts: that of another run in this folder, where that one was first."""
-        self.log[step] = f"{step:08d}.json"
-        first = write_json(join(self.folder, self.log[step]), {"groups": joining}, if_absent=True)
+        first = write_json(self._url(step), {"groups": joining}, if_absent=True)
         return joining if first else self._read(step)
 
     def _agree(self, decision: Decision | None) -> tuple[list[str], bool]:

@@ -54,6 +54,7 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
     mesher = FaceMesher()
     for path in media_files(config.portraits, "portraits"):
         try:
+            _require_text(path)
             portrait = load_portrait(path, size=size, mesher=mesher)
             picture_P = picture_print(portrait.image_HW3)
             _refuse_copy(
@@ -61,9 +62,10 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
             )
             portraits[portrait.portrait_id], pictures[path] = path, picture_P
         except MediaError as error:
-            quarantined.append(Quarantined(path, error.reason, str(error)))
+            quarantined.append(Quarantined(_shown(path), error.reason, str(error)))
     for path in media_files(config.speech, "speech"):
         try:
+            _require_text(path)
             recording = _inspect_recording(path, config)
             known = recordings.values()
             _refuse_copy(
@@ -71,7 +73,7 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
             )
             recordings[recording.audio_id] = recording
         except MediaError as error:
-            quarantined.append(Quarantined(path, error.reason, str(error)))
+            quarantined.append(Quarantined(_shown(path), error.reason, str(error)))
     _require_usable(portraits, config.portraits, "portrait", quarantined)
     _require_usable(recordings, config.speech, "recording", quarantined)
 
@@ -110,6 +112,21 @@ def media_files(folder: str, embedded: str) -> list[str]:
     if not files:
         raise UserError(f"prompts: {root} holds no files; put your {embedded} there")
     return files
+
+
+def _require_text(path: str) -> None:
+    """Refuse a name that is not text: the store keeps the paths of prompts as text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise MediaError(
+            "name", f"{_shown(base_name(path))}: its name is not UTF-8 text; rename the file."
+        ) from error
+
+
+def _shown(path: str) -> str:
+    """The path as text, with escapes for the bytes that are none."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _refuse_copy(path: str, there: Iterator[str]) -> None:

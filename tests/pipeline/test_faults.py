@@ -149,7 +149,7 @@ def learnt(run_dir: str | Path, version: int = 1) -> tuple[str, list]:
     (policy,) = list_files(folder, f"-{version}/policy.json", recursive=True)
     (curves,) = list_files(folder, f"-{version}.curves.json")
     fingerprint = json.loads(read_bytes(join(folder, policy)))["fingerprint"]
-    return fingerprint, json.loads(read_bytes(join(folder, curves)))
+    return fingerprint, json.loads(read_bytes(join(folder, curves)))["curves"]
 
 
 def copied(run_dir: Path, into: Path) -> Path:

@@ -91,11 +91,11 @@ def every_dimension(group):
     return {name: [Pair(0, 1, 1.0)] for name in DIMENSIONS}
 
 
-def taking_in(config, wanted, pairs_of=every_dimension):
+def taking_in(config, wanted, pairs_of=every_dimension, kept=None):
     def of_all(ids):
         return ((group_id, pairs_of(SimpleNamespace(group_id=group_id))) for group_id in ids)
 
-    return Intake(stated(config, wanted, KEY), of_all, rank=0)
+    return Intake(stated(config, wanted, KEY), of_all, rank=0, kept=kept)
 
 
 def written(config) -> dict[int, list[str]]:
@@ -251,3 +251,53 @@ def test_a_complete_intake_looks_at_nothing_any_more(config, monkeypatch):
     monkeypatch.setattr(intake, "_decide", lambda run: pytest.fail("asked the store again"))
     for run.step in range(1, STEPS):
         intake(run)
+
+
+DAMAGE = {
+    "flipped": lambda file: file.write_bytes(file.read_bytes().replace(b"g0p", b"g1p")),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:9]),
+    "empty": lambda file: file.write_bytes(b""),
+    "gone": lambda file: file.unlink(),
+}
+
+
+def lists_of(config) -> Path:
+    return Path(stated(config, key=KEY).intake)
+
+
+@pytest.fixture
+def two_lists(config):
+    """Groups that joined before steps 0 and 4: the settings, the slots, the lists."""
+    config, wanted = config("schedule.max_staleness=1", "schedule.rounds=2"), slots(2)
+    commit(config, *wanted[:6])
+    intake, run = taking_in(config, wanted), FakeRun()
+    intake(run)
+    commit(config, *wanted[6:])
+    run.step = 6
+    intake(run)
+    assert len(intake.lists) == 2 and intake.lists == written(config)
+    return config, wanted, intake.lists
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_damaged_list_is_written_again_from_the_checkpoint(two_lists, damage, which, caplog):
+    config, wanted, lists = two_lists
+    file = lists_of(config) / f"{sorted(lists)[which]:08d}.json"
+    before = file.read_bytes()
+    DAMAGE[damage](file)
+    if damage == "flipped" and file.read_bytes() == before:
+        file.write_bytes(before.replace(b"g1p", b"g0p"))
+    assert taking_in(config, wanted, kept=lists).lists == lists == written(config)
+    assert file.name in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_list_that_no_checkpoint_has_used_is_decided_anew(two_lists, damage, caplog):
+    """And those after it: the first steps would see no groups otherwise."""
+    config, wanted, lists = two_lists
+    DAMAGE[damage](lists_of(config) / f"{min(lists):08d}.json")
+    again, run = taking_in(config, wanted), FakeRun()
+    assert again.lists == {} and "decided anew" in caplog.text
+    again(run)
+    assert sorted(run.joined) == ids(wanted) and again.complete

@@ -1,5 +1,8 @@
 """Prompts are planned from what is usable; the rest is named, and the two splits share no sound."""
 
+import dataclasses
+import json
+import os
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -88,6 +91,17 @@ def test_every_bad_file_is_named_and_the_rest_goes_on(media):
     }
     assert all(q.message.endswith(".") for q in planned.quarantined)
     assert planned.curation and planned.evaluation
+
+
+def test_a_name_that_the_store_cannot_hold_is_quarantined_at_the_start(media):
+    """Bytes that are not UTF-8, from an old disk: Parquet would refuse the path after the first groups."""
+    for folder, name in zip(media, (b"caf\xe9.jpg", b"caf\xe9.flac"), strict=True):
+        (good,) = folder.iterdir()
+        shutil.copy(good, os.fsencode(folder) + b"/" + name)
+    planned = plan(media)
+    assert {q.reason for q in planned.quarantined} == {"name"} and len(planned.quarantined) == 2
+    assert all("rename the file" in q.message and "\\udce9" in q.path for q in planned.quarantined)
+    json.dumps(dataclasses.asdict(planned), ensure_ascii=False).encode()
 
 
 def test_nothing_usable_is_one_clear_error(media):
