@@ -3,15 +3,16 @@
     python studies/annotators.py MEDIA      fits them, writes studies/annotators.safetensors
 
 As in studies of reward models with a gold model, candidates are labelled by rules with privileged access:
-they see the motion that drives a clip, not its pixels. What they know comes from other people (role
-`annotators` of split.csv, and the clean clips of the base's own training) and from other predictors than
-the judges'.
+they see the motion that drives a clip, not its pixels. What they know comes from the clean clips of the base's
+own training, from the lips that the curated base makes for the same sound, and from the film of one more
+person (role `annotators` of split.csv): other people and other predictors than the judges'.
 
 Rules, per clip, higher is better:
-    mn  head: minus how far its amplitude and speed lie below those of clean clips, minus half of what lies
-    more
-        than two deviations above them, minus how much it trembles; log units, in deviations over clean clips
-    ls  correlation of the lips' gap and width with those that a ridge on speech features predicts
+    mn  head and lids: minus how far the head's amplitude and speed and the lids' activity lie below those of
+        clean clips, minus half of what lies more than two deviations above them, minus how much the head
+        trembles; in deviations over clean clips
+    ls  correlation of the lips' gap with what the sound asks for: the mean over CURATED_SAMPLES samples of the
+        curated base (weight 2) and a ridge on speech features (weight 1), each standardised
     vq  shape: minus the excess of slow movement in the channels that say what shape the face has
 
 A panel has ANNOTATORS members. Each adds own noise of ERROR deviations of the candidates' scores and
@@ -23,90 +24,115 @@ Shape suffixes: N candidates, K dimensions, C motion channels, F frames, P mesh 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 from scipy.ndimage import gaussian_filter1d
 
-from ft2ray.evaluation.lipsync import (
-    Ridge,
-    apply_ridges,
-    fit_ridge,
-    mouth_curve,
-    speech_features,
-    windowed_correlation,
-)
-from ft2ray.evaluation.motion import MOUTH_CORNERS
+from ft2ray.evaluation.lipsync import Ridge, fit_ridge, mouth_curve, speech_features, windowed_correlation
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
+from ft2ray.generator.sampler import Conditions, integrate
+from ft2ray.generator.settings import SamplerSettings
 from recipes.embedded.mixture import shape_channels
 
 DIMENSIONS = ("mn", "ls", "vq")
 FITTED = Path(__file__).with_name("annotators.safetensors")
-WIDTH_WEIGHT = 0.6  # of the lip width beside the gap
+CURATED_SAMPLES, CURATED_WEIGHT = 8, 2.0
 ANNOTATORS = 3
 ERROR = 0.5
 THRESHOLD_SPREAD = 0.3
 CONTEXT, STRENGTH = 5, 0.3
 LIVELY_DEVIATIONS = 2.0
+LIDS, TREMOR, SHAPE = 2, 3, 4  # places in the statistics, behind the head's amplitude and speed
 
 
 def motion_statistics(x_CF: np.ndarray, basis: MotionBasis) -> np.ndarray:
-    """Log head amplitude and speed (degrees, degrees a second), tremor (share) and slow shape: [4]."""
+    """Log head amplitude and speed (degrees, degrees a second), lids' activity (deviations of their channel,
+    not a logarithm: many clips have no blink), log tremor (share) and log slow shape: [5].
+    """
     raw_CF = basis.std_C[:, None] * x_CF
     turn_CF = np.degrees(raw_CF[basis.pose][:3])
     smooth_CF = gaussian_filter1d(turn_CF, 2.0, axis=1)
     amplitude = np.sqrt(smooth_CF.var(axis=1).sum())
     speed = np.linalg.norm(np.diff(smooth_CF, axis=1), axis=0).mean() * 25
+    lids = gaussian_filter1d(x_CF[basis.lid], 1.0).std()
     tremor = np.sqrt((turn_CF - gaussian_filter1d(turn_CF, 1.0, axis=1)).var(axis=1).sum())
     shape_CF = gaussian_filter1d(x_CF[shape_channels(basis)], 2.0, axis=1)
-    values = np.array([amplitude, speed, tremor / (amplitude + 0.2), np.sqrt(shape_CF.var(axis=1).mean())])
-    return np.log(np.maximum(values, 1e-3))
+    log = np.log(
+        np.maximum([amplitude, speed, tremor / (amplitude + 0.2), np.sqrt(shape_CF.var(axis=1).mean())], 1e-3)
+    )
+    return np.array([log[0], log[1], lids, log[2], log[3]])
 
 
-def lip_curves(x_CF: np.ndarray, basis: MotionBasis) -> tuple[np.ndarray, np.ndarray]:
-    """Gap and width of the lips of the mean face, its head held still: [F] each."""
+def lip_gap(x_CF: np.ndarray, basis: MotionBasis) -> np.ndarray:
+    """Gap of the lips of the mean face, its head held still: [F]."""
+    return mouth_curve(still_mesh(x_CF, basis), 100.0)
+
+
+def still_mesh(x_CF: np.ndarray, basis: MotionBasis) -> np.ndarray:
+    """Mesh of the mean face, 100 units wide, that does not move its head: [F, P, 3]."""
     still_CF = x_CF.copy()
     still_CF[basis.pose] = basis.rest_C[basis.pose, None]
-    mesh_FP3 = basis.decode(still_CF, 100 * basis.canonical_P3)
-    corners = mesh_FP3[:, MOUTH_CORNERS]
-    return mouth_curve(mesh_FP3, 100.0), np.linalg.norm(corners[:, 0] - corners[:, 1], axis=-1) / 100.0
+    return basis.decode(still_CF, 100 * basis.canonical_P3)
+
+
+def sample_motion(generator: PortraitGenerator, cond: Conditions, seeds: Sequence[int]) -> torch.Tensor:
+    """Latents x_BCFHW of these seeds at guidance 1, in one batch."""
+    shape, conds = generator.codec.latent_shape(cond.frames), [cond] * len(seeds)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    with torch.no_grad():
+        return integrate(
+            lambda x, t: generator.velocity(x, torch.full((len(seeds),), t), conds),
+            torch.stack(noise),
+            SamplerSettings(audio_scale=1.0),
+        )
+
+
+def motion_of(generator: PortraitGenerator, x_CFHW: torch.Tensor) -> np.ndarray:
+    """Whitened motion x_CF."""
+    return (x_CFHW * generator.scale_C111)[:, :, 0, 0].numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class Annotators:
-    """What the rules compare with: clean clips' statistics, and lip predictors."""
+    """What the rules compare with: clean clips' statistics, the curated base, and a ridge of the lip gap."""
 
     basis: MotionBasis
+    curated: PortraitGenerator
     mean_S: np.ndarray
     deviation_S: np.ndarray
-    gap: Ridge
-    width: Ridge
+    ridge: Ridge
 
     @classmethod
-    def load(cls, path: Path = FITTED) -> Annotators:
-        tensors = load_file(path)
-        ridges = [
-            Ridge("whisper", CONTEXT, *(tensors[f"{name}.{part}"] for part in ("mean", "scale", "weights")))
-            for name in ("gap", "width")
-        ]
-        return cls(MotionBasis.load(), tensors["mean"], tensors["deviation"], *ridges)
+    def load(cls, curated: PortraitGenerator, path: Path = FITTED) -> Annotators:
+        get = {name: values.astype(np.float64) for name, values in load_file(path).items()}
+        ridge = Ridge("whisper", "gap", CONTEXT, get["gap.mean"], get["gap.scale"], get["gap.weights"])
+        return cls(MotionBasis.load(), curated, get["mean"], get["deviation"], ridge)
 
-    def expectation(self, wav_T: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """Gap and width of the lips that the sound asks for, [F] each: once per prompt."""
-        features = {"whisper": speech_features(wav_T, frames, 25.0, "whisper")}
-        return apply_ridges([self.gap], features), apply_ridges([self.width], features)
+    def expectation(self, wav_T: np.ndarray, cond: Conditions) -> np.ndarray:
+        """Lip gap that the sound asks for, [F]: once per prompt."""
+        x_BCFHW = sample_motion(self.curated, cond, range(CURATED_SAMPLES))
+        gaps = [lip_gap(motion_of(self.curated, x), self.basis) for x in x_BCFHW]
+        heard_F = self.ridge.apply(speech_features(wav_T, cond.frames, 25.0, "whisper"))
+        return CURATED_WEIGHT * _standard(np.mean(gaps, axis=0)) + _standard(heard_F)
 
-    def scores(self, x_CF: np.ndarray, expected: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def scores(self, x_CF: np.ndarray, expected_F: np.ndarray) -> np.ndarray:
         """The three rules on one clip's whitened motion, without error: [K]."""
-        z = (motion_statistics(x_CF, self.basis) - self.mean_S) / self.deviation_S
-        lively = np.mean([min(v, 0.0) - 0.5 * max(v - LIVELY_DEVIATIONS, 0.0) for v in z[:2]])
-        gap_F, width_F = lip_curves(x_CF, self.basis)
-        lips = windowed_correlation(expected[0], gap_F), windowed_correlation(expected[1], width_F)
-        known = [0.0 if np.isnan(value) else value for value in lips]
-        sync = (known[0] + WIDTH_WEIGHT * known[1]) / (1 + WIDTH_WEIGHT)
-        return np.array([lively - 0.5 * max(z[2], 0.0), sync, -np.logaddexp(0.0, z[3])])
+        z_S = (motion_statistics(x_CF, self.basis) - self.mean_S) / self.deviation_S
+        lively = [min(z, 0.0) - 0.5 * max(z - LIVELY_DEVIATIONS, 0.0) for z in z_S[: LIDS + 1]]
+        sync = windowed_correlation(expected_F, lip_gap(x_CF, self.basis))
+        return np.array(
+            [
+                np.mean(lively) - 0.5 * max(z_S[TREMOR], 0.0),
+                0.0 if np.isnan(sync) else sync,  # lips that never move are with no sound and against none
+                -np.logaddexp(0.0, z_S[SHAPE]),
+            ]
+        )
 
     def answers(self, score_NK: np.ndarray, spread_K: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """P(Yes) of the panel for one group's candidates, [N, K].
@@ -125,8 +151,12 @@ class Annotators:
         return np.mean(panel, axis=0)
 
 
+def _standard(curve_F: np.ndarray) -> np.ndarray:
+    return (curve_F - curve_F.mean()) / (curve_F.std() + 1e-9)
+
+
 def fit(media: Path) -> None:
-    """Fit predictors on the annotators' film and statistics on the base's clean clips; write FITTED."""
+    """Fit the ridge on the annotators' film and statistics on the base's clean clips; write FITTED."""
     from ft2ray.media.face import FaceMesher
     from ft2ray.media.speech import SpeechEncoder
     from recipes.embedded.base_data import read_filmed
@@ -134,28 +164,22 @@ def fit(media: Path) -> None:
     from studies.make_split import files_of
 
     basis, mesher = MotionBasis.load(), FaceMesher()
-    curves = []
+    filmed = []
     for name in files_of("annotators", "train", kind="clips"):
         clip = read_filmed(media / name, mesher, basis)
-        gap_F, width_F = lip_curves(clip.x_CF, basis)
-        features_FD = speech_features(clip.wav_T, len(gap_F), 25.0, "whisper")
-        curves.append((features_FD, gap_F, width_F))
-    clips, _ = build_dataset(media, SpeechEncoder(), mesher, basis, BaseTrainingConfig())
-    save(curves, [clip.x_CF for clip in clips], basis)
-
-
-def save(
-    curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]], clean: list[np.ndarray], basis: MotionBasis
-) -> None:
-    tensors: dict[str, np.ndarray] = {}
-    for name, place in (("gap", 1), ("width", 2)):
-        ridge = fit_ridge([(row[0], row[place]) for row in curves], "whisper", CONTEXT, STRENGTH)
-        for part, values in (("mean", ridge.mean_D), ("scale", ridge.scale_D), ("weights", ridge.weights_D)):
-            tensors[f"{name}.{part}"] = values.astype(np.float32)
-    statistics = np.stack([motion_statistics(x_CF, basis) for x_CF in clean])
-    tensors["mean"] = statistics.mean(axis=0).astype(np.float32)
-    tensors["deviation"] = statistics.std(axis=0).astype(np.float32)
-    save_file(tensors, FITTED)
+        gap_F = lip_gap(clip.x_CF, basis)
+        filmed.append((speech_features(clip.wav_T, len(gap_F), 25.0, "whisper"), gap_F))
+    ridge = fit_ridge(filmed, "whisper", CONTEXT, STRENGTH)
+    clean, _ = build_dataset(media, SpeechEncoder(), mesher, basis, BaseTrainingConfig())
+    statistics = np.stack([motion_statistics(clip.x_CF, basis) for clip in clean])
+    tensors = {
+        "gap.mean": ridge.mean_D,
+        "gap.scale": ridge.scale_D,
+        "gap.weights": ridge.weights_D,
+        "mean": statistics.mean(axis=0),
+        "deviation": statistics.std(axis=0),
+    }
+    save_file({name: values.astype(np.float32) for name, values in tensors.items()}, FITTED)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Table of the study: python studies/tlpo_table.py ROWS [--out studies/results/tlpo.json].
 
-ROWS: rows.jsonl of studies/tlpo.py. Differences to the base are paired by prompt, averaged over noises and
-training seeds; intervals are t-intervals over prompts, refused below six of them. With one training seed they
-do not hold how much a training varies.
+ROWS: rows.jsonl of studies/tlpo.py. Differences to the base are paired by prompt and noise and averaged over
+noises; intervals are Student's t over prompts (their values averaged over training seeds) or, where it is wider,
+over training seeds, since either may be what varies; refused below six prompts. What is reported as `test` was
+measured once, at the strength that validation prompts chose.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +18,123 @@ import numpy as np
 from scipy import stats
 
 DIMENSIONS = ("mn", "ls", "vq")
+RULES = ("rule_mn", "rule_ls")
 LEAST_PROMPTS = 6
 REFERENCES = ("curated",)
+RIVALS = ("dpo_sum", "uniform", "simpo", "wide")
+
+Rows = Sequence[dict[str, Any]]
 
 
-def by_prompt(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, float]]:
-    """System -> prompt -> mean of `key` over noises and training seeds."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        found[row["system"]][row["prompt"]].append(row[key])
-    return {name: {p: float(np.mean(v)) for p, v in prompts.items()} for name, prompts in found.items()}
+def gains(rows: Rows, name: str, split: str, key: str, strength: float | None = None) -> np.ndarray:
+    """Differences to the base [S seeds, P prompts], averaged over noises."""
+    base = _values([row for row in rows if row["system"] == "base" and row["split"] == split], key)
+    found = [row for row in rows if row["system"] == name and row["split"] == split]
+    if strength is not None:
+        found = [row for row in found if row["strength"] == strength]
+    seeds = sorted({row["seed"] for row in found})
+    prompts = sorted({prompt for prompt, _ in base})
+    out = []
+    for seed in seeds:
+        own = _values([row for row in found if row["seed"] == seed], key)
+        out.append([np.mean([own[at] - base[at] for at in base if at[0] == p]) for p in prompts])
+    return np.array(out)
 
 
-def interval(values: np.ndarray) -> dict[str, float | None]:
-    """Mean and its 95 % t-interval over prompts; None where there are too few."""
-    if len(values) < LEAST_PROMPTS:
-        return {"mean": float(values.mean()), "low": None, "high": None}
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+def _values(rows: Rows, key: str) -> dict[tuple[str, int], float]:
+    return {(row["prompt"], row["noise"]): row[key] for row in rows}
+
+
+def spread_of_base(rows: Rows, split: str) -> dict[str, float]:
+    """Standard deviation of the base's clips, the unit in which dimensions are compared."""
+    base = [row for row in rows if row["system"] == "base" and row["split"] == split]
+    return {key: float(np.std([row[key] for row in base])) for key in DIMENSIONS}
+
+
+def least(rows: Rows, name: str, split: str, strength: float | None = None, seed: int | None = None) -> float:
+    """Least gain over the dimensions, in standard deviations of the base."""
+    chosen = [row for row in rows if seed is None or row["system"] == "base" or row["seed"] == seed]
+    spread = spread_of_base(rows, split)
+    return min(float(gains(chosen, name, split, key, strength).mean()) / spread[key] for key in DIMENSIONS)
+
+
+def chosen_strength(rows: Rows, name: str, seed: int) -> float:
+    """Of the strengths measured on validation prompts the one with the best least gain."""
+    tried = sorted(
+        {
+            row["strength"]
+            for row in rows
+            if (row["system"], row["split"], row["seed"]) == (name, "validation", seed)
+        }
+    )
+    return max(tried, key=lambda strength: least(rows, name, "validation", strength, seed))
+
+
+def interval(gain_SP: np.ndarray) -> dict[str, float | None]:
+    """Mean and 95 % t-interval, over prompts or over seeds, whichever is wider; None with too few prompts."""
+    mean = float(gain_SP.mean())
+    if gain_SP.shape[1] < LEAST_PROMPTS:
+        return {"mean": mean, "low": None, "high": None}
+    half = max(_half(gain_SP.mean(axis=0)), _half(gain_SP.mean(axis=1)) if len(gain_SP) > 2 else 0.0)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def _half(values: np.ndarray) -> float:
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def margin(rows: Rows, name: str, rival: str, draws: int = 4000) -> dict[str, float]:
+    """By how much the least gain of `name` exceeds that of `rival` on test prompts: bootstrap over prompts."""
+    spread, rng = spread_of_base(rows, "test"), np.random.default_rng(0)
+    own, other = (
+        np.stack([gains(rows, system, "test", key).mean(axis=0) / spread[key] for key in DIMENSIONS])
+        for system in (name, rival)
+    )
+    at_NP = rng.integers(own.shape[1], size=(draws, own.shape[1]))
+    drawn = own[:, at_NP].mean(axis=2).min(axis=0) - other[:, at_NP].mean(axis=2).min(axis=0)
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return {
-        "mean": float(values.mean()),
-        "low": float(values.mean() - half),
-        "high": float(values.mean() + half),
+        "mean": float(own.mean(axis=1).min() - other.mean(axis=1).min()),
+        "low": float(low),
+        "high": float(high),
     }
 
 
-def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """`systems` and `references`: value, difference to the base by dimension, displacement, joint rates."""
-    figures = {key: by_prompt(rows, key) for key in (*DIMENSIONS, "displacement")}
-    prompts = sorted(figures["mn"]["base"])
-    spread = {k: float(np.std([row[k] for row in rows if row["system"] == "base"])) for k in DIMENSIONS}
-    out: dict[str, Any] = {"prompts": len(prompts), "spread_of_base": spread, "systems": {}, "references": {}}
-    for name in figures["mn"]:
-        gains = {
-            k: np.array([figures[k][name][p] - figures[k]["base"][p] for p in prompts]) for k in DIMENSIONS
-        }
-        in_spread = [gains[k].mean() / spread[k] for k in DIMENSIONS]
-        better = np.all([gains[k] > 0 for k in DIMENSIONS], axis=0)
-        worse = np.all([gains[k] < 0 for k in DIMENSIONS], axis=0)
+def table(rows: Rows) -> dict[str, Any]:
+    """`systems` and `references`: value, difference by dimension, least gain, displacement, joint rates."""
+    base = [row for row in rows if row["system"] == "base" and row["split"] == "test"]
+    out: dict[str, Any] = {
+        "prompts": len({row["prompt"] for row in base}),
+        "spread_of_base": spread_of_base(rows, "test"),
+        "systems": {},
+        "references": {},
+        "margins": {},
+    }
+    names = list(dict.fromkeys(row["system"] for row in rows if row["split"] == "test"))
+    for name in names:
+        own = [row for row in rows if row["system"] == name and row["split"] == "test"]
+        by_key = {key: gains(rows, name, "test", key) for key in (*DIMENSIONS, *RULES)}
+        mean = np.stack([by_key[key].mean(axis=0) for key in DIMENSIONS])
         out["references" if name in REFERENCES else "systems"][name] = {
-            "seeds": len({row["seed"] for row in rows if row["system"] == name}),
-            "value": {k: float(np.mean([figures[k][name][p] for p in prompts])) for k in DIMENSIONS},
-            "difference": {k: interval(gains[k]) for k in DIMENSIONS},
-            "least_in_spread_of_base": float(min(in_spread)),
-            "displacement": float(np.mean([figures["displacement"][name][p] for p in prompts])),
-            "joint": {"better": float(better.mean()), "worse": float(worse.mean())},
+            "seeds": len({row["seed"] for row in own}),
+            "strengths": [
+                next(r["strength"] for r in own if r["seed"] == s) for s in sorted({r["seed"] for r in own})
+            ],
+            "value": {key: float(np.mean([row[key] for row in own])) for key in DIMENSIONS},
+            "difference": {key: interval(by_key[key]) for key in by_key},
+            "least_in_spread_of_base": least(rows, name, "test"),
+            "displacement": float(np.mean([row["displacement"] for row in own])),
+            "joint": {
+                "better": float((mean > 0).all(axis=0).mean()),
+                "worse": float((mean < 0).all(axis=0).mean()),
+            },
         }
+    finals = [name for name in names if name.startswith("tlpo_")]
+    for name in finals:
+        rivals = [
+            rival for rival in names if rival in RIVALS or rival.rsplit("_round", 1)[0] in ("dpo_sum", "wide")
+        ]
+        out["margins"][name] = {rival: margin(rows, name, rival) for rival in rivals}
     return out
 
 

@@ -1,0 +1,145 @@
+"""The study's trainings: each makes a policy from the same groups, with as many updates in all.
+
+Shape suffixes: N candidates, K dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ft2ray.dimensions import DEFAULT_DIMENSIONS, masks
+from ft2ray.generator.portrait.generator import PortraitGenerator
+from ft2ray.preference.rules import FULL, Pair, PairRule, pairs
+from ft2ray.records import PromptGroup
+from ft2ray.systems import SUM
+from ft2ray.tlpo.experts import Experts, detach_experts
+from ft2ray.tlpo.policy import Policy, policy_of
+from ft2ray.tlpo.run import TlpoRun
+from ft2ray.tlpo.settings import ExpertSettings, GateSettings, LossSettings, TlpoSettings
+from ft2ray.tlpo.step import expert_step
+from ft2ray.training import update
+from studies.annotators import DIMENSIONS
+
+RANK = 16
+MASKS = masks(DEFAULT_DIMENSIONS)
+RULE = PairRule(margin=0.0, full_tolerance=0.0)
+"""Best against worst of every group, by the panel's answers in logits."""
+ONE = "all"  # name of the one adapter of a system that does not decouple
+
+
+def pairs_of(group: PromptGroup, shuffle: np.random.Generator | None = None) -> dict[str, list[Pair]]:
+    """Pairs by pool; `shuffle` hands the answers to other candidates of the group: the control."""
+    p_NK = group.scores_NK()
+    if shuffle is not None:
+        p_NK = shuffle.permutation(p_NK)
+    found = pairs(p_NK, DIMENSIONS, RULE, (*DIMENSIONS, SUM, FULL))
+    return {ONE if pool == SUM else pool: value for pool, value in found.items()}
+
+
+def train_experts(
+    generator: PortraitGenerator,
+    groups: Sequence[PromptGroup],
+    seed: int,
+    updates: int,
+    start: Policy | None = None,
+    **loss: Any,
+) -> Policy:
+    """One expert per dimension with its mask and anchor, each for `updates` steps, from `start` on."""
+    detach_experts(generator.transformer)
+    run = TlpoRun(generator, DIMENSIONS, _settings(updates, **loss), seed=seed, masks=MASKS)
+    return _trained(run, groups, start)
+
+
+def train_one(
+    generator: PortraitGenerator,
+    groups: Sequence[PromptGroup],
+    seed: int,
+    updates: int,
+    start: Policy | None = None,
+    shuffled: bool = False,
+    **loss: Any,
+) -> Policy:
+    """One adapter on the pairs of the summed score, with as many updates as all experts together."""
+    detach_experts(generator.transformer)
+    rng = np.random.default_rng(seed) if shuffled else None
+    run = TlpoRun(generator, (ONE,), _settings(len(DIMENSIONS) * updates, **loss), seed=seed)
+    return _trained(run, groups, start, rng)
+
+
+def train_wide(
+    generator: PortraitGenerator,
+    groups: Sequence[PromptGroup],
+    seed: int,
+    updates: int,
+    start: Policy | None = None,
+) -> Policy:
+    """One adapter of triple rank on the three masked, anchored losses in turn: is it masks or fusion?"""
+    detach_experts(generator.transformer)
+    run = TlpoRun(generator, DIMENSIONS, _settings(1), seed=seed, masks=MASKS)
+    for group in groups:
+        run.add(group, pairs_of(group))
+    batches = [run._batch(name) for _ in range(updates) for name in DIMENSIONS]
+    loss, rate = run.settings.loss, run.settings.optimizer.learning_rate
+    detach_experts(generator.transformer)
+    rank = len(DIMENSIONS) * RANK
+    experts = Experts(generator.transformer, (ONE,), ExpertSettings(rank=rank, alpha=float(rank)), seed)
+    if start is not None:
+        experts.load_state(ONE, start.adapters[ONE][1])
+    optimizer = torch.optim.AdamW(experts.parameters(ONE), rate, weight_decay=0.0)
+    for batch in batches:
+        expert_step(generator.velocity, experts, ONE, batch, loss)
+        update(optimizer)
+    return policy_of(experts, (ONE,), generator.fingerprint)
+
+
+def train_gate(
+    generator: PortraitGenerator,
+    groups: Sequence[PromptGroup],
+    seed: int,
+    experts: Policy,
+    mode: str,
+    updates: int,
+) -> Policy:
+    """Stage 2 over finished experts, on groups that they did not learn from."""
+    detach_experts(generator.transformer)
+    settings = _settings(1).replaced(gate=GateSettings(mode=mode), gate_steps=updates)  # type: ignore[arg-type]
+    run = TlpoRun(generator, DIMENSIONS, settings, seed=seed, masks=MASKS)
+    run.step = settings.steps  # stage 1 is over
+    return _trained(run, groups, experts)
+
+
+def soup(policy: Policy) -> Policy:
+    """One adapter whose factors A and B are the means of the experts' (model soup on adapters)."""
+    (config, _), *_ = policy.adapters.values()
+    tensors = [found for _, found in policy.adapters.values()]
+    mean = {key: torch.stack([found[key] for found in tensors]).mean(dim=0) for key in tensors[0]}
+    return replace(policy, adapters={ONE: (config, mean)}, dimensions=(ONE,), gate=None)
+
+
+def _settings(updates: int, **loss: Any) -> TlpoSettings:
+    return TlpoSettings().replaced(
+        steps=updates,
+        gate_steps=0,
+        gate_groups=0.0,
+        baseline=False,
+        gate=GateSettings(mode="sum"),
+        experts=ExpertSettings(rank=RANK, alpha=float(RANK)),
+        loss=LossSettings(**loss),
+    )
+
+
+def _trained(
+    run: TlpoRun, groups: Sequence[PromptGroup], start: Policy | None, rng: np.random.Generator | None = None
+) -> Policy:
+    adapters: Mapping[str, Any] = start.adapters if start else {}
+    for name, (_, tensors) in adapters.items():
+        run.experts.load_state(name, tensors)
+    for group in groups:
+        run.add(group, pairs_of(group, rng))
+    run.train(run.last_step, lambda run: None)
+    return run.policy()
