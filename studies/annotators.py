@@ -3,16 +3,16 @@
     python studies/annotators.py MEDIA      fits them, writes studies/annotators.safetensors
 
 As in studies of reward models with a gold model, candidates are labelled by rules with privileged access:
-they see the motion that drives a clip, not its pixels. What they know comes from the clean clips of the base's
-own training, from the lips that the curated base makes for the same sound, and from the film of one more
-person (role `annotators` of split.csv): other people and other predictors than the judges'.
+they see the motion that drives a clip, not its pixels. What they know comes from the clean clips of the
+base's own training, from the lips that the curated base makes for the same sound, and from the film of one
+more person (role `annotators` of split.csv): other people and other predictors than those of the judges.
 
 Rules, per clip, higher is better:
     mn  head and lids: minus how far the head's amplitude and speed and the lids' activity lie below those of
         clean clips, minus half of what lies more than two deviations above them, minus how much the head
         trembles; in deviations over clean clips
-    ls  correlation of the lips' gap with what the sound asks for: the mean over CURATED_SAMPLES samples of the
-        curated base (weight 2) and a ridge on speech features (weight 1), each standardised
+    ls  correlation of the lips' gap with what the sound asks for: the mean over CURATED_SAMPLES samples of
+        the curated base (weight 2) and a ridge on speech features (weight 1), each standardised
     vq  shape: minus the excess of slow movement in the channels that say what shape the face has
 
 A panel has ANNOTATORS members. Each adds own noise of ERROR deviations of the candidates' scores and

@@ -1,10 +1,11 @@
 """The study's testbed: prompts, candidates with the panel's answers, and measures, all on the driving motion.
 
-Nothing is rendered here, so thousands of clips are cheap; studies/pixels.py measures decoded clips of the systems
-that matter. What was made is kept in a folder and not made again.
+Nothing is rendered here, so thousands of clips are cheap; studies/pixels.py measures decoded clips of the
+systems that matter. What was made is kept in a folder and not made again.
 
 Measures, per clip (higher is better):
-    mn, ls      of ft2ray.evaluation, of the mesh that drives the clip: other people and predictors than the labels'
+    mn, ls      of ft2ray.evaluation, of the mesh that drives the clip; other people and other predictors than
+                those of the labels
     rule_*      the annotators' rules without error: what the labels are made from, hence upper bounds
     vq          rule_vq: no measure of the evaluation sees slow movement of the shape of a face
 

@@ -2,12 +2,13 @@
 
     python studies/tlpo.py MEDIA OUT [--seeds 3] [--part online offline] [--explore]
 
-Resumable: what lies in OUT is not made again. One thread. Every system learns from the same candidates and the
-same answers of the simulated panel (studies/annotators.py), with equal numbers of updates; the systems that go on
-for several rounds do so on candidates of their own. Each system's strength (a factor on its weight change) is
-chosen on validation prompts by its least gain over the dimensions, then it is measured once on test prompts of
-other people. OUT/rows.jsonl holds one row per system, training seed, split, strength, prompt and noise;
-studies/tlpo_table.py makes studies/results/tlpo.json from it. docs/protocol.md says what counts as success.
+Resumable: what lies in OUT is not made again. One thread. Every system learns from the same candidates and
+the same answers of the simulated panel (studies/annotators.py), with equal numbers of updates; the systems
+that go on for several rounds do so on candidates of their own. Each system's strength (a factor on its
+weight change) is chosen on validation prompts by its least gain over the dimensions, then it is measured
+once on test prompts of other people. OUT/rows.jsonl holds one row per system, training seed, split,
+strength, prompt and noise; studies/tlpo_table.py makes studies/results/tlpo.json from it. docs/protocol.md
+says what counts as success.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from studies.tlpo_table import chosen_strength
 from studies.trainings import soup, train_experts, train_gate, train_one, train_wide
 
 log = logging.getLogger(__name__)
-STRENGTHS = (0.5, 1.0, 1.5)
+STRENGTHS = (0.5, 1.0, 1.5, 2.0)
 PROMPTS = 24
 NOISES = {"validation": 1, "test": 2}
 GATE_UPDATES = 40
@@ -141,6 +142,8 @@ class Study:
         for k, dimension in enumerate(DIMENSIONS):
             self.test(f"expert_{dimension}", seed, System(experts, tuple(float(i == k) for i in range(3))))
         self.test("soup", seed, System(soup(experts)))
+        routed = self.trained(f"group-{seed}-0.pkl", train_experts, groups, seed, self.updates, kind="nft")
+        self.test("tlpo_group_loss", seed, System(routed))
         wide = self.trained(f"wide-{seed}-0.pkl", train_wide, groups, seed, self.updates)
         self.test("wide", seed, System(wide))
         for name, loss in BASELINES.items():
@@ -191,7 +194,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
     parser.add_argument("--prompts", type=int, default=60, help="of the candidates")
     parser.add_argument("--updates", type=int, default=80, help="of each expert and round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--part", choices=("online", "offline"), nargs="*", default=("online", "offline"))
     parser.add_argument("--explore", action="store_true", help="leave the test prompts alone")
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
 """Table of the study: python studies/tlpo_table.py ROWS [--out studies/results/tlpo.json].
 
 ROWS: rows.jsonl of studies/tlpo.py. Differences to the base are paired by prompt and noise and averaged over
-noises; intervals are Student's t over prompts (their values averaged over training seeds) or, where it is wider,
-over training seeds, since either may be what varies; refused below six prompts. What is reported as `test` was
-measured once, at the strength that validation prompts chose.
+noises; intervals are Student's t over prompts (their values averaged over training seeds) or, where it is
+wider, over training seeds, since either may be what varies; refused below six prompts. What is reported as
+`test` was measured once, at the strength that validation prompts chose.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _half(values: np.ndarray) -> float:
 
 
 def margin(rows: Rows, name: str, rival: str, draws: int = 4000) -> dict[str, float]:
-    """By how much the least gain of `name` exceeds that of `rival` on test prompts: bootstrap over prompts."""
+    """Excess of the least gain of `name` over that of `rival` on test prompts: bootstrap over prompts."""
     spread, rng = spread_of_base(rows, "test"), np.random.default_rng(0)
     own, other = (
         np.stack([gains(rows, system, "test", key).mean(axis=0) / spread[key] for key in DIMENSIONS])
