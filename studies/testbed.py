@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 SECONDS, FRAMES, RATE = 3, 75, 25.0
 CANDIDATES = 8
 FIRST_WINDOW = {"test": 1}
-"""The first pass looked at window 0 of the test recordings, and at window 1 of six of them (docs/lab-log.md)."""
+"""The first pass looked at window 0 of the test recordings and window 1 of six of them (docs/lab-log.md)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,8 @@
 """Table of the study: python studies/tlpo_table.py ROWS [--out studies/results/tlpo.json].
 
-ROWS: rows.jsonl of studies/tlpo.py. Differences to the base are paired by prompt and noise and averaged over
-noises; intervals are Student's t over prompts (their values averaged over training seeds) or, where it is
-wider, over training seeds, since either may be what varies; refused below six prompts. What is reported as
-`test` was measured once, at the strength that validation prompts chose.
+ROWS: rows.jsonl of studies/tlpo.py. Differences to the base are paired by prompt and noise and averaged
+over noises; intervals are Student's t over prompts and training seeds, refused below six prompts. What is
+reported as `test` was measured once, at the strength that validation prompts chose.
 """
 
 from __future__ import annotations
@@ -71,16 +70,21 @@ def chosen_strength(rows: Rows, name: str, seed: int) -> float:
 
 
 def interval(gain_SP: np.ndarray) -> dict[str, float | None]:
-    """Mean and 95 % t-interval, over prompts or over seeds, whichever is wider; None with too few prompts."""
+    """Mean and 95 % t-interval over prompts and training seeds; None with too few prompts.
+
+    The variances of the mean over prompts and over seeds are added (a little too wide: what both share is
+    counted twice), with Welch and Satterthwaite's degrees of freedom. One seed: over prompts only.
+    """
     mean = float(gain_SP.mean())
     if gain_SP.shape[1] < LEAST_PROMPTS:
         return {"mean": mean, "low": None, "high": None}
-    half = max(_half(gain_SP.mean(axis=0)), _half(gain_SP.mean(axis=1)) if len(gain_SP) > 2 else 0.0)
+    parts = [gain_SP.mean(axis=0)] + ([gain_SP.mean(axis=1)] if len(gain_SP) > 1 else [])
+    variance = np.array([values.var(ddof=1) / len(values) for values in parts])
+    total = float(variance.sum())
+    freedom = np.array([len(values) - 1 for values in parts])
+    df = total**2 / float((variance**2 / freedom).sum()) if total else 1.0
+    half = float(stats.t.ppf(0.975, df)) * total**0.5
     return {"mean": mean, "low": mean - half, "high": mean + half}
-
-
-def _half(values: np.ndarray) -> float:
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def margin(rows: Rows, name: str, rival: str, draws: int = 4000) -> dict[str, float]:

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
-from studies.tlpo_table import DIMENSIONS, interval, table
+from studies.tlpo_table import DIMENSIONS, RULES, chosen_strength, interval, margin, table
+
+KEYS = (*DIMENSIONS, *RULES)
 
 
-def rows(system, values, prompts=8):
+def rows(system, values, prompts=8, split="test", strength=1.0, seed=0):
+    """`values`: by which every dimension's figure exceeds the base's."""
+    gain = dict(zip(DIMENSIONS, values, strict=True)) | dict.fromkeys(RULES, 0.0)
+    place = {"system": system, "seed": seed, "split": split, "strength": strength, "displacement": 0.1}
     return [
-        {"system": system, "seed": 0, "prompt": f"p{n}", "noise": i, "displacement": 0.1}
-        | {k: n + i + value for k, value in zip(DIMENSIONS, values, strict=True)}
+        place | {"prompt": f"p{n}", "noise": i} | {key: n + i + gain[key] for key in KEYS}
         for n in range(prompts)
         for i in range(2)
     ]
@@ -27,7 +31,32 @@ def test_differences_are_paired_by_prompt_and_the_worst_dimension_counts():
 
 
 def test_an_interval_of_few_prompts_is_refused_and_one_of_many_holds_the_mean():
-    assert interval(np.arange(5.0))["low"] is None
+    assert interval(np.arange(5.0)[None])["low"] is None
     rng = np.random.default_rng(0)
-    held = [i["low"] < 0 < i["high"] for i in (interval(rng.standard_normal(8)) for _ in range(400))]
+    held = [i["low"] < 0 < i["high"] for i in (interval(rng.standard_normal((1, 8))) for _ in range(400))]
     assert 0.92 < np.mean(held) < 0.98
+
+
+def test_an_interval_holds_the_mean_when_trainings_vary_too():
+    rng, held = np.random.default_rng(0), []
+    for _ in range(400):
+        seeds, prompts = rng.standard_normal((3, 1)), rng.standard_normal((1, 24))
+        found = interval(seeds + prompts + 0.5 * rng.standard_normal((3, 24)))
+        held.append(found["low"] < 0 < found["high"])
+    assert np.mean(held) > 0.9  # with three trainings their own spread is hardly known
+
+
+def test_the_strength_with_the_best_worst_dimension_on_validation_prompts_is_chosen():
+    found = rows("base", (0, 0, 0), split="validation") + rows("base", (0, 0, 0))
+    found += rows("tlpo", (3, 3, 0), split="validation", strength=2.0)
+    found += rows("tlpo", (1, 1, 1), split="validation", strength=1.0)
+    found += rows("tlpo", (9, 9, 9), strength=0.5)  # what test prompts say does not count
+    assert chosen_strength(found, "tlpo", 0) == 1.0
+
+
+def test_a_margin_compares_worst_dimensions():
+    found = rows("base", (0, 0, 0)) + rows("tlpo_offline", (1, 1, 1)) + rows("dpo_sum", (3, 3, 0))
+    spread = table(found)["spread_of_base"]["mn"]
+    compared = margin(found, "tlpo_offline", "dpo_sum")
+    assert compared["mean"] == pytest.approx(1 / spread) and compared["low"] > 0
+    assert table(found)["margins"]["tlpo_offline"]["dpo_sum"] == compared
