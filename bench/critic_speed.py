@@ -136,6 +136,8 @@ def views(critic: TalkingCritic, count: int) -> list[ClipView]:
             np.roll(video, int(shift), axis=1),
             probe.stills_WKHW3,
             (mel + rng.normal(0, 0.01, mel.shape)).astype(np.float32),
+            np.tile(probe.motion_WCF, (1, 1, frames))[:, :, :75],
+            np.tile(probe.speech_WDF, (1, 1, frames))[:, :, :75],
         )
         for shift in rng.integers(0, 75, count)
     ]

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from ft2ray.config import AlignConfig, is_override, load_config, to_yaml
 from ft2ray.errors import FT2RayError, UserError
 
+PACKAGED_POLICY = ["generator.weights=embedded-uncurated", "generator.sampling.audio_scale=1"]
+"""What the policy in the package was trained on."""
 READER_GONE = 141  # as a shell reports a program that SIGPIPE has ended
 
 
@@ -89,9 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--portrait", required=True)
     generate.add_argument("--audio", required=True)
     generate.add_argument("--out", required=True, help="the mp4 to write")
-    generate.add_argument("--run", help="a run folder: use its aligned policy; without it the base generator")
     generate.add_argument(
-        "--system", help="which system of the run: tlpo (where it has one), uniform, expert_ls, ..."
+        "--run",
+        help="a run folder, whose policy is used; without it the base or, with --system, the packaged policy",
+    )
+    generate.add_argument(
+        "--system",
+        help="base, tlpo, uniform, expert_ls, ... of the run or, without --run, of the packaged policy",
     )
     generate.add_argument(
         "--weights",
@@ -201,19 +207,24 @@ def _generate(arguments: argparse.Namespace) -> None:
     from ft2ray.animate import animate
     from ft2ray.run import Run
 
-    if arguments.run is None and (arguments.system or arguments.weights):
-        raise UserError("--system and --weights choose among the adapters of a run: give its folder as --run")
     if unknown := [text for text in arguments.settings if not is_override(text)]:
         raise UserError(f"{unknown[0]} is not of the form a.b=value; settings of a run come with --run")
     named = any(text.startswith("generator.weights=") for text in arguments.settings)
     run = Run.open(arguments.run, arguments.settings) if arguments.run else None
+    packaged = run is None and bool(arguments.system or arguments.weights)
+    if packaged and named:
+        raise UserError(
+            "--system and --weights without --run take the packaged policy, which has a base of its own: "
+            "leave generator.weights out, or give the folder of a run as --run"
+        )
+    own = PACKAGED_POLICY if packaged else []
     frames = animate(
-        load_config(None, arguments.settings) if run is None else run.config,
+        load_config(None, [*own, *arguments.settings]) if run is None else run.config,
         arguments.portrait,
         arguments.audio,
         arguments.out,
         seed=arguments.seed,
-        policy_dir=None if run is None else run.current_policy,
+        policy_dir=run.current_policy if run is not None else "embedded" if packaged else None,
         system=arguments.system,
         weights=_weights(arguments.weights),
         allow_code=named or arguments.allow_code,

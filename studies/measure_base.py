@@ -29,14 +29,14 @@ from ft2ray.errors import MediaError
 from ft2ray.evaluation.identity import descriptor, identity
 from ft2ray.evaluation.lipsync import Ridge, correlation, fit_ridge, mouth_curve, speech_features
 from ft2ray.generator.portrait.codec import PortraitCodec
-from ft2ray.generator.portrait.generator import FRAME_SAMPLES, PortraitGenerator
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import GRID_AUDIO_OFFSET_FRAMES, fit_pose
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.audio import read_audio
 from ft2ray.media.face import FaceMesher, eye_opening, face_height
 from ft2ray.media.portrait import Portrait, load_portrait
-from ft2ray.media.speech import SpeechEncoder
+from ft2ray.media.speech import FRAME_SAMPLES, SpeechEncoder
 from ft2ray.media.video import FPS, read_video
 from recipes.embedded.base_data import (
     filmed_variants,

@@ -15,7 +15,7 @@ import os
 import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,7 +29,7 @@ from ft2ray.critic.processor import ProcessorConfig, log_mel
 from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.talking.critic import CONFIG, TalkingCritic
 from ft2ray.critic.talking.model import build_model, toy_config
-from ft2ray.critic.talking.view import WINDOW_FRAMES, ClipView, TalkingViewer, at_loudness
+from ft2ray.critic.talking.view import WINDOW_FRAMES, ClipView, TalkingViewer, at_loudness, speech_features
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.speech import SpeechEncoder
@@ -85,8 +85,9 @@ def rendered_clips(media: Media, lips: LipSource, count: int, seed: int, mesher:
         if rng.random() < 0.42:
             name, start, sound = wrong_sound(media, name, start, rng)
             sync, kind = 0.0, f"{kind}+{sound}"
-        mel = window_mel(sounds[name], start)
-        view = ClipView(found[-1].video_WFHW3, found[-1].stills_WKHW3, mel[None])
+        wav_T = window_sound(sounds[name], start)
+        mel = log_mel(at_loudness(wav_T), ProcessorConfig())
+        view = replace(found[-1], mel_WMJ=mel[None], speech_WDF=speech_features(wav_T.tobytes()).T[None])
         judged.append(Judged(view, np.array([clip.mn, sync, clip.vq]), kind))
     return judged
 
@@ -105,10 +106,9 @@ def wrong_sound(media: Media, name: str, start: int, rng: np.random.Generator) -
     return other, int(rng.integers(spare + 1)), "other_sound"
 
 
-def window_mel(wav_T: np.ndarray, start: int) -> np.ndarray:
-    """Log-mel of three seconds from a frame on; past the ends the recording goes round."""
-    samples = (start * FRAME_SAMPLES + np.arange(WINDOW_SAMPLES)) % len(wav_T)
-    return log_mel(at_loudness(wav_T[samples]), ProcessorConfig())
+def window_sound(wav_T: np.ndarray, start: int) -> np.ndarray:
+    """Three seconds from a frame on; past the ends the recording goes round."""
+    return wav_T[(start * FRAME_SAMPLES + np.arange(WINDOW_SAMPLES)) % len(wav_T)].astype(np.float32)
 
 
 def real_clips(paths: Sequence[Path], mesher: FaceMesher) -> list[Judged]:

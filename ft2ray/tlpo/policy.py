@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from ft2ray.tlpo.settings import GateSettings
 FORMAT = 2
 DESCRIPTION = "policy.json"
 REMEDY = "copy the folder again, or train again in a new run_dir"
+EMBEDDED = Path(str(files("ft2ray") / "assets" / "policy"))  # of the base embedded-uncurated
 PREFIX = "transformer."  # the pipelines' name of the module that the adapters belong to
 
 
@@ -187,7 +189,12 @@ def _write_files(folder: Path, policy: Policy) -> None:
 
 
 def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
-    """Read a policy for the base with `base_fingerprint`; ValueError if it was made for another one."""
+    """Read a policy for the base with `base_fingerprint`; "embedded" is the package's own.
+
+    Raises:
+        WeightsError: it was made for another base, or its files are not those that were written.
+    """
+    directory = EMBEDDED if directory == "embedded" else directory
     description = _description(directory)
     directory = local_folder(directory)
     check_files(directory, description["files"], "a policy", REMEDY)

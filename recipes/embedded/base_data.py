@@ -21,9 +21,9 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from ft2ray.errors import DataError
 from ft2ray.generator.portrait.codec import bridge_gaps
-from ft2ray.generator.portrait.generator import FRAME_SAMPLES, speech_tokens
 from ft2ray.generator.portrait.motion import GRID_AUDIO_OFFSET_FRAMES, MotionBasis
 from ft2ray.media.face import FaceMesher
+from ft2ray.media.speech import FRAME_SAMPLES, speech_tokens
 from ft2ray.media.video import read_video
 from recipes.embedded.base_teacher import LipTeacher, context_rows
 from studies.make_split import SPLIT, files_of

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from ft2ray.errors import DataError
-from ft2ray.generator.portrait.generator import FRAME_SAMPLES, speech_tokens
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
+from ft2ray.media.speech import FRAME_SAMPLES, speech_tokens
 from recipes.embedded.base_data import (
     RESIDUAL_SHARE,
     SEGMENT_SECONDS,

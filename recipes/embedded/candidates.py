@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from ft2ray.critic.talking.view import WINDOW_FRAMES
-from ft2ray.generator.portrait.generator import FRAME_SAMPLES, PortraitGenerator, speech_tokens
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.settings import SamplerSettings
-from ft2ray.media.speech import SpeechEncoder
+from ft2ray.media.speech import FRAME_SAMPLES, SpeechEncoder, speech_tokens
 from recipes.embedded.motion_sources import LipSource, Recording
 
 GUIDANCE = (0.0, 1.0, 2.0, 3.5)  # 0 does not hear the speech at all

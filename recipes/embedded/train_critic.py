@@ -175,8 +175,11 @@ def rules_for(data: ClipData, questions: list[str], seed: int) -> RuleCritic:
     rng, views, labels = np.random.default_rng(seed), [], []
     for row in range(min(len(data), RULE_CLIPS)):
         batch = data.batch(np.array([row]), rng, SoundMix(), augment=False)
+        unused = np.zeros((1, 0, 0)), np.zeros((1, 0, 0))  # motion and speech, which no rule looks at
         pictures = data.arrays["video_FHW3"][row][None], data.arrays["stills_KHW3"][row][None]
-        views += [ClipView(*pictures, mel.numpy()) for mel in (batch.clips.mel_BMJ, batch.wrong_mel_BMJ)]
+        views += [
+            ClipView(*pictures, mel.numpy(), *unused) for mel in (batch.clips.mel_BMJ, batch.wrong_mel_BMJ)
+        ]
         labels += list(batch.label_SBK[:, 0].numpy())
     return fit_rules(views, np.stack(labels), questions)
 

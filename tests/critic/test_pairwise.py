@@ -65,7 +65,10 @@ def views(count: int) -> list[ClipView]:
     return [
         ClipView(
             *[rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes],
-            rng.standard_normal((1, 80, 300)).astype(np.float32),
+            *[
+                rng.standard_normal(shape).astype(np.float32)
+                for shape in ((1, 80, 300), (1, 24, 75), (1, 384, 75))
+            ],
         )
         for _ in range(count)
     ]

@@ -95,7 +95,7 @@ def service(monkeypatch):
 
 
 def test_a_batch_is_as_large_as_its_frames():
-    view = ClipView(np.zeros((2, 75, 1, 1, 3)), np.zeros(0), np.zeros(0))
+    view = ClipView(np.zeros((2, 75, 1, 1, 3)), *[np.zeros(0)] * 4)
     assert clip_frames([view], most=1000) == 150 and clip_frames([view, view], most=200) == 300
     assert clip_frames([view], most=100) == 100  # a long clip is not refused, it goes alone
 

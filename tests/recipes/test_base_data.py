@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ft2ray.generator.portrait.generator import FRAME_SAMPLES
 from ft2ray.generator.portrait.motion import MotionBasis
+from ft2ray.media.speech import FRAME_SAMPLES
 from ft2ray.media.video import FPS
 from recipes.embedded.base_data import (
     Filmed,

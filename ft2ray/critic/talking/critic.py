@@ -34,6 +34,7 @@ from ft2ray.critic.talking.model import (
     still_tokens,
     video_tokens,
 )
+from ft2ray.critic.talking.motion_head import HEAD, MotionHead
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.errors import WeightsError
 
@@ -44,6 +45,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 class TalkingCritic(LogitCritic):
     """The Qwen2.5-Omni thinker as a critic: P(Yes) = softmax over the logits of Yes and No.
 
+    `head` joins what motion and speech themselves say (see motion_head); without it the thinker is alone.
     Clips longer than three seconds are judged window by window and their logits averaged. `scaling` was
     fitted on held-out clips.
     """
@@ -55,6 +57,7 @@ class TalkingCritic(LogitCritic):
     scaling: dict[str, tuple[float, float]]
     fingerprint: str
     calibration: dict[str, Any]
+    head: MotionHead | None = None
     windows_per_pass: int = 8
 
     def __post_init__(self) -> None:
@@ -78,6 +81,7 @@ class TalkingCritic(LogitCritic):
             scaling={name: (pair[0], pair[1]) for name, pair in own["scaling"].items()},
             calibration=own["calibration"],
             fingerprint=own["fingerprint"],
+            head=MotionHead.load(folder / HEAD) if (folder / HEAD).is_file() else None,
         )
 
     @staticmethod
@@ -114,7 +118,11 @@ class TalkingCritic(LogitCritic):
             question_token_ids(self.tokenizer, self.questions),
             answer_token_ids(self.tokenizer),
         ).double()
-        return (logits[..., 0] - logits[..., 1]).numpy()
+        margin_WK = logits[..., 0] - logits[..., 1]
+        if self.head is not None:
+            motion_WCF, speech_WDF = torch.from_numpy(view.motion_WCF), torch.from_numpy(view.speech_WDF)
+            margin_WK = self.head.thinker_K.double() * margin_WK + self.head(motion_WCF, speech_WDF).double()
+        return margin_WK.numpy()
 
     def _layout(self, batch: ClipBatch) -> Layout:
         return prefix_layout(self.model, self.tokenizer, self.processor, batch)
@@ -130,7 +138,7 @@ def _described(path: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
             )
     config = json.loads((folder / CONFIG).read_text())
     own = config.pop("talking_critic")
-    fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    fingerprint = critic_fingerprint(_weights(folder), config, own)
     if own["fingerprint"] != fingerprint:
         raise WeightsError(
             f"the weights in {folder} are not those that {CONFIG} describes (fingerprint {fingerprint}, "
@@ -143,7 +151,7 @@ def passes(views: Sequence[ClipView], most: int) -> Iterator[list[tuple[int, int
     """The windows of all clips, as (clip, window), in batches of one layout and at most `most` windows."""
     by_layout: dict[Any, list[tuple[int, int]]] = {}
     for clip, view in enumerate(views):
-        pieces = (view.video_WFHW3, view.stills_WKHW3, view.mel_WMJ)
+        pieces = (view.video_WFHW3, view.stills_WKHW3, view.mel_WMJ, view.speech_WDF)
         windows = [(clip, window) for window in range(len(view.video_WFHW3))]
         by_layout.setdefault(tuple(piece.shape[1:] for piece in pieces), []).extend(windows)
     for windows in by_layout.values():
@@ -156,6 +164,8 @@ def joined(windows: Sequence[tuple[ClipView, int]]) -> ClipView:
         np.stack([view.video_WFHW3[window] for view, window in windows]),
         np.stack([view.stills_WKHW3[window] for view, window in windows]),
         np.stack([view.mel_WMJ[window] for view, window in windows]),
+        np.stack([view.motion_WCF[window] for view, window in windows]),
+        np.stack([view.speech_WDF[window] for view, window in windows]),
     )
 
 
@@ -170,6 +180,11 @@ def view_batch(view: ClipView, processor: ProcessorConfig) -> ClipBatch:
         still_grids=tuple(grid for _, grid in stills[0]),
         mel_BMJ=torch.from_numpy(view.mel_WMJ),
     )
+
+
+def _weights(folder: Path) -> bytes:
+    """All weights of a critic's folder."""
+    return b"".join((folder / name).read_bytes() for name in (WEIGHTS, HEAD) if (folder / name).is_file())
 
 
 def critic_fingerprint(weights: bytes, config: dict[str, Any], own: dict[str, Any]) -> str:
@@ -188,6 +203,7 @@ def save_critic(
     questions: dict[str, str],
     calibration: dict[str, Any],
     scaling: dict[str, tuple[float, float]] | None = None,
+    head: MotionHead | None = None,
 ) -> str:
     """Write everything that `TalkingCritic.load` reads; returns the fingerprint.
 
@@ -204,7 +220,11 @@ def save_critic(
         "scaling": scaling or {name: (1.0, 0.0) for name in questions},
         "calibration": calibration,
     }
-    fingerprint = critic_fingerprint((folder / WEIGHTS).read_bytes(), config, own)
+    if head is not None:
+        head.save(folder / HEAD)
+    else:
+        (folder / HEAD).unlink(missing_ok=True)
+    fingerprint = critic_fingerprint(_weights(folder), config, own)
     own["fingerprint"] = fingerprint
     (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")
     return fingerprint

@@ -1,21 +1,26 @@
 """What the critic reads from motion and speech themselves, beside the pictures that the thinker sees.
 
-Thumbnails of 56 pixels hold little of a motion. The head takes the tracked face as channels of the motion basis
-and the speech as Whisper's features, and answers the same questions: its margins are added to the thinker's.
+Thumbnails of 56 pixels hold little of a motion. The head takes the tracked face as channels of the motion
+basis and the speech as Whisper's features, and answers the same questions; its margins join the thinker's.
 
-- Sync: speech and lips are each mapped to CURVES curves over time; the correlation of each pair of curves, at
-  lag 0, is one number, and a weighted sum of them is the answer.
-- Motion: learned filters over time and channels; the logarithm of each one's energy goes through two layers.
+- Sync: speech and lips are each mapped to CURVES curves over time; the correlation of each pair of curves is
+  one number, and their weighted sum is added to the answer about lip-sync.
+- Motion: learned filters over time and channels; the logarithm of each filter's energy goes through two
+  layers.
 
 Shape suffixes: B windows, C motion channels, D speech features, F frames, E curves or filters, K questions.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-CURVES, FILTERS, HIDDEN = 16, 48, 64
+HEAD = "motion_head.safetensors"
+CURVES, FILTERS, HIDDEN, SPAN = 16, 48, 64, 9
 
 
 class MotionHead(nn.Module):
@@ -23,18 +28,18 @@ class MotionHead(nn.Module):
 
     Args:
         channels: of the motion basis.
+        mouth: how many of them, from the first on, move the lips.
         speech: width of the speech features.
-        mouth: how many of the channels, from the first on, move the lips.
-        questions: K; `sync` is the place of the one about lip-sync.
+        questions: K.
+        sync: place of the question about lip-sync.
     """
 
-    def __init__(self, channels: int, speech: int, mouth: int, questions: int, sync: int) -> None:
+    def __init__(self, channels: int, mouth: int, speech: int, questions: int, sync: int) -> None:
         super().__init__()
-        self.mouth, self.sync = mouth, sync
         self.hear = nn.Sequential(
             nn.Conv1d(speech, HIDDEN, 1),
             nn.GELU(),
-            nn.Conv1d(HIDDEN, HIDDEN, 9, padding=4),
+            nn.Conv1d(HIDDEN, HIDDEN, SPAN, padding=SPAN // 2),
             nn.GELU(),
             nn.Conv1d(HIDDEN, CURVES, 5, padding=2),
         )
@@ -42,18 +47,50 @@ class MotionHead(nn.Module):
             nn.Conv1d(mouth, HIDDEN, 3, padding=1), nn.GELU(), nn.Conv1d(HIDDEN, CURVES, 3, padding=1)
         )
         self.agree = nn.Linear(CURVES, 1)
-        self.filters = nn.Conv1d(channels, FILTERS, 9)
-        self.judge = nn.Sequential(nn.Linear(FILTERS, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, questions))
+        self.filters = nn.Conv1d(channels, FILTERS, SPAN)
+        self.answer = nn.Sequential(nn.Linear(FILTERS, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, questions))
+        self.motion_scale_C: Tensor
+        self.speech_scale_D: Tensor
+        self.thinker_K: Tensor
+        self.sync_K: Tensor
+        self.register_buffer("motion_scale_C", torch.ones(channels))
+        self.register_buffer("speech_scale_D", torch.ones(speech))
+        self.register_buffer("thinker_K", torch.ones(questions))  # weight of the thinker's margins
+        self.register_buffer("sync_K", nn.functional.one_hot(torch.tensor(sync), questions).float())
+
+    @classmethod
+    def load(cls, path: Path) -> MotionHead:
+        """Read what `save` wrote."""
+        tensors = load_file(path)
+        head = cls(
+            channels=len(tensors["motion_scale_C"]),
+            mouth=tensors["see.0.weight"].shape[1],
+            speech=len(tensors["speech_scale_D"]),
+            questions=len(tensors["thinker_K"]),
+            sync=int(tensors["sync_K"].argmax()),
+        )
+        head.load_state_dict(tensors)
+        return head.eval().requires_grad_(False)
+
+    def save(self, path: Path) -> None:
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path)
 
     def forward(self, motion_BCF: Tensor, speech_BDF: Tensor) -> Tensor:
-        """Margins [B, K]."""
-        heard_BEF, seen_BEF = self.hear(speech_BDF), self.see(motion_BCF[:, : self.mouth])
-        sync_B = self.agree(correlation(heard_BEF, seen_BEF))[:, 0]
-        centred_BCF = motion_BCF - motion_BCF.mean(dim=-1, keepdim=True)
-        energy_BE = self.filters(centred_BCF).square().mean(dim=-1)
-        margin_BK = self.judge((energy_BE + 1e-4).log())
-        place_K = nn.functional.one_hot(torch.tensor(self.sync), margin_BK.shape[1]).to(margin_BK)
-        return margin_BK + sync_B[:, None] * place_K
+        """Margins [B, K] of whitened motion and speech features, both at 25 frames a second."""
+        motion_BCF, speech_BDF = self.standard(motion_BCF, speech_BDF)
+        sync_B1 = self.agree(correlation(self.hear(speech_BDF), self.lips(motion_BCF)))
+        energy_BE = self.filters(motion_BCF).square().mean(dim=-1)
+        return self.answer((energy_BE + 1e-4).log()) + sync_B1 * self.sync_K
+
+    def standard(self, motion_BCF: Tensor, speech_BDF: Tensor) -> tuple[Tensor, Tensor]:
+        """What moves, in units of the training clips: each window's own mean is taken off."""
+        motion_BCF = (motion_BCF - motion_BCF.mean(-1, keepdim=True)) / self.motion_scale_C[:, None]
+        speech_BDF = (speech_BDF - speech_BDF.mean(-1, keepdim=True)) / self.speech_scale_D[:, None]
+        return motion_BCF, speech_BDF
+
+    def lips(self, motion_BCF: Tensor) -> Tensor:
+        """Curves of the lips that are seen [B, E, F], from standard motion."""
+        return self.see(motion_BCF[:, : self.see[0].in_channels])
 
 
 def correlation(a_BEF: Tensor, b_BEF: Tensor) -> Tensor:

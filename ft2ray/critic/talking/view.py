@@ -11,13 +11,17 @@ what it needs instead. Of the video: grey, difference from the clip's median pic
 change since the frame before. Of the stills: grey, amount of finest and of fine detail around each
 pixel, in octaves. Grey contrast is made equal.
 
+The motion of the tracked face and Whisper's features of the speech go along as they are, at 25 numbers a
+second, for the motion head: thumbnails hold too little of both.
+
 Shapes: W windows, F frames, H W 3 pixels, K stills, M mel bins, J mel frames, P mesh points,
-T audio samples.
+C motion channels, D speech features, T audio samples.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -25,7 +29,9 @@ import numpy as np
 from ft2ray.critic.processor import SAMPLE_RATE, ProcessorConfig, log_mel
 from ft2ray.critic.viewer import Viewer, probe_clip
 from ft2ray.errors import MediaError
+from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import CHIN, FOREHEAD_TOP, FaceMesher, face_height, mouth_gap
+from ft2ray.media.speech import TOKENS_PER_FRAME, encode_speech, speech_tokens
 from ft2ray.media.video import FPS
 
 WINDOW_FRAMES = 75
@@ -33,7 +39,7 @@ SHORTEST_FRAMES = 25
 FACE_PIXELS, MOUTH_SIZE = 56, (56, 28)
 STILL_PIXELS = 112
 LOUDNESS, MOST_GAIN = 0.05, 20.0  # root mean square of the sound that the critic hears
-TRACK_EVERY = 3  # frames between two face detections; the detector is the most expensive part of a view
+TRACK_EVERY = 2  # frames between two face detections; the detector is the most expensive part of a view
 
 # Box sizes in face heights (forehead to chin).
 FACE_BOX, MOUTH_BOX = 1.3, 0.6
@@ -52,11 +58,14 @@ class ClipView:
     video_WFHW3: uint8 [W, F, 84, 56, 3], face above mouth; grey, off the median, change.
     stills_WKHW3: uint8 [W, 2, 112, 112, 3]; grey, amount of finest and of fine detail.
     mel_WMJ: float32 log-mel of each window's sound.
+    motion_WCF: float32, the tracked face in the motion basis. speech_WDF: float32, Whisper's features.
     """
 
     video_WFHW3: np.ndarray
     stills_WKHW3: np.ndarray
     mel_WMJ: np.ndarray
+    motion_WCF: np.ndarray
+    speech_WDF: np.ndarray
 
     @property
     def frames(self) -> int:
@@ -104,7 +113,7 @@ def at_view_rate(frames_FHW3: np.ndarray, fps: float) -> np.ndarray:
 
 
 def fill_gaps(tracked_NP3: np.ndarray, frames: int) -> np.ndarray:
-    """Every third mesh, some NaN -> one mesh for every frame, interpolated in time.
+    """Every TRACK_EVERY-th mesh, some NaN -> one mesh for every frame, interpolated in time.
 
     Raises:
         MediaError: if more than half of the meshes are missing.
@@ -128,15 +137,29 @@ def view_from_meshes(frames_FHW3: np.ndarray, mesh_FP3: np.ndarray, wav_T: np.nd
     """The view of a 25-fps clip whose meshes are known for every frame."""
     samples = round(len(frames_FHW3) / FPS * SAMPLE_RATE)
     wav_T = np.pad(wav_T[:samples].astype(np.float32), (0, max(0, samples - len(wav_T))))
+    speech_FD = speech_features(wav_T)[: len(frames_FHW3)]
     wav_T = at_loudness(wav_T)
-    videos, stills, mels = [], [], []
+    videos, stills, mels, motions, speech = [], [], [], [], []
     for start, stop in window_bounds(len(frames_FHW3)):
         frames, meshes = frames_FHW3[start:stop], mesh_FP3[start:stop]
         videos.append(coded_video(composite(frames, meshes)))
         stills.append(coded_stills(still_crops(frames, meshes)))
         sound = wav_T[start * SAMPLE_RATE // FPS : stop * SAMPLE_RATE // FPS]
         mels.append(log_mel(sound, ProcessorConfig()))
-    return ClipView(np.stack(videos), np.stack(stills), np.stack(mels))
+        motions.append(_basis().encode(meshes))
+        speech.append(speech_FD[start:stop].T)
+    return ClipView(np.stack(videos), np.stack(stills), np.stack(mels), np.stack(motions), np.stack(speech))
+
+
+def speech_features(wav_T: np.ndarray) -> np.ndarray:
+    """Whisper's features of a sound at the rate of the pictures, [F, D]."""
+    token_LD = speech_tokens(wav_T, encode_speech)
+    return token_LD.reshape(-1, TOKENS_PER_FRAME, token_LD.shape[1]).mean(axis=1)
+
+
+@cache
+def _basis() -> MotionBasis:
+    return MotionBasis.load()
 
 
 def at_loudness(wav_T: np.ndarray) -> np.ndarray:

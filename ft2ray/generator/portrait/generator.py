@@ -6,27 +6,24 @@ Shape suffixes: C latent channels, F frames, H W latent grid, L tokens, D token 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ft2ray.errors import MediaError, WeightsError
+from ft2ray.errors import WeightsError
 from ft2ray.generator.base import Generator
 from ft2ray.generator.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_transformer, read_portrait_config
 from ft2ray.generator.portrait.codec import PortraitCodec
 from ft2ray.generator.sampler import Conditions, OnStep, sample
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import SpeechWanTransformer
-from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.media.portrait import Portrait
-from ft2ray.media.speech import encode_speech
+from ft2ray.media.speech import TOKENS_PER_FRAME, encode_speech, speech_tokens
 from ft2ray.media.video import FPS
 
-FRAME_SAMPLES = SAMPLE_RATE // FPS
-TOKENS_PER_FRAME = 2
 PACKAGED = {"embedded": "base", "embedded-uncurated": "base-uncurated"}
 """Weights in the package by the name that settings give them: of curated clips, and of a broad mixture."""
 
@@ -34,22 +31,6 @@ OPENING_COMPONENTS = 2
 """Mouth components that open and stretch the lips; those after them say what shape the lower face has."""
 
 _ASSETS = Path(str(files("ft2ray") / "assets"))
-
-
-def speech_tokens(wav_T: np.ndarray, encoder: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Speech features of whole video frames, [2 * frames, D]; a frame that sounds for half or longer counts.
-
-    The last token is repeated where the encoder gave fewer. Raises ValueError for less than one frame of
-    sound.
-    """
-    frames = round(len(wav_T) / FRAME_SAMPLES)
-    if frames < 1:
-        raise MediaError(
-            "too_short",
-            f"speech: {len(wav_T)} samples are less than one video frame ({FRAME_SAMPLES} samples).",
-        )
-    feat_LD = encoder(wav_T)[: TOKENS_PER_FRAME * frames]
-    return np.pad(feat_LD, ((0, TOKENS_PER_FRAME * frames - len(feat_LD)), (0, 0)), mode="edge")
 
 
 class PortraitGenerator(Generator):

@@ -24,6 +24,8 @@ def view(windows: int = 1, frames: int = 75, seed: int = 0) -> ClipView:
         rng.integers(0, 256, (windows, frames, 84, 56, 3), dtype=np.uint8),
         rng.integers(0, 256, (windows, 2, 112, 112, 3), dtype=np.uint8),
         rng.standard_normal((windows, 80, frames * 4)).astype(np.float32),
+        rng.standard_normal((windows, 24, frames)).astype(np.float32),
+        rng.standard_normal((windows, 384, frames)).astype(np.float32),
     )
 
 
@@ -82,7 +84,13 @@ def test_clips_of_one_layout_share_passes_of_a_bounded_size(critic, monkeypatch)
 def test_long_clips_average_the_logits_of_their_windows(critic):
     both = view(windows=2, seed=5)
     halves = [
-        ClipView(both.video_WFHW3[w : w + 1], both.stills_WKHW3[w : w + 1], both.mel_WMJ[w : w + 1])
+        ClipView(
+            both.video_WFHW3[w : w + 1],
+            both.stills_WKHW3[w : w + 1],
+            both.mel_WMJ[w : w + 1],
+            both.motion_WCF[w : w + 1],
+            both.speech_WDF[w : w + 1],
+        )
         for w in (0, 1)
     ]
     assert np.allclose(critic.margins([both])[0], critic.margins(halves).mean(axis=0), atol=1e-5)

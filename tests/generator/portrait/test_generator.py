@@ -9,13 +9,14 @@ import torch
 
 from ft2ray.errors import WeightsError
 from ft2ray.generator.checkpoint import save_generator
-from ft2ray.generator.portrait.generator import PortraitGenerator, speech_tokens
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import mouth_gap
+from ft2ray.media.speech import speech_tokens
 from tests.conftest import ASSETS
 
 FAST = SamplerSettings(steps=2)
