@@ -78,9 +78,13 @@ def train_wide(
     updates: int,
     start: Policy | None = None,
 ) -> Policy:
-    """One adapter of triple rank on the three masked, anchored losses in turn: is it masks or fusion?"""
+    """One adapter of triple rank on the three masked losses in turn: is it the masks or the fusion?
+
+    Without the anchor: every region is some dimension's own, and held to the base by the two others it would
+    hardly move (measured on validation prompts: a displacement of 0.05 after two rounds).
+    """
     detach_experts(generator.transformer)
-    run = TlpoRun(generator, DIMENSIONS, _settings(1), seed=seed, masks=MASKS)
+    run = TlpoRun(generator, DIMENSIONS, _settings(1, anchor=0.0), seed=seed, masks=MASKS)
     for group in groups:
         run.add(group, pairs_of(group))
     batches = [run._batch(name) for _ in range(updates) for name in DIMENSIONS]

@@ -47,7 +47,7 @@ RENDERED = 96  # clips that are rendered and tracked
 TRACKED = 2  # trackings that are made up for every other candidate
 STEPS, BATCH, RATE = 600, 64, 2e-3
 FOREIGN, MOVED, FARTHEST = 0.25, 0.2, 12  # shares of clips with another's sound, with moved sound; frames
-THINKER = (0.0, 0.0, 0.5)
+THINKER = (0.0, 0.0, 0.3)
 """Weight of the thinker's margins (mn, ls, vq): inside groups of candidates it orders neither motion nor lips
 (r 0.13 and 0.08 with the annotators), and it alone sees blur, noise and blocks."""
 
@@ -246,7 +246,7 @@ def main() -> None:
     own = json.loads((arguments.out / "config.json").read_text())["talking_critic"]
     save_critic(
         arguments.out, critic.model, critic.tokenizer, critic.processor, dict(QUESTIONS), own["calibration"],
-        critic.scaling, head,
+        head=head,  # whose margins are logits as they are
     )  # fmt: skip
     print(f"Wrote the motion head into {arguments.out} after {time.monotonic() - started:.0f} s.")
 
