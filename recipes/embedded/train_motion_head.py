@@ -13,7 +13,6 @@ F frames, B clips of a batch, R residuals, X frames of all clips, T audio sample
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -28,8 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ft2ray.critic.questions import QUESTIONS
-from ft2ray.critic.talking.critic import TalkingCritic, save_critic
+from ft2ray.critic.talking.critic import add_head
 from ft2ray.critic.talking.motion_head import CURVES, MotionHead, correlation
 from ft2ray.critic.talking.view import TalkingViewer
 from ft2ray.generator.portrait.generator import PortraitGenerator
@@ -242,12 +240,7 @@ def main() -> None:
         np.savez(kept, driving=driving, seen=seen)
     pair = np.load(kept)
     head = train(speech, Tracker.fit(pair["driving"], pair["seen"], MotionBasis.load()), arguments.seed)
-    critic = TalkingCritic.load(arguments.out)
-    own = json.loads((arguments.out / "config.json").read_text())["talking_critic"]
-    save_critic(
-        arguments.out, critic.model, critic.tokenizer, critic.processor, dict(QUESTIONS), own["calibration"],
-        head=head,  # whose margins are logits as they are
-    )  # fmt: skip
+    add_head(arguments.out, head)
     print(f"Wrote the motion head into {arguments.out} after {time.monotonic() - started:.0f} s.")
 
 

@@ -203,7 +203,6 @@ def save_critic(
     questions: dict[str, str],
     calibration: dict[str, Any],
     scaling: dict[str, tuple[float, float]] | None = None,
-    head: MotionHead | None = None,
 ) -> str:
     """Write everything that `TalkingCritic.load` reads; returns the fingerprint.
 
@@ -220,11 +219,19 @@ def save_critic(
         "scaling": scaling or {name: (1.0, 0.0) for name in questions},
         "calibration": calibration,
     }
-    if head is not None:
-        head.save(folder / HEAD)
-    else:
-        (folder / HEAD).unlink(missing_ok=True)
+    (folder / HEAD).unlink(missing_ok=True)  # of another thinker
     fingerprint = critic_fingerprint(_weights(folder), config, own)
     own["fingerprint"] = fingerprint
     (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")
     return fingerprint
+
+
+def add_head(folder: Path, head: MotionHead) -> str:
+    """Give the critic in a folder a motion head, whose margins are logits; returns the new fingerprint."""
+    head.save(folder / HEAD)
+    config = json.loads((folder / CONFIG).read_text())
+    own = config.pop("talking_critic")
+    own["scaling"] = {name: (1.0, 0.0) for name in own["questions"]}
+    own["fingerprint"] = critic_fingerprint(_weights(folder), config, own)
+    (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")
+    return own["fingerprint"]

@@ -19,6 +19,7 @@ from ft2ray.critic.talking.view import (
     view_from_meshes,
     window_bounds,
 )
+from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.media.face import CHIN, FOREHEAD_TOP, POINTS
 
 
@@ -57,13 +58,13 @@ def test_other_frame_rates_keep_the_clock():
 
 
 def test_gaps_are_interpolated_and_too_many_refused():
-    tracked = np.stack([np.full((POINTS, 3), value, np.float32) for value in (0, 3, np.nan, 9)])
-    filled = fill_gaps(tracked, 12)
-    assert filled[:10, 0, 0] == pytest.approx(np.arange(10))
-    assert (filled[10:, 0, 0] == 9).all()
+    tracked = np.stack([np.full((POINTS, 3), value, np.float32) for value in (0, 2, np.nan, 6)])
+    filled = fill_gaps(tracked, 9)
+    assert filled[:7, 0, 0] == pytest.approx(np.arange(7))
+    assert (filled[7:, 0, 0] == 6).all()
     tracked[1:] = np.nan
     with pytest.raises(ValueError, match="1 of 4"):
-        fill_gaps(tracked, 12)
+        fill_gaps(tracked, 9)
 
 
 def test_a_moving_head_moves_in_the_face_box_but_not_in_the_mouth_box():
@@ -101,12 +102,15 @@ def test_bad_clips_are_named():
         TalkingViewer().view(frames, None, 25, NoFace())
     with pytest.raises(ValueError, match="at least 1 s"):
         TalkingViewer().view(frames[:20], wav, 25, NoFace())
-    with pytest.raises(ValueError, match="0 of 25 frames"):
+    with pytest.raises(ValueError, match="0 of 38 frames"):
         TalkingViewer().view(frames, wav, 25, NoFace())
 
 
 def test_short_sound_is_filled_with_silence():
-    view = view_from_meshes(np.zeros((75, 64, 64, 3), np.uint8), still_mesh(75, (32, 32), 32), np.ones(16000))
+    mesh_P3 = 32 * MotionBasis.load().canonical_P3 + np.array([32, 32, 0])
+    frames_FHW3 = np.zeros((75, 64, 64, 3), np.uint8)
+    view = view_from_meshes(frames_FHW3, np.repeat(mesh_P3[None], 75, axis=0), np.ones(16000))
+    assert np.abs(view.motion_WCF).max() < 5
     assert view.mel_WMJ.shape == (1, 80, 300)
     assert view.mel_WMJ[0, :, 150:].std() < 1e-6 < view.mel_WMJ[0, :, :80].std()
 
