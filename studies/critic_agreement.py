@@ -1,6 +1,6 @@
 """Does the critic order the candidates of a prompt as the annotators and the judges do?
 
-    python studies/critic_agreement.py MEDIA OUT [--split test] [--critic FOLDER]
+    python studies/critic_agreement.py MEDIA OUT [--split test] [--calibrate]
 
 Candidates of the uncurated base at one sampler setting, on portraits and voices that neither the base, nor
 the annotators, nor the critic met, rendered and looked at as in a run. Printed per dimension: the correlation
@@ -27,7 +27,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
 import numpy as np
 import torch
 
-from ft2ray.critic.talking.critic import TalkingCritic
+from ft2ray.critic.calibration import calibrate
+from ft2ray.critic.talking.critic import TalkingCritic, rescale
 from ft2ray.critic.talking.view import TalkingViewer
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
@@ -95,12 +96,18 @@ def main() -> None:
     parser.add_argument("media", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--critic", default="embedded")
+    parser.add_argument("--critic", type=Path, default=Path("ft2ray/assets/critic"))
+    parser.add_argument("--calibrate", action="store_true", help="scale the logits by these candidates first")
     parser.add_argument("--write", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     testbed = Testbed(arguments.media, arguments.out, "embedded-uncurated", "embedded")
     seen = testbed.kept(f"views-{arguments.split}.pkl", lambda: look(testbed, arguments.split))
+    if arguments.calibrate:
+        assert arguments.split == "validation", "thresholds are chosen on validation people"
+        margin_NK = TalkingCritic.load(arguments.critic).margins(seen["views"])
+        label_NK = (seen["rules"] > np.median(seen["rules"], axis=0)).astype(float)
+        rescale(arguments.critic, *calibrate(margin_NK, label_NK, DIMENSIONS))
     critic = TalkingCritic.load(arguments.critic)
     assert critic.head is not None
     silent = replace(critic, head=None)

@@ -229,9 +229,14 @@ def save_critic(
 def add_head(folder: Path, head: MotionHead) -> str:
     """Give the critic in a folder a motion head, whose margins are logits; returns the new fingerprint."""
     head.save(folder / HEAD)
+    names = json.loads((folder / CONFIG).read_text())["talking_critic"]["questions"]
+    return rescale(folder, dict.fromkeys(names, (1.0, 0.0)), {})
+
+
+def rescale(folder: Path, scaling: dict[str, tuple[float, float]], calibration: dict[str, Any]) -> str:
+    """Give the critic in a folder another scaling; `calibration`: what it reaches. The new fingerprint."""
     config = json.loads((folder / CONFIG).read_text())
-    own = config.pop("talking_critic")
-    own["scaling"] = {name: (1.0, 0.0) for name in own["questions"]}
+    own = config.pop("talking_critic") | {"scaling": scaling, "calibration": calibration}
     own["fingerprint"] = critic_fingerprint(_weights(folder), config, own)
     (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")
     return own["fingerprint"]
