@@ -87,7 +87,7 @@ def rendered_clips(media: Media, lips: LipSource, count: int, seed: int, mesher:
             sync, kind = 0.0, f"{kind}+{sound}"
         wav_T = window_sound(sounds[name], start)
         mel = log_mel(at_loudness(wav_T), ProcessorConfig())
-        view = replace(found[-1], mel_WMJ=mel[None], speech_WDF=speech_features(wav_T.tobytes()).T[None])
+        view = replace(found[-1], mel_WMJ=mel[None], speech_WDF=speech_features(wav_T).T[None])
         judged.append(Judged(view, np.array([clip.mn, sync, clip.vq]), kind))
     return judged
 
