@@ -22,7 +22,6 @@ from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import SpeechWanTransformer
 from ft2ray.media.portrait import Portrait
 from ft2ray.media.speech import TOKENS_PER_FRAME, encode_speech, speech_tokens
-from ft2ray.media.video import FPS
 
 PACKAGED = {"embedded": "base", "embedded-uncurated": "base-uncurated"}
 """Weights in the package by the name that settings give them: of curated clips, and of a broad mixture."""
