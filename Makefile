@@ -14,10 +14,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-fast test-cluster test-kubernetes lint docs bench locks clean
+.PHONY: demo ui test test-fast test-cluster test-kubernetes test-browser lint docs bench locks clean
 
 demo: $(STAMP)
 	$(BIN)/ft2ray align run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
+
+# The page over a run, such as the demo's, or over a folder of clips: make ui RUN=my/clips
+ui: $(STAMP)
+	$(BIN)/ft2ray ui "$(RUN)" $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -28,6 +32,10 @@ test-fast: $(STAMP)
 
 test-cluster: $(STAMP)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+# The page in Chromium (apt-get install chromium); makes the pictures of docs/ui too.
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 # On any cluster that kubectl reaches and that CONTEXT names: make test-kubernetes CONTEXT=kind-kind
 test-kubernetes: $(STAMP)

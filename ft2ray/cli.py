@@ -1,4 +1,4 @@
-"""The command line: `ft2ray align | status | plan | generate | score | report | export-... | import-adapter`.
+"""The command line: `ft2ray align | status | generate | score | report | ui | annotate | ...`.
 
 Every path may be an s3:// URL. An FT2RayError ends as one sentence with its exit code (see errors.py): 2 for
 a mistake, 75 for a run that cannot go on for now. Anything else is a bug and keeps its traceback.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from ft2ray.config import AlignConfig, is_override, load_config, to_yaml
 from ft2ray.errors import FT2RayError, UserError
+from ft2ray.labels.commands import add_commands
 
 PACKAGED_POLICY = ["generator.weights=embedded-uncurated", "generator.sampling.audio_scale=1"]
 """What the policy in the package was trained on."""
@@ -151,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--run", required=True, metavar="RUN_DIR")
     imported.add_argument("--dimension", required=True, help="the expert to replace: ls, mn, vq")
     imported.set_defaults(run_command=_import_adapter)
+    add_commands(commands)
     for command in (generate, report, adapters, imported):
         command.add_argument(
             "--allow-code",

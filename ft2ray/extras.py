@@ -12,6 +12,7 @@ PURPOSE = {
     "s3": "s3:// URLs",
     "zero": "resources.compute.zero_stage",
     "eval": "the evaluation of clips",
+    "ui": "the page in the browser",
 }
 
 

@@ -1,6 +1,7 @@
 """A run: what its folder holds, where, and by which identities it is found. No other module spells a path.
 
 config.yaml versions.json prompts.json     what was asked, with what, on what (and what was quarantined)
+wrong_pairs.json                           pairs that take no part, for people marked them as wrong
 fingerprints.json                          the base and the critic
 store/groups store/refused                 Parquet shards: prompt groups, slots given up
 store/measurements timeline                measurements; who did what when
@@ -14,6 +15,8 @@ tensorboard/                               curves, heat maps of the gate, clips
 videos/                                    evaluation clips with sound
 report.html report.json                    what was found
 logs/ deaths.json ending.json              what the processes said, which of them died, how an attempt ended
+labels/ marks/                             what people said of clips and of pairs
+blind_test.json                            which clips they prefer
 .lock                                      whose run it is
 
 The folder is a local path or an s3:// URL. What is read is the folder that was named, wherever it lay when
@@ -34,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 import ft2ray
 from ft2ray.config import AlignConfig, load_config, to_yaml
 from ft2ray.errors import ConfigurationError, DataError, StoredDataError
+from ft2ray.preference.wrong_pairs import WrongPair, mark_store, marked
 from ft2ray.records import GROUP, GROUP_INDEX, MEASUREMENT, REFUSED, SPAN, Prompt, PromptGroup
 from ft2ray.rounds.plan import Plan, Quarantined
 from ft2ray.rounds.schedule import Slot, slots, training_key
@@ -68,6 +72,7 @@ PACKAGES = (
     "av",
 )
 PAIRS = "pairs.parquet"
+WRONG_PAIRS = "wrong_pairs.json"
 AGAIN = "`ft2ray align` with the settings of this run writes it again"
 
 
@@ -125,6 +130,9 @@ class Run:
         self._write_json("versions.json", versions)
         self._write_json("prompts.json", dataclasses.asdict(plan))
         self.plan = plan
+        wrong = marked(mark_store(self.url))
+        if wrong or exists(self.file(WRONG_PAIRS)):
+            self._write_json(WRONG_PAIRS, wrong)
 
     @cached_property
     def plan(self) -> Plan:
@@ -135,6 +143,13 @@ class Run:
             evaluation=[Prompt(**p) for p in tree["evaluation"]],
             quarantined=[Quarantined(**q) for q in tree["quarantined"]],
         )
+
+    @cached_property
+    def wrong_pairs(self) -> tuple[WrongPair, ...]:
+        """The pairs that people had marked as wrong when the run was begun: they take no part."""
+        if not exists(self.file(WRONG_PAIRS)):
+            return ()
+        return tuple(WrongPair(*pair) for pair in self._read_json(WRONG_PAIRS))
 
     @property
     def versions(self) -> dict[str, str]:
@@ -166,12 +181,13 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Identity of the training."""
-        return training_key(self.config, self.generator, self.critic, self.plan.curation)
+        prompts, wrong = self.plan.curation, self.wrong_pairs
+        return training_key(self.config, self.generator, self.critic, prompts, wrong)
 
     @cached_property
     def slots(self) -> list[Slot]:
         """Everything that is to be curated, round by round."""
-        return slots(self.config, self.generator, self.critic, self.plan.curation)
+        return slots(self.config, self.generator, self.critic, self.plan.curation, self.wrong_pairs)
 
     def slots_of(self, round: int) -> list[Slot]:
         return [slot for slot in self.slots if slot.round == round]

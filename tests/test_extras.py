@@ -20,6 +20,10 @@ def serving():
     importlib.import_module("ft2ray.serving")
 
 
+def page():
+    importlib.import_module("ft2ray.ui")
+
+
 def phones():
     importlib.import_module("ft2ray.evaluation.phones")
 
@@ -30,6 +34,7 @@ def phones():
         ("boto3", "s3", lambda: exists("s3://bucket/key"), "ft2ray.storage.s3"),
         ("fastapi", "serve", serving, "ft2ray.serving"),
         ("python_multipart", "serve", serving, "ft2ray.serving"),
+        ("gradio", "ui", page, "ft2ray.ui"),
         ("deepspeed", "zero", zero._deepspeed.__wrapped__, None),
         ("pocketsphinx", "eval", phones, "ft2ray.evaluation.phones"),
         ("face_recognition_models", "eval", identity._models.__wrapped__, None),

@@ -43,13 +43,14 @@ REFERENCE_WORDS = {
 @dataclass(frozen=True)
 class ReportVideo:
     """A video. prompt: words for its row; system: its column; path: local mp4; figures: dimension -> value;
-    link: where to find it if it is not embedded."""
+    link: where to find it if it is not embedded; poster: JPEG that stands there until it plays."""
 
     prompt: str
     system: str
     path: Path
     figures: Mapping[str, float | None] = field(default_factory=dict)
     link: str | None = None
+    poster: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +198,7 @@ def _score_charts(
 def embed_videos(
     videos: Sequence[ReportVideo], limit: int = MAX_VIDEO_BYTES
 ) -> dict[str, list[dict[str, Any]]]:
-    """Prompt -> its videos as {"system", "figures", "source" (data URI or None), "name", "link"}.
+    """Prompt -> its videos as {"system", "figures", "source", "poster" (data URIs or None), "name", "link"}.
 
     The base and the aligned generator come first, side by side. A prompt is embedded as a whole or not at
     all, within the limit: a comparison with holes misleads.
@@ -210,7 +211,8 @@ def embed_videos(
     page: dict[str, list[dict[str, Any]]] = {}
     used = 0
     for prompt, row in rows.items():
-        size = sum(video.path.stat().st_size * 4 // 3 + 64 for video in row)
+        sizes = (video.path.stat().st_size + len(video.poster or b"") for video in row)
+        size = sum(size * 4 // 3 + 128 for size in sizes)
         embed = used + size <= limit
         used += size if embed else 0
         page[prompt] = [
@@ -219,15 +221,16 @@ def embed_videos(
                 "figures": video.figures,
                 "name": video.path.name,
                 "link": video.link,
-                "source": _data_uri(video.path) if embed else None,
+                "source": _data_uri("video/mp4", video.path.read_bytes()) if embed else None,
+                "poster": _data_uri("image/jpeg", video.poster) if embed and video.poster else None,
             }
             for video in row
         ]
     return page
 
 
-def _data_uri(path: Path) -> str:
-    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
 def figure(value: float | None) -> str:

@@ -3,6 +3,7 @@
 Shape suffixes: F frames, H height, W width, 3 rgb, T audio samples.
 """
 
+import io
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -97,6 +98,15 @@ def write_video(path: str | Path, frames_FHW3: np.ndarray, fps: float, wav_T: np
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def poster(path: str | Path) -> bytes:
+    """The first picture of a clip of ours as JPEG, to stand there until the clip plays."""
+    with av.open(str(path)) as container:
+        image = next(container.decode(video=0)).to_image()
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    return data.getvalue()
 
 
 def _fit(wav_T: np.ndarray, samples: int) -> np.ndarray:

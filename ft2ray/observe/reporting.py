@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from ft2ray.blind_test import sentences
 from ft2ray.config import to_yaml
 from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import Dimension, questions
@@ -20,6 +21,7 @@ from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_report
 from ft2ray.generator.base import Generator
 from ft2ray.loaders import critic_card, load_generator
+from ft2ray.media.video import poster
 from ft2ray.observe.tensorboard import show_clips
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt
@@ -56,7 +58,7 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
     folder = run.current_policy
     policy = load_policy(folder, generator.fingerprint)
     candidates = scored_candidates(run)
-    pairs = pair_counts(config, candidates)
+    pairs = pair_counts(config, candidates, run.wrong_pairs)
     rows = measured(run, policy.fingerprint, judge.fingerprint)
     if not rows:
         raise DataError(
@@ -84,7 +86,7 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
         dimensions=dimensions,
         systems={name: system.title for name, system in systems.items()},
         videos=_videos(run, rows, dimensions),
-        curves=_curves(run.curves(folder)),
+        curves=training_curves(run.curves(folder)),
         gate=_gate_map(generator, policy),
         scores={name: candidates[name].to_pylist() for name in config.dimension_names},
         counts={
@@ -125,7 +127,14 @@ def export_run_pairs(run_dir: str, out: str) -> str:
     if len(run.missing(run.slots)) == len(run.slots):
         raise DataError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     file = join(out, PAIRS)
-    counts = export_pairs(run.curated(), run.config.pairs, file, run.critic, questions(run.config.dimensions))
+    counts = export_pairs(
+        run.curated(),
+        run.config.pairs,
+        file,
+        run.critic,
+        questions(run.config.dimensions),
+        wrong=run.wrong_pairs,
+    )
     return f"{file}: " + ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
@@ -135,6 +144,9 @@ def _notes(run: Run, pairs: dict[str, int], rows: list[dict[str, Any]], policy: 
     adapters = [name for name in pairs if name != SUM or run.config.tlpo.baseline]
     if untrained := [name for name in adapters if pairs[name] == 0]:
         notes.append(f"Not trained, because the critic's scores gave not one pair: {', '.join(untrained)}.")
+    if wrong := len(run.wrong_pairs):
+        notes.append(f"People marked {wrong} pairs as wrong; these took no part in the training.")
+    notes += sentences(run)
     wanted = wanted_rows(run, run.config.systems, policy, judge)
     if there := len(wanted - {row["row_id"] for row in rows}):
         notes.append(
@@ -172,7 +184,8 @@ def _videos(run: Run, rows: list[dict[str, Any]], dimensions: Sequence[Dimension
                 figures = _chosen(dict(m["metrics"]), dimensions)
                 url = run.file(m["video"])
                 link = presigned(url, WEEK)
-                videos.append(ReportVideo(words[m["prompt_id"]], system, local_copy(url), figures, link))
+                file = local_copy(url)
+                videos.append(ReportVideo(words[m["prompt_id"]], system, file, figures, link, poster(file)))
     return videos
 
 
@@ -189,7 +202,7 @@ def _links(run: Run, policy: str) -> dict[str, str]:
     return {file: link for file, link in links.items() if link is not None}
 
 
-def _curves(curves: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def training_curves(curves: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Loss, margin and accuracy per adapter, as means over SMOOTHING updates."""
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     raw: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)

@@ -102,7 +102,7 @@ def _status(run: Run, ending: Ending | None) -> Status:
         refused=[f"{row['path']} [{row['reason']}]" for row in run.refused.rows()],
         unscored=candidates[config.dimension_names[0]].null_count,
         candidates=len(candidates),
-        pairs=pair_counts(config, candidates),
+        pairs=pair_counts(config, candidates, run.wrong_pairs),
         staleness=dict(sorted(stale.items())),
         groups_per_minute=_recent_rate(made),
         generators_busy=_busy_share(made),

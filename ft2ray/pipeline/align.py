@@ -292,7 +292,7 @@ def check_critic(run: Run, critic: CriticCard) -> None:
 def check_pairs(run: Run) -> None:
     """Say how many pairs there are; ValueError with the reason where no dimension has any."""
     candidates = scored_candidates(run)
-    pairs = pair_counts(run.config, candidates)
+    pairs = pair_counts(run.config, candidates, run.wrong_pairs)
     say("  pairs: " + ", ".join(f"{name} {count}" for name, count in pairs.items()))
     if any(pairs[name] for name in run.config.dimension_names):
         return

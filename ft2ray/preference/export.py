@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft2ray.preference.rules import FULL, Pair, PairRule, pairs
+from ft2ray.preference.wrong_pairs import WrongPair, without
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.storage import new_file
 
@@ -59,18 +60,20 @@ def export_pairs(
     critic: str,
     questions: Mapping[str, str] | None = None,
     latents: bool = True,
+    wrong: Collection[WrongPair] = (),
 ) -> dict[str, int]:
     """Write the pairs of `groups` to the Parquet file `path` and return how many each dimension has.
 
     `path` may be an s3:// URL. `critic`: fingerprint of the critic whose scores these are; a group of another
-    one is a ValueError. `questions`: its question per dimension, for its column. The file appears
+    one is a ValueError. `questions`: its question per dimension, for its column. `wrong`: pairs that are left
+    out. The file appears
     complete or not at all; groups are taken one by one, so the store may be larger than the memory.
     """
     counts: Counter[str] = Counter()
     with new_file(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
         for group in groups:
             group.require_critic(critic)
-            rows = list(_rows(group, rule, questions or {}, latents))
+            rows = list(_rows(group, rule, questions or {}, latents, wrong))
             counts.update(row["dimension"] for row in rows)
             if rows:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
@@ -78,14 +81,20 @@ def export_pairs(
 
 
 def _rows(
-    group: PromptGroup, rule: PairRule, questions: Mapping[str, str], latents: bool
+    group: PromptGroup,
+    rule: PairRule,
+    questions: Mapping[str, str],
+    latents: bool,
+    wrong: Collection[WrongPair],
 ) -> Iterable[dict[str, Any]]:
     p_NK = group.scores_NK()
-    for k, (dimension, found) in enumerate(pairs(p_NK, group.dimensions, rule).items()):
-        for pair in found:
+    found = pairs(p_NK, group.dimensions, rule, [*group.dimensions, FULL])
+    found = without(group.group_id, found, wrong)
+    for k, dimension in enumerate(group.dimensions):
+        for pair in found[dimension]:
             answers = ["Yes." if p_NK[n, k] > 0.5 else "No." for n in (pair.winner, pair.loser)]
             yield _row(group, dimension, questions.get(dimension), pair, answers, latents)
-    for pair in pairs(p_NK, group.dimensions, rule, [FULL])[FULL]:
+    for pair in found[FULL]:
         yield _row(group, FULL, None, pair, [None, None], latents)
 
 

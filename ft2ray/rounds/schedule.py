@@ -11,6 +11,7 @@ is the base; policy r + 1 is published when the steps of round r are done.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle, islice
@@ -19,6 +20,7 @@ from typing import Any
 from ft2ray.config import AlignConfig
 from ft2ray.dimensions import DEFAULT_DIMENSIONS
 from ft2ray.generator.settings import SamplerSettings
+from ft2ray.preference.wrong_pairs import WrongPair
 from ft2ray.records import Draw, Prompt, content_id
 from ft2ray.rounds.settings import Variation
 
@@ -58,9 +60,20 @@ def recorded(sampling: SamplerSettings) -> dict[str, Any]:
     return {name: value for name, value in sampling if name not in later or value != getattr(default, name)}
 
 
-def training_key(config: AlignConfig, generator: str, critic: str, prompts: list[Prompt]) -> str:
-    """Identity of the training run: everything that decides what it learns, but for the order of arrival."""
-    return content_id(learnt(config), generator, critic, [prompt.prompt_id for prompt in prompts])
+def training_key(
+    config: AlignConfig,
+    generator: str,
+    critic: str,
+    prompts: list[Prompt],
+    wrong: Sequence[WrongPair] = (),
+) -> str:
+    """Identity of the training run: everything that decides what it learns, but for the order of arrival.
+
+    Args:
+        wrong: pairs that take no part; without any the identity is that of before there were marks.
+    """
+    left_out = [wrong] if wrong else []
+    return content_id(learnt(config), generator, critic, [prompt.prompt_id for prompt in prompts], *left_out)
 
 
 def learnt(config: AlignConfig) -> dict[str, Any]:
@@ -82,13 +95,19 @@ def learnt(config: AlignConfig) -> dict[str, Any]:
     return chosen | ({"sampling": sampling} if sampling else {})
 
 
-def slots(config: AlignConfig, generator: str, critic: str, prompts: list[Prompt]) -> list[Slot]:
+def slots(
+    config: AlignConfig,
+    generator: str,
+    critic: str,
+    prompts: list[Prompt],
+    wrong: Sequence[WrongPair] = (),
+) -> list[Slot]:
     """Every slot of the run, round by round.
 
     The first round is the base generator's whatever is trained on it, so other pair rules and losses find it
     there already; later rounds belong to the training that makes their policies.
     """
-    key = training_key(config, generator, critic, prompts)
+    key = training_key(config, generator, critic, prompts, wrong)
     return [
         Slot(
             content_id(

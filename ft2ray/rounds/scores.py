@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from ft2ray.config import AlignConfig
 from ft2ray.errors import DataError, StoredDataError
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.preference.scored_rows import pairs_of_rows
+from ft2ray.preference.wrong_pairs import WrongPair, without
 from ft2ray.records import GROUP_INDEX
 from ft2ray.run import Run
 from ft2ray.systems import SUM
@@ -48,8 +49,13 @@ def candidates_of(run: Run, group_ids: Sequence[str]) -> pa.Table:
     )
 
 
-def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
+def pair_counts(
+    config: AlignConfig, candidates: pa.Table, wrong: Collection[WrongPair] = ()
+) -> dict[str, int]:
     """How many pairs every dimension, the summed score and stage 2 have in `scored_candidates`.
+
+    Args:
+        wrong: pairs that do not count.
 
     ValueError where more than one critic gave the scores.
     """
@@ -58,7 +64,23 @@ def pair_counts(config: AlignConfig, candidates: pa.Table) -> dict[str, int]:
     batches = candidates.select(["group_id", "critic", *config.dimension_names]).to_batches(BATCH_ROWS)
     for pairs in pairs_of_rows(batches, config.dimension_names, config.pairs, pools):
         counts.update(pairs["dimension"].to_pylist())
+        if wrong:
+            counts.subtract(left_out(pairs, wrong))
     return dict(counts)
+
+
+def left_out(pairs: pa.Table, wrong: Collection[WrongPair]) -> Counter[str]:
+    """How many of these pairs are wrong, by pool."""
+    marked = pairs.filter(
+        pc.is_in(pairs["group_id"], pa.array({mark.group_id for mark in wrong}, pa.string()))
+    )
+    counts: Counter[str] = Counter()
+    for row in marked.to_pylist():
+        pair = Pair(row["winner"], row["loser"], row["margin"])
+        counts[row["dimension"]] += not without(row["group_id"], {row["dimension"]: [pair]}, wrong)[
+            row["dimension"]
+        ]
+    return counts
 
 
 def pairs_by_group(run: Run, group_ids: Sequence[str]) -> Iterator[tuple[str, dict[str, list[Pair]]]]:
@@ -99,7 +121,8 @@ def pairs_by_group(run: Run, group_ids: Sequence[str]) -> Iterator[tuple[str, di
             columns = (column.to_pylist() for column in table.columns)
             for pool, group_id, *pair in zip(*columns, strict=True):
                 found[group_id][pool].append(Pair(*pair))
-        yield from found.items()
+        for group_id, pairs in found.items():
+            yield group_id, without(group_id, pairs, run.wrong_pairs)
 
 
 def critics(run: Run) -> set[str]:

@@ -23,7 +23,8 @@ def data(tmp_path_factory):
     for system in ("uniform", "base", "tlpo"):
         path = folder / f"{system}.mp4"
         path.write_bytes(system.encode() * 100)
-        videos.append(ReportVideo(f"a portrait {EVIL}", system, path, {"ls": 0.41, "mn": None}))
+        figures = {"ls": 0.41, "mn": None}
+        videos.append(ReportVideo(f"a portrait {EVIL}", system, path, figures, poster=b"jpeg"))
     rows = [
         Row(system, f"p{i}", 0, {"mn": -0.5 + gain + 0.1 * i, "ls": 0.4 + gain, "vq": None})
         for system, gain in (("base", 0.0), ("tlpo", 0.1))
@@ -53,7 +54,7 @@ def data(tmp_path_factory):
 def test_nothing_is_loaded_from_outside_and_nothing_is_executed(data):
     page = render(data)
     assert page.count("<script>") == 1  # the page's own
-    assert not re.search(r"(src|href)=[\"'](?!data:video/mp4;base64,|#)", page)
+    assert not re.search(r"(src|href|poster)=[\"'](?!data:video/mp4;base64,|data:image/jpeg;base64,|#)", page)
     assert "http" not in page.replace("http-equiv", "")
 
 
@@ -108,3 +109,32 @@ def test_a_run_on_s3_offers_links_that_load_and_end(data, s3):
     assert "until tomorrow" in page and "data:video/mp4" in page and "&amp;video" not in page
     (row,) = embed_videos(videos, limit=1000).values()
     assert {video["link"] for video in row} == {f"{link}&video"}
+
+
+def test_every_clip_has_a_poster_and_the_first_two_are_played_in_step(data):
+    page = render(data)
+    assert page.count('poster="data:image/jpeg;base64,anBlZw=="') == 3
+    assert "play the first two in step" in page
+
+
+def luminance(colour):
+    """As WCAG 2 defines it."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return np.dot(linear, (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_words_stand_out_from_their_ground_as_wcag_aa_asks(data, scheme):
+    block = re.findall(r":root \{(.*?)\}", render(data), re.S)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    grounds = {"good": ["good-soft"], "bad": ["bad-soft"], "unsure": ["unsure-soft"]}
+    grounds |= {
+        "ink": ["page", "card", "soft"],
+        "quiet": ["page", "card", "soft"],
+        "accent": ["page", "card"],
+    }
+    for words, others in grounds.items():
+        for ground in others:
+            dark, light = sorted((luminance(colours[words]), luminance(colours[ground])))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (words, ground)

@@ -1,10 +1,13 @@
+import io
+
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from ft2ray.errors import MediaError
 from ft2ray.media.audio import SAMPLE_RATE
-from ft2ray.media.video import read_video, write_video
+from ft2ray.media.video import poster, read_video, write_video
 
 
 def numbered_frames(count: int, size: int = 64) -> np.ndarray:
@@ -117,3 +120,9 @@ def test_the_whole_of_an_mpeg_stream_is_decoded(real_media):
     assert frames_FHW3.shape == (75, 288, 360, 3)
     assert wav_T.size / SAMPLE_RATE == pytest.approx(3.0, abs=0.05)
     assert np.abs(np.diff(frames_FHW3[:13].astype(int), axis=0)).mean(axis=(1, 2, 3)).min() > 0  # no repeats
+
+
+def test_the_poster_is_the_first_picture(tmp_path):
+    write_video(tmp_path / "a.mp4", numbered_frames(50), 25, None)
+    picture = np.asarray(Image.open(io.BytesIO(poster(tmp_path / "a.mp4"))))
+    assert picture.shape == (64, 64, 3) and abs(picture.mean() - 20) < 2

@@ -6,6 +6,7 @@ import pytest
 
 from ft2ray.preference.export import export_pairs
 from ft2ray.preference.rules import FULL, PairRule
+from ft2ray.preference.wrong_pairs import WrongPair
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.storage import read_bytes
 
@@ -55,6 +56,12 @@ def test_pandas_reads_the_pairs_as_they_are(tmp_path):
     np.testing.assert_array_equal(latents, GROUPS[0].candidates[1].latents_CFHW)
     full = table[table.dimension == FULL].iloc[0]
     assert (full.group_id, full.winner_id) == ("g2", "g2-0") and pd.isna(full.winner_answer)
+
+
+def test_a_pair_that_people_marked_as_wrong_is_left_out(tmp_path):
+    wrong = [WrongPair("g2", "ls", 0, 1)]
+    counts = export_pairs(GROUPS, PAPER, tmp_path / "p.parquet", "critic", wrong=wrong)
+    assert counts == {"mn": 2, "ls": 1, "vq": 2}
 
 
 def test_latents_can_stay_out(tmp_path):

@@ -8,6 +8,8 @@ from ft2ray.critic.base import CriticCard
 from ft2ray.errors import DataError, StoredDataError
 from ft2ray.pipeline.align import check_critic
 from ft2ray.pipeline.training import pairs_of
+from ft2ray.preference.rules import FULL
+from ft2ray.preference.wrong_pairs import WrongPair
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds.schedule import Slot
 from ft2ray.rounds.scores import pair_counts, pairs_by_group, scored_candidates
@@ -66,6 +68,18 @@ def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
     run = stored(tmp_path, group("a", "mine"), group("b", critic))
     with pytest.raises(ValueError, match="scores of the critics .*: scores of two critics cannot be mixed"):
         pair_counts(run.config, scored_candidates(run))
+
+
+def test_a_pair_that_people_marked_as_wrong_neither_trains_nor_counts(tmp_path):
+    run = stored(tmp_path, group("a", "mine"), group("b", "mine"))
+    run = stated(run.config, run.slots, critic="mine")
+    run.wrong_pairs = (WrongPair("b", "mn", 0, 1),)
+    trained = {name: pairs for name, pairs in pairs_by_group(run, ["a", "b"])}
+    assert [len(trained[name]["mn"]) for name in "ab"] == [1, 0]
+    assert [len(trained[name]["ls"]) for name in "ab"] == [1, 1]
+    counts = pair_counts(run.config, scored_candidates(run), run.wrong_pairs)
+    assert counts == {pool: sum(len(pairs[pool]) for pairs in trained.values()) for pool in counts}
+    assert counts["mn"] == 1 and counts["ls"] == 2 and counts[FULL] == 1
 
 
 @pytest.mark.parametrize("kind", ["best_worst", "all"])

@@ -1,0 +1,52 @@
+"""The tab Blind test: base or aligned, without knowing which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+from markupsafe import Markup
+
+from ft2ray.blind_test import blind_pairs, blind_source, blind_tasks, sentences, write_blind_result
+from ft2ray.errors import FT2RayError
+from ft2ray.labels.sitting import Sitting
+from ft2ray.run import Run
+from ft2ray.systems import BASE, TLPO
+from ft2ray.ui.asking import Desk, asking, new_desk
+from ft2ray.ui.words import paragraph
+
+
+def blind_tab(run: Run, scratch: Path) -> None:
+    with gr.Row():
+        name = gr.Textbox("", label="Your name", max_lines=1)
+        system = gr.Radio(
+            [s for s in run.config.systems if s != BASE], value=TLPO, label="Compared with the base"
+        )
+
+    def begin(annotator: str, system: str) -> Desk:
+        pairs = blind_pairs(run, system)
+        tasks = blind_tasks(pairs, run.config.dimension_names, annotator.strip())
+        return new_desk(Sitting(blind_source(run, pairs), annotator, tasks=tasks), scratch)
+
+    def summary(desk: Desk | None) -> Markup:
+        if desk is None:
+            return paragraph("Two clips of one prompt, one of them by the aligned generator.")
+        return paragraph(f"{len(desk.sitting.said)} of {len(desk.sitting.tasks)} answers.")
+
+    asking(begin, [name, system], summary)
+    gr.HTML(paragraph("Look at the result when you have answered: whoever knows it judges otherwise."))
+    show = gr.Button("Result so far, into the report")
+    result = gr.HTML()
+
+    def on_show(system: str) -> Markup:
+        try:
+            file = write_blind_result(run, system)
+            lines = [
+                *sentences(run),
+                f"Written to {file}; `ft2ray report {run.url}` puts it into the report.",
+            ]
+        except FT2RayError as error:
+            return paragraph(str(error), "error")
+        return Markup().join(paragraph(line) for line in lines)
+
+    show.click(on_show, [system], result, show_progress="hidden", api_visibility="private")

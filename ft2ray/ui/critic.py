@@ -1,0 +1,127 @@
+"""The tab Critic: how far the critic agrees with people, and a scaling fitted on their answers."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from ft2ray.critic.labels import Label, read_labels
+from ft2ray.errors import FT2RayError
+from ft2ray.evaluation.charts import line_chart
+from ft2ray.labels.answers import answer_store, current, read_answers
+from ft2ray.labels.clips import Source
+from ft2ray.labels.export import export
+from ft2ray.storage import base_name, join, local_copy
+from ft2ray.ui.words import captioned, number, paragraph, table
+
+if TYPE_CHECKING:  # heavy: loaded when a button is pressed
+    from ft2ray.critic.assessment import Assessment
+
+SHOWN = 6  # of the clips on which the critic is most wrong
+
+
+def critic_tab(source: Source, scratch: Path) -> None:
+    labels_file = join(source.url, "labels.jsonl")
+    out = gr.Textbox(join(source.url, "critic"), label="Folder for the critic that is fitted", max_lines=1)
+    with gr.Row():
+        look = gr.Button("Compare the packaged critic with people's answers", variant="primary")
+        fit = gr.Button("Fit its scaling on them")
+    note, result, worst = gr.HTML(), gr.HTML(), gr.HTML()
+    gr.HTML(
+        paragraph("A full-size critic is tuned by a job on GPUs:")
+        + Markup(
+            "<pre>ft2ray agree {0} --out {1}\n"
+            "python jobs/tune_critic.py --labels {1} --base BASE --out OUT</pre>"
+        ).format(source.url, labels_file)
+    )
+
+    def given(questions: dict[str, str]) -> list[Label]:
+        file = scratch / f"{uuid.uuid4().hex}.jsonl"
+        export(str(file), current(read_answers(answer_store(source.url))), source.url, source.dimensions)
+        return read_labels(file, questions)
+
+    def on_look(progress: Any = gr.Progress()) -> tuple[Markup, Markup, Markup]:  # noqa: B008
+        from ft2ray.critic.assessment import assess, read_margins
+        from ft2ray.critic.talking.critic import TalkingCritic
+
+        try:
+            critic = TalkingCritic.load()
+            labels = given(critic.questions)
+            margin_NK, _ = read_margins(
+                critic, labels, lambda n, of: progress(n / of, desc=f"clip {n} of {of}")
+            )
+            found = assess(critic, labels, margin_NK)
+        except FT2RayError as error:
+            return paragraph(str(error), "error"), Markup(), Markup()
+        return paragraph(f"{len(labels)} clips."), assessment_tables(found), _worst(found, scratch)
+
+    def on_fit(out: str, progress: Any = gr.Progress()) -> Markup:  # noqa: B008
+        from ft2ray.critic.talking.critic import TalkingCritic
+        from ft2ray.critic.talking.recalibration import recalibrate
+
+        try:
+            critic = TalkingCritic.load()
+            fingerprint, reached = recalibrate(
+                critic,
+                given(critic.questions),
+                out.strip(),
+                lambda n, of: progress(n / of, desc=f"clip {n} of {of}"),
+            )
+        except FT2RayError as error:
+            return paragraph(str(error), "error")
+        accuracy = ", ".join(f"{name} {number(share)}" for name, share in reached["accuracy"].items())
+        return paragraph(
+            f"Critic {fingerprint} is in {out}; share of right answers: {accuracy}. A run takes it by "
+            f"critic.weights={out}."
+        )
+
+    look.click(on_look, None, [note, result, worst], api_visibility="private", concurrency_limit=1)
+    fit.click(on_fit, [out], [note], api_visibility="private", concurrency_limit=1)
+
+
+def assessment_tables(found: Assessment) -> Markup:
+    """Figures, confusions and a reliability plot for each dimension."""
+    head = (
+        "dimension",
+        "answers",
+        "accuracy",
+        "balanced",
+        "ECE",
+        "Yes as Yes",
+        "Yes as No",
+        "No as Yes",
+        "No as No",
+    )
+    rows = [
+        (
+            name,
+            figures["n"],
+            number(figures["accuracy"]),
+            number(figures["balanced_accuracy"]),
+            number(figures["ece"]),
+            *found.confusion[name],
+        )
+        for name, figures in found.figures.items()
+    ]
+    lines = {
+        name: [(100 * p, share) for p, share, _ in points]
+        for name, points in found.reliability.items()
+        if points
+    }
+    plot = line_chart("share of Yes by people over the critic's P(Yes) in %", lines) if lines else Markup()
+    return table(head, rows) + plot
+
+
+def _worst(found: Assessment, scratch: Path) -> Markup:
+    shown: list[tuple[str, Path]] = []
+    for mistake in found.mistakes[:SHOWN]:
+        copy = scratch / f"{uuid.uuid4().hex}{Path(base_name(mistake.clip)).suffix}"
+        shutil.copyfile(local_copy(mistake.clip), copy)
+        said = "Yes" if mistake.label else "No"
+        shown.append((f"{mistake.dimension}: people say {said}, critic P(Yes) {mistake.p_yes:.2f}", copy))
+    return captioned(shown)

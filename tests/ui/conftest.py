@@ -1,0 +1,102 @@
+"""The page over a finished run, in Debian's Chromium."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.whole_run import finish
+
+DOCS = Path(__file__).parents[2] / "docs" / "ui"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A small run with the videos of its candidates; FT2RAY_FINISHED_RUN names one that is there already."""
+    if there := os.environ.get("FT2RAY_FINISHED_RUN"):
+        return Path(there)
+    folder = tmp_path_factory.mktemp("run") / "small"
+    finish(folder, "resources.keep_videos=true", "evaluation.report_videos=2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser without a window."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium):
+    """A tab; whatever is asked for outside of this machine, and every error of a script, fails the test."""
+    page = chromium.new_page(viewport={"width": 1100, "height": 950})
+    page.set_default_timeout(90_000)
+    outside, errors = [], []
+    page.on("request", lambda request: outside.append(request.url) if _is_outside(request.url) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert outside == [] and errors == []
+
+
+def _is_outside(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:", "file:"))
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., str]]:
+    """Serve a folder: served(folder) gives the page's address."""
+    processes = []
+
+    def start(folder: Path, **environment: str) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "ft2ray.cli", "ui", str(folder), f"--port={port}"]
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+        processes.append(process)
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 600
+        while True:
+            assert process.poll() is None, "the page ended"
+            assert time.monotonic() < deadline, "the page does not answer"
+            try:
+                urllib.request.urlopen(url, timeout=10).close()
+                return url
+            except urllib.error.HTTPError:
+                return url  # it asks for the token
+            except OSError:
+                time.sleep(0.2)
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def photograph() -> Callable[..., None]:
+    """Keep a picture of the page for the documentation."""
+
+    def take(page, name: str) -> None:
+        DOCS.mkdir(exist_ok=True)
+        page.screenshot(path=DOCS / f"{name}.jpg", type="jpeg", quality=70)
+
+    return take
