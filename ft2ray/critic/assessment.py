@@ -103,7 +103,7 @@ def assess(critic: LogitCritic, labels: Sequence[Label], margin_NK: np.ndarray) 
         ]
         found.mistakes.extend(
             Mistake(labels[n].clip, name, float(true_N[place]), float(p_N[place]))
-            for place, n in enumerate(known_N)
+            for place, n in enumerate(known_N.tolist())
             if said_N[place] != yes_N[place]
         )
     found.mistakes.sort(key=lambda mistake: -mistake.error)

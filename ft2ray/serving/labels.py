@@ -149,4 +149,4 @@ class LabelFront:
 def build(args: LabelServeConfig) -> serve.Application:
     """The application; a config file may override its limits and scaling."""
     open_source(args.source)  # raises where there is nothing to label
-    return LabelFront.bind(args)
+    return LabelFront.bind(args)  # type: ignore[attr-defined]  # the decorators make a Deployment
