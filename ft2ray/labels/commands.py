@@ -138,6 +138,7 @@ def _agree(arguments: argparse.Namespace) -> None:
 
 def _blind_test(arguments: argparse.Namespace) -> None:
     from ft2ray import blind_test
+    from ft2ray.labels.answers import annotator_name
     from ft2ray.labels.sitting import Sitting
     from ft2ray.run import Run
 
@@ -145,9 +146,9 @@ def _blind_test(arguments: argparse.Namespace) -> None:
     if arguments.name:
         pairs = blind_test.blind_pairs(run, arguments.system)
         source = blind_test.blind_source(run, pairs)
-        names = run.config.dimension_names
-        tasks = blind_test.blind_tasks(pairs, names, arguments.name)
-        _ask(Sitting(source, arguments.name, tasks=tasks))
+        name = annotator_name(arguments.name)
+        tasks = blind_test.blind_tasks(pairs, run.config.dimension_names, name)
+        _ask(Sitting(source, name, tasks=tasks))
     file = blind_test.write_blind_result(run, arguments.system)
     for text in blind_test.sentences(run):
         print(text)

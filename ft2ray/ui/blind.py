@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from ft2ray.blind_test import blind_pairs, blind_source, blind_tasks, sentences, write_blind_result
 from ft2ray.errors import FT2RayError
+from ft2ray.labels.answers import annotator_name
 from ft2ray.labels.sitting import Sitting
 from ft2ray.run import Run
 from ft2ray.systems import BASE, TLPO
@@ -25,8 +26,9 @@ def blind_tab(run: Run, scratch: Path) -> None:
 
     def begin(annotator: str, system: str) -> Desk:
         pairs = blind_pairs(run, system)
-        tasks = blind_tasks(pairs, run.config.dimension_names, annotator.strip())
-        return new_desk(Sitting(blind_source(run, pairs), annotator, tasks=tasks), scratch)
+        person = annotator_name(annotator)
+        tasks = blind_tasks(pairs, run.config.dimension_names, person)
+        return new_desk(Sitting(blind_source(run, pairs), person, tasks=tasks), scratch)
 
     def summary(desk: Desk | None) -> Markup:
         if desk is None:
