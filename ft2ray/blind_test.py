@@ -54,8 +54,7 @@ class BlindPair:
 def blind_pairs(run: Run, system: str = TLPO) -> list[BlindPair]:
     """The evaluation clips of the base and of `system` by the run's current policy.
 
-    Raises:
-        DataError: where no two stand beside each other.
+    Raises DataError where no two stand beside each other.
     """
     policy = _fingerprint(run)
     found: dict[tuple[str, int], dict[str, str]] = {}
@@ -97,9 +96,8 @@ def blind_tasks(
 def preferences(answers: Iterable[Answer], aligned: Iterable[str]) -> dict[str, Preference]:
     """What people prefer, by dimension.
 
-    Args:
-        answers: the current ones.
-        aligned: paths of the aligned clips.
+    `answers`: the current ones.
+    `aligned`: paths of the aligned clips.
     """
     better = set(aligned)
     by_dimension: dict[str, list[Answer]] = {}
@@ -155,8 +153,7 @@ def blind_result(run: Run, system: str = TLPO) -> dict[str, Any]:
 def write_blind_result(run: Run, system: str = TLPO) -> str:
     """Write the result into the run folder, sealed with the ids of clips and answers; returns where.
 
-    Raises:
-        DataError: where there is no answer yet.
+    Raises DataError where there is no answer yet.
     """
     result = blind_result(run, system)
     if not result["dimensions"]:
@@ -169,8 +166,7 @@ def write_blind_result(run: Run, system: str = TLPO) -> str:
 def read_blind_result(run: Run) -> dict[str, Any] | None:
     """The result of the run's current policy, None where there is none.
 
-    Raises:
-        DataError: where the file was changed by hand.
+    Raises DataError where the file was changed by hand.
     """
     url = run.file(RESULT)
     if not exists(url):

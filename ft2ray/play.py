@@ -41,8 +41,7 @@ class PlaySettings(Settings):
 def settings_of(query: Mapping[str, str], default: PlaySettings) -> PlaySettings:
     """The settings that a link holds; what it does not say is the default.
 
-    Raises:
-        UserError: where a value cannot be.
+    Raises UserError where a value cannot be.
     """
     try:
         given: dict[str, Any] = {name: int(query[name]) for name in ("seed", "steps") if name in query}
@@ -67,8 +66,7 @@ class Player:
     ) -> Iterator[tuple[str, bytes]]:
         """Each system's clip as soon as it is made.
 
-        Raises:
-            FT2RayError: for media, systems or weights that cannot be used.
+        Raises FT2RayError for media, systems or weights that cannot be used.
         """
         from ft2ray.media.audio import check_speech, read_audio
         from ft2ray.media.portrait import load_portrait

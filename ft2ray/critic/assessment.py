@@ -58,14 +58,11 @@ def read_margins(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unscaled logits of labelled clips, and their labels.
 
-    Args:
-        say: told after each clip how many of how many are read.
+    `say`: told after each clip how many of how many are read.
 
-    Returns:
-        margin_NK and label_NK: 1, 0 or NaN.
+    Returns margin_NK and label_NK: 1, 0 or NaN.
 
-    Raises:
-        DataError: names the clip that cannot be read.
+    Raises DataError that names the clip that cannot be read.
     """
     mesher = FaceMesher()
     rows = []

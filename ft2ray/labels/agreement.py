@@ -42,8 +42,7 @@ class Reliability:
 def agreement(answers: Iterable[Answer]) -> dict[str, Agreement]:
     """Agreement on Yes or No by dimension.
 
-    Args:
-        answers: the current ones.
+    `answers`: the current ones.
     """
     tables: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for answer in answers:
@@ -97,8 +96,7 @@ def krippendorffs_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
 def reliability(answers: Iterable[Answer]) -> dict[str, Reliability]:
     """How attentive each annotator was.
 
-    Args:
-        answers: the current ones.
+    `answers`: the current ones.
     """
     by_person: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:

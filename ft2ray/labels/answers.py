@@ -128,8 +128,7 @@ def current(answers: Iterable[Answer]) -> list[Answer]:
 def annotator_name(text: str) -> str:
     """A name as it is kept.
 
-    Raises:
-        UserError: where there is none, or it is no single line of text.
+    Raises UserError where there is none, or it is no single line of text.
     """
     name = text.strip()
     if not name:

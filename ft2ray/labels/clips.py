@@ -56,8 +56,7 @@ class Source:
 def open_source(url: str | Path) -> Source:
     """The clips of a run folder, or of any folder.
 
-    Raises:
-        DataError: where there is no clip.
+    Raises DataError where there is no clip.
     """
     if is_run(url):
         run = Run.open(url)

@@ -46,11 +46,9 @@ def export(
 ) -> Exported:
     """Write the answers about the clips below `root` to one file, whole or not at all.
 
-    Args:
-        answers: the current ones.
+    `answers`: the current ones.
 
-    Raises:
-        DataError: where there is no answer, or the file's ending does not fit the layout.
+    Raises DataError where there is no answer, or the file's ending does not fit the layout.
     """
     kind = Path(out).suffix.lower()
     allowed = (".jsonl", ".parquet") if layout == "chat" else tuple(WRITERS)

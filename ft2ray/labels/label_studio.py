@@ -29,8 +29,7 @@ class _Fault(Exception):
 def read_label_studio(path: str, source: Source) -> list[Answer]:
     """The answers of an export about clips of `source`, which are found by their path or their file's name.
 
-    Raises:
-        DataError: names every task that cannot be used.
+    Raises DataError that names every task that cannot be used.
     """
     if not exists(path):
         raise DataError(f"labels: there is no file {path}")

@@ -55,9 +55,8 @@ def next_task(
 ) -> Task | None:
     """The first task without an answer, or an attention check where one is due; None where all are answered.
 
-    Args:
-        tasks: of `queue`.
-        said: the annotator's current answers, in the order given.
+    `tasks`: of `queue`.
+    `said`: the annotator's current answers, in the order given.
     """
     done = {answer.task.task_id for answer in said}
     task = next((task for task in tasks if task.task_id not in done), None)

@@ -63,8 +63,7 @@ class Sitting:
 
         A clip that is gone is passed over (its path is added to `gone`), and the next task taken.
 
-        Raises:
-            MediaError: where a clip that is to be shown under another sound cannot be read.
+        Raises MediaError where a clip that is to be shown under another sound cannot be read.
         """
         while self.task is not None:
             task = self.task

@@ -28,8 +28,7 @@ class Gain:
 def gains(runs: Sequence[str]) -> list[Gain]:
     """Every system but the base of every run, in the order given.
 
-    Raises:
-        DataError: where a run has no report.
+    Raises DataError where a run has no report.
     """
     found = []
     for run in runs:

@@ -42,9 +42,8 @@ class GroupView:
 def find_groups(run: Run, search: str = "", policy: str = "") -> list[tuple[str, str]]:
     """Ids of the committed groups and words for each.
 
-    Args:
-        search: part of the portrait's or the recording's path, in small letters or large.
-        policy: the beginning of the fingerprint of the policy that made the candidates.
+    `search`: part of the portrait's or the recording's path, in small letters or large.
+    `policy`: the beginning of the fingerprint of the policy that made the candidates.
     """
     candidates = scored_candidates(run)
     first = candidates.filter(pc.equal(candidates["place"], 0)).select(["group_id", "policy"])

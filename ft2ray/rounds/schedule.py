@@ -69,8 +69,7 @@ def training_key(
 ) -> str:
     """Identity of the training run: everything that decides what it learns, but for the order of arrival.
 
-    Args:
-        wrong: pairs that take no part; without any the identity is that of before there were marks.
+    `wrong`: pairs that take no part; without any the identity is that of before there were marks.
     """
     left_out = [wrong] if wrong else []
     return content_id(learnt(config), generator, critic, [prompt.prompt_id for prompt in prompts], *left_out)

@@ -54,8 +54,7 @@ def pair_counts(
 ) -> dict[str, int]:
     """How many pairs every dimension, the summed score and stage 2 have in `scored_candidates`.
 
-    Args:
-        wrong: pairs that do not count.
+    `wrong`: pairs that do not count.
 
     ValueError where more than one critic gave the scores.
     """

@@ -89,8 +89,7 @@ def labels_api(settings: LabelServeConfig) -> FastAPI:
 def keep(source: Source, asked: LabelRequest) -> Kept:
     """Commit the answers of one annotator.
 
-    Raises:
-        Refusal: names a clip or dimension that is not there; then nothing is kept.
+    Raises Refusal that names a clip or dimension that is not there; then nothing is kept.
     """
     annotator, store = annotator_name(asked.annotator), answer_store(source.url)
     clips = {clip.path: clip for clip in source.clips}

@@ -33,9 +33,8 @@ FONTS = ("system-ui", "sans-serif")
 def build(source: Source, run: Run | None, scratch: Path) -> gr.Blocks:
     """The page.
 
-    Args:
-        run: None where the clips are a folder's; then there is nothing but labelling.
-        scratch: folder for the clips on the screen.
+    `run`: None where the clips are a folder's; then there is nothing but labelling.
+    `scratch`: folder for the clips on the screen.
     """
     with gr.Blocks(title="ft2ray", analytics_enabled=False) as page:
         gr.HTML("<h1>ft2ray</h1>", padding=False)
@@ -59,12 +58,10 @@ def build(source: Source, run: Run | None, scratch: Path) -> gr.Blocks:
 def serve(url: str, host: str = "127.0.0.1", port: int = PORT, wait: bool = True) -> gr.Blocks:
     """Open the page over a run folder or a folder of clips.
 
-    Args:
-        wait: until it is interrupted.
+    `wait`: until it is interrupted.
 
-    Raises:
-        ConfigurationError: where other machines would reach it without a token.
-        DataError: where there is no clip.
+    Raises ConfigurationError where other machines would reach it without a token.
+    Raises DataError where there is no clip.
     """
     token = FrontSettings().token()
     check_exposure(host, token)

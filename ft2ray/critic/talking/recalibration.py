@@ -21,15 +21,12 @@ def recalibrate(
 ) -> tuple[str, dict[str, Any]]:
     """Write `out`, a folder for `critic.weights`: the same network, whose P(Yes) fits what people answered.
 
-    Args:
-        say: told after each clip how many of how many are read.
+    `say`: told after each clip how many of how many are read.
 
-    Returns:
-        The new fingerprint, and what the critic reaches by `calibrate`: figures of answers that had no part
-        in the scaling that they judge.
+    Returns the new fingerprint, and what the critic reaches by `calibrate`: figures of answers that had
+    no part in the scaling that they judge.
 
-    Raises:
-        DataError: where `out` is there already, or no dimension has enough answers.
+    Raises DataError where `out` is there already, or no dimension has enough answers.
     """
     if exists(join(out, CONFIG)):
         raise DataError(f"{out} holds a critic already; give a new folder")
