@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ BUTTONS = {
 
 @dataclass
 class Desk:
-    """A sitting, the folder that its clips are shown from, and the task that is on the screen."""
+    """A sitting and the folder that its clips are shown from; one answer at a time."""
 
     sitting: Sitting
     folder: Path
-    shown: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def new_desk(sitting: Sitting, scratch: Path) -> Desk:
@@ -63,7 +64,9 @@ def asking(begin: Callable[..., Desk], inputs: list[Any], summary: Callable[[Des
         note = gr.HTML()
     figures = gr.HTML(lambda: summary(None))
     desk = gr.State(None)
-    shown = [desk, question, clips, note, figures, *buttons.values(), undo]
+    # What the browser shows as the button is pressed: two keys in haste must not answer what nobody saw.
+    seen = gr.Textbox("", visible="hidden")
+    shown = [desk, seen, question, clips, note, figures, *buttons.values(), undo]
 
     def on_start(request: gr.Request, name: str, *values: Any) -> list[Any]:
         try:
@@ -72,37 +75,36 @@ def asking(begin: Callable[..., Desk], inputs: list[Any], summary: Callable[[Des
             return _screen(None, str(error), summary)
         return _screen(made, "", summary)
 
-    def on_answer(word: str) -> Callable[[Desk | None], list[Any]]:
-        def answer(made: Desk | None) -> list[Any]:
-            if made is None:
-                return _screen(None, "Press Start first.", summary)
-            try:
-                kept = made.sitting.answer(word, made.shown)
-            except FT2RayError as error:
-                return _screen(made, str(error), summary)
-            return _screen(made, "" if kept else "This one was answered already.", summary)
+    def on_answer(word: str) -> Callable[[Desk, str], list[Any]]:
+        def answer(made: Desk, seen: str) -> list[Any]:
+            with made.lock:
+                try:
+                    said = "" if made.sitting.answer(word, seen) else "This one was answered already."
+                except FT2RayError as error:
+                    said = str(error)
+                return _screen(made, said, summary)
 
         return answer
 
-    def on_undo(made: Desk | None) -> list[Any]:
-        if made is None:
-            return _screen(None, "Press Start first.", summary)
-        try:
-            taken = made.sitting.undo()
-        except FT2RayError as error:
-            return _screen(made, str(error), summary)
-        return _screen(made, "Taken back." if taken else "There is nothing to take back.", summary)
+    def on_undo(made: Desk) -> list[Any]:
+        with made.lock:
+            try:
+                said = "Taken back." if made.sitting.undo() else "There is nothing to take back."
+            except FT2RayError as error:
+                said = str(error)
+            return _screen(made, said, summary)
 
     quiet: Mapping[str, Any] = {"outputs": shown, "show_progress": "hidden", "api_visibility": "private"}
     start.click(on_start, inputs, **quiet)
     for word, button in buttons.items():
-        button.click(on_answer(word), [desk], **quiet)
+        button.click(on_answer(word), [desk, seen], **quiet)
     undo.click(on_undo, [desk], **quiet)
 
 
 def _screen(desk: Desk | None, said: str, summary: Callable[[Desk | None], Markup]) -> list[Any]:
     """Values of everything on the screen."""
     words: tuple[str, ...] = ()
+    seen = ""
     question, clips = Markup(), Markup()
     if desk is not None:
         sitting = desk.sitting
@@ -111,7 +113,7 @@ def _screen(desk: Desk | None, said: str, summary: Callable[[Desk | None], Marku
         except FT2RayError as error:
             said = str(error)
         task = sitting.task
-        desk.shown = None if task is None else task.task_id
+        seen = "" if task is None else task.task_id
         if sitting.gone:
             said = f"{len(sitting.gone)} clips are gone and were passed over, such as {sitting.gone[0]}."
         if task is None:
@@ -128,4 +130,4 @@ def _screen(desk: Desk | None, said: str, summary: Callable[[Desk | None], Marku
     keys = "Space plays. Letters in brackets are keys." if words else ""
     note = paragraph(said, "error" if said else "quiet") + paragraph(keys)
     visible = [gr.Button(visible=word in words) for word in BUTTONS]
-    return [desk, question, clips, note, figures, *visible, gr.Button(visible=desk is not None)]
+    return [desk, seen, question, clips, note, figures, *visible, gr.Button(visible=desk is not None)]
