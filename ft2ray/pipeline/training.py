@@ -135,6 +135,7 @@ def new_training(config: AlignConfig, rank: int = 0, workers: int = 1) -> TlpoRu
         config.resources.compute,
         config.seed,
         config.generator.sampling,
+        config.schedule.rounds,
         rank,
         workers,
         masks(config.dimensions),
@@ -198,7 +199,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
         else contextlib.nullcontext() as shown,  # one worker reports
     ):
         for round in range(arguments["round"] + 1):
-            end = min(last_step(config, round), tlpo.last_step)
+            end = last_step(config, round)
             clock.start(tlpo.step)
             tlpo.train(end, save, take_in)
             # Beyond its end a round was published by an earlier attempt.

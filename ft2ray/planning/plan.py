@@ -156,11 +156,12 @@ def make_plan(config: AlignConfig, gpu_name: str = "H100", cards: int = 8, achie
     # Every round generates each prompt once more; the baseline trains as often as all experts together.
     clips = config.prompts.curation_prompts * config.curation.candidates * config.schedule.rounds
     updates = (2 if t.baseline else 1) * len(config.dimensions) * t.steps
-    training = updates * update.seconds + t.gate_steps * gate_update.seconds
+    gate_updates = t.gate_updates * config.schedule.rounds
+    training = updates * update.seconds + gate_updates * gate_update.seconds
     on_one = {
         f"curation: {clips} clips generated": clips * clip.seconds,
         f"curation: {clips} clips scored": clips * score.seconds,
-        f"training: {updates} expert and {t.gate_steps} gate steps": training,
+        f"training: {updates} expert and {gate_updates} gate steps": training,
     }
     totals = {name: value / cards for name, value in on_one.items()}
 

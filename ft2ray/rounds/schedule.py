@@ -124,10 +124,8 @@ def slots(
 
 
 def last_step(config: AlignConfig, round: int) -> int:
-    """The step at which the steps of `round` are done; the gate's own steps follow the last round."""
-    rounds = config.schedule.rounds
-    gate_steps = config.tlpo.gate_steps if round == rounds - 1 else 0
-    return config.tlpo.steps * (round + 1) // rounds + gate_steps
+    """The step at which the steps of `round` are done: those of the experts, then those of the gate."""
+    return config.tlpo.last_step(round, config.schedule.rounds)
 
 
 def oldest_policy(config: AlignConfig, round: int) -> int:
@@ -137,10 +135,11 @@ def oldest_policy(config: AlignConfig, round: int) -> int:
 
 def slots_needed(config: AlignConfig, step: int, total: int) -> int:
     """How many of all `total` slots must be filled (or given up) before training step `step`."""
-    rounds, steps = config.schedule.rounds, config.tlpo.steps
-    if step >= steps:
+    rounds = config.schedule.rounds
+    experts = last_step(config, rounds - 1) - config.tlpo.gate_updates  # the last gate learns from everything
+    if step >= experts:
         return total
     if config.schedule.max_staleness > 0:
-        return total * step // steps
-    round = next(r for r in range(rounds) if step < steps * (r + 1) // rounds)
+        return total * step // experts
+    round = next(r for r in range(rounds) if step < last_step(config, r))
     return total * (round + 1) // rounds

@@ -53,6 +53,8 @@ class PairErrors:
     """Velocity errors [B] of winner and loser; `ref_*` are the reference's, None where a loss needs none.
 
     `drift_B`: mean squared distance from the reference outside of the mask, over both sides of the pair.
+    `displacement_B`: squared distance from the reference over the reference's square, whole frame: how far
+    the policy has gone, which is watched only.
     `implicit_B`: error of the two implicit policies, over both sides; of the loss on groups alone.
     """
 
@@ -62,6 +64,7 @@ class PairErrors:
     ref_loser_B: Tensor | None = None
     drift_B: Tensor | None = None
     implicit_B: Tensor | None = None
+    displacement_B: Tensor | None = None
 
 
 def velocity_error(
@@ -208,4 +211,6 @@ def _metrics(margin_B: Tensor, errors: PairErrors) -> Metrics:
         if errors.ref_winner_B is not None and errors.ref_loser_B is not None:
             metrics["winner_gap"] = (errors.winner_B - errors.ref_winner_B).mean().item()
             metrics["loser_gap"] = (errors.loser_B - errors.ref_loser_B).mean().item()
+        if errors.displacement_B is not None:
+            metrics["displacement"] = errors.displacement_B.mean().item()
     return metrics

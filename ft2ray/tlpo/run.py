@@ -17,8 +17,8 @@ Shapes: C latent channels, F latent frames, H W latent grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +35,9 @@ from ft2ray.preference.groups import advantages, couple, shares
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import PromptGroup
 from ft2ray.systems import SUM
-from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate, heat_map
+from ft2ray.tlpo.kept import Average, Kept
 from ft2ray.tlpo.losses import Metrics
 from ft2ray.tlpo.masks import region_mask
 from ft2ray.tlpo.policy import Policy, policy_of
@@ -67,6 +67,7 @@ class TlpoRun:
             trained as they are used. None: no shift and no guidance.
         rank: of this worker.
         workers: in all.
+        rounds: that share the steps of the experts; the gate learns at the end of each.
         masks: region whose error counts, by dimension (see masks.py); one that is not named: the whole frame.
     """
 
@@ -78,6 +79,7 @@ class TlpoRun:
         compute: ComputeSettings | None = None,
         seed: int = 0,
         sampling: SamplerSettings | None = None,
+        rounds: int = 1,
         rank: int = 0,
         workers: int = 1,
         masks: Mapping[str, str] | None = None,
@@ -85,7 +87,7 @@ class TlpoRun:
         self.compute = compute = compute or ComputeSettings()
         check_compute(settings, compute, workers)
         self.generator, self.settings, self.dimensions = generator, settings, tuple(dimensions)
-        self.rank, self.workers, self.masks = rank, workers, masks or {}
+        self.rounds, self.rank, self.workers, self.masks = rounds, rank, workers, masks or {}
         self.sampling = sampling or SamplerSettings(audio_scale=1.0)
         self.draws = DrawRule(seed, self.sampling.shift, settings.draws)
         self.device = next(generator.transformer.parameters()).device
@@ -105,15 +107,18 @@ class TlpoRun:
         self.optimizers: dict[str, torch.optim.AdamW | ShardedAdamW] = {
             name: self._optimizer(self.experts.parameters(name)) for name in self.adapters
         }
-        self.gate_learns = any(True for _ in self.gate.parameters())
-        if self.gate_learns:
+        if settings.gate_updates:
             self.optimizers[GATE] = torch.optim.AdamW(
                 self.gate.parameters(), settings.optimizer.gate_learning_rate, weight_decay=0.0
             )
-        self.average = None
+        learning = {name: self.experts.parameters(name) for name in self.adapters}
+        self.average = self.last_round = None
         if settings.ema is not None:
-            learning = {name: self.experts.parameters(name) for name in self.adapters}
             self.average = Average(learning | {GATE: list(self.gate.parameters())}, settings.ema)
+        if settings.loss.reference == "last_round":
+            self.last_round = Kept(learning, "tlpo.loss.reference")  # no effect yet, as the base has none
+        kept = {"average": self.average, "reference": self.last_round}
+        self.kept = {what: copies for what, copies in kept.items() if copies is not None}
         # Candidates that are in a pair, by group; velocities of the reference for them (with a loss on groups
         # for all that have a score), by group and draw.
         self._paired: dict[str, list[int]] = {}
@@ -129,7 +134,7 @@ class TlpoRun:
 
     @property
     def last_step(self) -> int:
-        return self.settings.steps + (self.settings.gate_steps if self.gate_learns else 0)
+        return self.settings.last_step(self.rounds - 1, self.rounds)
 
     def add(self, group: PromptGroup, pairs: Mapping[str, list[Pair]]) -> None:
         """Draw from this group's `pairs` (by pool) from now on; those of the sum only with the baseline.
@@ -156,7 +161,8 @@ class TlpoRun:
                 intake(self)
             if set(self.dimensions) <= set(self.untrained):
                 raise ConfigurationError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
-            if self.step < settings.steps:
+            turn = settings.gate_learns(self.step, self.rounds)
+            if not turn:
                 for name in self.dimensions:
                     self._update_expert(name)
                 for _ in self.dimensions if settings.baseline else ():
@@ -164,7 +170,11 @@ class TlpoRun:
             else:
                 self._update_gate()
             self.step += 1
-            if self.step % self.compute.checkpoint_every == 0 or self.step in (settings.steps, until):
+            ends = [settings.last_step(round, self.rounds) for round in range(self.rounds)]
+            if self.last_round is not None and self.step in ends:
+                self.last_round.renew()
+            ended = self.step == until or settings.gate_learns(self.step, self.rounds) != turn
+            if ended or self.step % self.compute.checkpoint_every == 0:
                 save(self)
 
     def policy(self) -> Policy:
@@ -185,10 +195,10 @@ class TlpoRun:
         counters = {"step": self.step, **self.cursors}
         moments = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         if self.rank == 0:
-            save_training_state(folder, self.experts, self.gate, moments, counters, self.average)
+            save_training_state(folder, self.experts, self.gate, moments, counters, self.kept)
 
     def restore(self, folder: str | Path) -> None:
-        counters = load_training_state(folder, self.experts, self.gate, self.optimizers, self.average)
+        counters = load_training_state(folder, self.experts, self.gate, self.optimizers, self.kept)
         self.step = counters.pop("step")
         self.cursors = counters
 
@@ -209,8 +219,16 @@ class TlpoRun:
                 self.settings.loss,
                 self.compute.microbatch,
                 optimizer.backward if isinstance(optimizer, ShardedAdamW) else None,
+                None if self.last_round is None else lambda: self._as_last_round(name),
             )
             self._apply(name, name, metrics)
+
+    @contextmanager
+    def _as_last_round(self, name: str) -> Iterator[None]:
+        """The base with this expert as it was at the end of the last round."""
+        assert self.last_round is not None
+        with self.last_round.in_place(name), self.experts.fused((name,), None):
+            yield
 
     def _update_gate(self) -> None:
         if FULL not in self.untrained:

@@ -37,6 +37,9 @@ class LossSettings(Settings):
 
     # dpo, ipo and simpo learn from pairs, nft (DiffusionNFT) from all candidates of a group that has a pair.
     kind: Literal["dpo", "ipo", "simpo", "nft"] = "dpo"
+    # What the policy is compared with and the anchor holds to: the base in all rounds, or each expert as it
+    # was at the end of the last round, which lets several rounds go further from the base than one may.
+    reference: Literal["base", "last_round"] = "base"
     beta: float = Field(100.0, gt=0)  # with the mean over elements as reduction
     gamma: float = 0.0  # SimPO's target margin
     mixing: float = Field(1.0, gt=0)  # nft's b: the smaller, the further from the reference it may go
@@ -147,8 +150,8 @@ class TlpoSettings(Settings):
     draws: DrawSettings = DrawSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     batch: int = Field(8, ge=1)  # pairs a step, over all workers
-    steps: int = Field(40, ge=1)  # updates of each expert
-    gate_steps: int = Field(20, ge=0)
+    steps: int = Field(40, ge=1)  # updates of each expert, shared by the rounds
+    gate_steps: int = Field(20, ge=0)  # updates of the gate at the end of every round
     # Share of the prompt groups that only the gate learns from: on groups that the experts know by heart it
     # would reward memory. 0: both learn from all groups, as in the paper.
     gate_groups: float = Field(0.25, ge=0, lt=1)
@@ -161,10 +164,26 @@ class TlpoSettings(Settings):
         None, gt=0, lt=1
     )  # decay of running averages, published in place of the weights
 
+    def last_step(self, round: int, rounds: int) -> int:
+        """The step at which `round` of so many is done: its share of the experts' steps, then the gate's."""
+        return self.steps * (round + 1) // rounds + self.gate_updates * (round + 1)
+
+    def gate_learns(self, step: int, rounds: int) -> bool:
+        """Whether step number `step`, from 0, is one of the gate's."""
+        round = next(r for r in range(rounds) if step < self.last_step(r, rounds))
+        return step >= self.last_step(round, rounds) - self.gate_updates
+
+    @property
+    def gate_updates(self) -> int:
+        """`gate_steps`, or 0 for a gate that has nothing to learn."""
+        return self.gate_steps if self.gate.mode in ("full", "timestep", "layer") else 0
+
     @model_validator(mode="after")
     def _reference(self) -> TlpoSettings:
         if self.draws.per_group is not None and self.loss.kind == "simpo":
             raise ValueError("draws.per_group: simpo has no reference whose errors could be kept")
+        if self.draws.per_group is not None and self.loss.reference == "last_round":
+            raise ValueError("draws.per_group keeps the base as the reference; leave loss.reference at base")
         return self
 
 

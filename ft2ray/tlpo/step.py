@@ -20,6 +20,7 @@ Shapes: B pairs, C latent channels, F latent frames, H W latent grid, T samples 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -43,6 +44,8 @@ from ft2ray.training import average_over_workers
 
 Velocity = Callable[[Tensor, Tensor, list[Any]], Tensor]
 Backward = Callable[[Tensor], None]
+Reference = Callable[[], AbstractContextManager[None]]
+"""Makes a context in which the transformer is the reference."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,10 @@ def pair_errors(velocity: Velocity, batch: PairBatch, config: LossSettings) -> P
     mask_TCFHW = _both(batch.mask_w_BCFHW, batch.mask_l_BCFHW)
     ref_TCFHW = _both(batch.ref_w_BCFHW, batch.ref_l_BCFHW)
     winner_B, loser_B = velocity_error(v_TCFHW, target_TCFHW, mask_TCFHW, weight_C).chunk(2)
-    ref_winner_B = ref_loser_B = drift_B = implicit_B = None
+    ref_winner_B = ref_loser_B = drift_B = implicit_B = displacement_B = None
+    if ref_TCFHW is not None:
+        moved_T = velocity_error(v_TCFHW.detach(), ref_TCFHW) / ref_TCFHW.float().square().flatten(1).mean(1)
+        displacement_B = moved_T.view(2, -1).mean(0)
     if ref_TCFHW is not None and config.kind != "simpo":
         ref_winner_B, ref_loser_B = velocity_error(ref_TCFHW, target_TCFHW, mask_TCFHW, weight_C).chunk(2)
     if ref_TCFHW is not None and mask_TCFHW is not None and config.anchor:
@@ -170,7 +176,7 @@ def pair_errors(velocity: Velocity, batch: PairBatch, config: LossSettings) -> P
             v_TCFHW, ref_TCFHW, target_TCFHW, r_T, config.mixing, mask_TCFHW, weight_C
         )
         implicit_B = implicit_T.view(2, -1).sum(0)
-    return PairErrors(winner_B, loser_B, ref_winner_B, ref_loser_B, drift_B, implicit_B)
+    return PairErrors(winner_B, loser_B, ref_winner_B, ref_loser_B, drift_B, implicit_B, displacement_B)
 
 
 def _both(winner: Tensor | None, loser: Tensor | None) -> Tensor | None:
@@ -185,15 +191,16 @@ def expert_step(
     config: LossSettings,
     microbatch: int | None = None,
     backward: Backward | None = None,
+    reference: Reference | None = None,
 ) -> Metrics:
     """Stage 1: gradients of the loss of `dimension`'s pairs for the expert of that name, and no other.
 
     `microbatch`: pairs that go through the transformer at a time, None for all. `backward` takes the
-    gradients in place of `.grad`, see `Gradients`.
+    gradients in place of `.grad`, see `Gradients`. `reference`: what the loss compares with, None: the base.
     """
     gradients = Gradients(experts.parameters(dimension), config, backward)
     for part in batch.parts(microbatch):
-        known = with_reference(velocity, experts, part, config)
+        known = with_reference(velocity, experts, part, config, reference)
         with experts.train_expert(dimension):
             gradients.add(pair_errors(velocity, known, config), len(part.t_B) / len(batch.t_B))
     return gradients.leave()
@@ -228,13 +235,19 @@ def pair_metrics(velocity: Velocity, experts: Experts, batch: PairBatch, config:
     return {"loss": loss.item(), **metrics}
 
 
-def with_reference(velocity: Velocity, experts: Experts, batch: PairBatch, config: LossSettings) -> PairBatch:
+def with_reference(
+    velocity: Velocity,
+    experts: Experts,
+    batch: PairBatch,
+    config: LossSettings,
+    reference: Reference | None = None,
+) -> PairBatch:
     """The batch with the reference's velocities, where the loss or the anchor asks for them."""
     anchored = config.anchor > 0 and batch.mask_w_BCFHW is not None
     if batch.ref_w_BCFHW is not None or (config.kind == "simpo" and not anchored):
         return batch
     x_TCFHW, t_T, _ = noisy(batch)
-    with torch.no_grad(), experts.reference():
+    with torch.no_grad(), (reference or experts.reference)():
         winner_BCFHW, loser_BCFHW = velocity(x_TCFHW, t_T, batch.conditions * 2).chunk(2)
     return replace(batch, ref_w_BCFHW=winner_BCFHW, ref_l_BCFHW=loser_BCFHW)
 

@@ -1,7 +1,7 @@
 """Everything a training run needs to go on bitwise where it stopped: safetensors and JSON, no pickle.
 
 state.json            counters (cursors, steps), optimiser settings
-state.safetensors     adapters, gate, optimiser moments, running averages where they are kept
+state.safetensors     adapters, gate, optimiser moments, copies of weights where they are kept
 
 The frozen base is not in it: it never changes, and whoever resumes has loaded it.
 """
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ft2ray.errors import DataError
 from ft2ray.storage import new_folder
-from ft2ray.tlpo.average import Average
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
+from ft2ray.tlpo.kept import Kept
 from ft2ray.tlpo.policy import require_finite
 
 
@@ -36,12 +36,12 @@ def save_training_state(
     gate: TimestepLayerGate | None,
     optimizers: Mapping[str, Mapping[str, Any]],
     counters: Mapping[str, int],
-    average: Average | None = None,
+    kept: Mapping[str, Kept] | None = None,
 ) -> None:
     """Write the state as folder `directory`, which must not exist; it appears whole or not at all.
 
     `optimizers`: their `state_dict()`; `counters`: any integers, as the draw cursor of every dimension and
-    the number of steps.
+    the number of steps; `kept`: copies of weights, by what they are for.
 
     Raises:
         NonFiniteError: for a tensor with NaN or infinity in it: the training could not go on from there.
@@ -54,8 +54,8 @@ def save_training_state(
     if gate is not None:
         tensors |= {f"gate/{key}": tensor.detach().cpu() for key, tensor in gate.state_dict().items()}
     settings: dict[str, Any] = {}
-    if average is not None:
-        tensors |= {f"average/{key}": tensor for key, tensor in average.state().items()}
+    for what, copies in (kept or {}).items():
+        tensors |= {f"{what}/{key}": tensor for key, tensor in copies.state().items()}
     for name, state in optimizers.items():
         settings[name] = state["param_groups"]
         for index, moments in state["state"].items():
@@ -73,9 +73,9 @@ def load_training_state(
     experts: Experts,
     gate: TimestepLayerGate | None,
     optimizers: Mapping[str, TakesState],
-    average: Average | None = None,
+    kept: Mapping[str, Kept] | None = None,
 ) -> dict[str, int]:
-    """Put a saved state back into experts, gate, optimisers and averages; returns the counters."""
+    """Put a saved state back into experts, gate, optimisers and copies; returns the counters."""
     directory = Path(directory)
     if not (directory / "state.json").is_file():
         raise DataError(f"training state: no state.json in {directory}")
@@ -88,8 +88,8 @@ def load_training_state(
         experts.load_state(name, _below(tensors, f"expert/{name}/"))
     if gate is not None:
         gate.load_state_dict(_below(tensors, "gate/"))
-    if average is not None:
-        average.load_state(_below(tensors, "average/"))
+    for what, copies in (kept or {}).items():
+        copies.load_state(_below(tensors, f"{what}/"))
     for name, optimizer in optimizers.items():
         moments: dict[int, dict[str, Tensor]] = {}
         for path, tensor in _below(tensors, f"optimizer/{name}/").items():

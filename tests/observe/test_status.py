@@ -62,7 +62,7 @@ def test_a_run_that_has_just_begun(run):
     assert status.rounds == [(0, 3)] * 3 and status.refused == []
     assert (status.candidates, status.unscored, status.staleness) == (0, 0, {})
     assert set(status.pairs.values()) == {0}
-    assert (status.step, status.last_step, status.policies, status.finished) == (0, 13, 0, False)
+    assert (status.step, status.last_step, status.policies, status.finished) == (0, 21, 0, False)
     assert status.groups_per_minute is None and status.generators_busy is None
     text = str(status)
     assert "staleness   no group" in text and "generation  nothing yet" in text

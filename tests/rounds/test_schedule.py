@@ -18,7 +18,7 @@ from ft2ray.rounds.schedule import (
 )
 from ft2ray.rounds.settings import CurationSettings, ScheduleSettings, Variation
 from ft2ray.settings import Settings
-from ft2ray.tlpo.settings import LossSettings, TlpoSettings
+from ft2ray.tlpo.settings import GateSettings, LossSettings, TlpoSettings
 
 PROMPTS = [Prompt(f"p{n}", "a.jpg", "b.wav", 0.0, 3.0) for n in range(5)]
 schedules = st.builds(ScheduleSettings, rounds=st.integers(1, 5), max_staleness=st.integers(0, 3))
@@ -68,11 +68,24 @@ def test_the_trainer_never_needs_what_generation_may_not_make_yet(config):
         assert slots_needed(config, step, total) <= may_be_filled
 
 
+@given(configs, st.sampled_from(["full", "uniform"]))
+def test_the_gate_learns_at_the_end_of_every_round(config, mode):
+    tlpo, rounds = config.tlpo.replaced(gate=GateSettings(mode=mode)), config.schedule.rounds
+    turns = "".join("eg"[tlpo.gate_learns(n, rounds)] for n in range(tlpo.last_step(rounds - 1, rounds)))
+    assert turns.count("e") == tlpo.steps
+    assert turns.count("g") == (rounds * tlpo.gate_steps if mode == "full" else 0)
+    for round in range(rounds):
+        end = tlpo.last_step(round, rounds)
+        assert turns[end - tlpo.gate_updates : end] == "g" * tlpo.gate_updates
+
+
 @given(configs)
 def test_needs_only_grow_and_end_with_everything(config):
     total = config.schedule.rounds * len(PROMPTS)
-    needed = [slots_needed(config, step, total) for step in range(config.tlpo.steps + 1)]
+    last = last_step(config, config.schedule.rounds - 1)
+    needed = [slots_needed(config, step, total) for step in range(last + 1)]
     assert needed == sorted(needed) and needed[-1] == total
+    assert needed[last - config.tlpo.gate_updates] == total, "the last gate learns from everything"
     if config.schedule.max_staleness == 0:
         assert needed[0] == len(PROMPTS)
     else:

@@ -52,7 +52,7 @@ SETTINGS = TlpoSettings(
 
 def make_run(without=(), rank=0, workers=1, **changes):
     compute = {name: changes.pop(name) for name in ComputeSettings.model_fields if name in changes}
-    sampling = changes.pop("sampling", None)
+    sampling, rounds = changes.pop("sampling", None), changes.pop("rounds", 1)
     transformer = tiny_wan()
 
     def velocity(x_BCFHW, t_B, conditions):
@@ -68,7 +68,7 @@ def make_run(without=(), rank=0, workers=1, **changes):
     )
     run = TlpoRun(
         generator, DIMS, SETTINGS.replaced(**changes), ComputeSettings(checkpoint_every=1, **compute),
-        sampling=sampling, rank=rank, workers=workers, masks=masks(DEFAULT_DIMENSIONS),
+        sampling=sampling, rounds=rounds, rank=rank, workers=workers, masks=masks(DEFAULT_DIMENSIONS),
     )  # fmt: skip
     for group in GROUPS:
         run.add(group, {name: found for name, found in PAIRS.items() if name not in without})
@@ -219,7 +219,7 @@ def test_averages_are_resumed_bitwise_and_missed_where_they_are_not_there(tmp_pa
         resumed.train(LAST, lambda run: None)
         assert resumed.policy().fingerprint == straight.policy().fingerprint
     plain.save(tmp_path / "plain")
-    with pytest.raises(ValueError, match="saved without averages"):
+    with pytest.raises(ValueError, match="without the copies that tlpo.ema asks for"):
         make_run(ema=0.9).restore(tmp_path / "plain")
 
 
@@ -322,3 +322,47 @@ def test_the_kept_reference_is_that_of_the_pass_that_a_draw_trains():
             exact = run.generator.velocity(x_TCFHW, t_T, batch.conditions * 2)
         torch.testing.assert_close(torch.cat([batch.ref_w_BCFHW, batch.ref_l_BCFHW]), exact)
     assert seen == {"all", "null"}
+
+
+REFRESHED = {"rounds": 2, "loss": SETTINGS.loss.replaced(reference="last_round", anchor=0.0)}
+
+
+def test_the_gate_learns_in_every_round():
+    run = make_run(rounds=2)
+    run.train(run.last_step, lambda run: None)
+    assert [p["step"] for p in run.curves if p["name"] == "mn"] == [0, 3]
+    assert [p["step"] for p in run.curves if p["name"] == GATE] == [1, 2, 4, 5]
+
+
+def test_the_next_rounds_reference_is_the_expert_as_the_last_round_left_it():
+    refreshed, base = make_run(**REFRESHED), make_run(rounds=2, loss=SETTINGS.loss.replaced(anchor=0.0))
+    for run in (refreshed, base):
+        run.train(run.last_step, lambda run: None)
+    for name in DIMS:
+        first, second = ([p for p in run.curves if p["name"] == name] for run in (refreshed, base))
+        assert first[0] == second[0], "before there is a round behind it the reference is the base"
+        assert first[1]["margin"] == first[1]["displacement"] == 0 != second[1]["margin"]
+
+
+def test_a_refreshed_reference_is_resumed_bitwise(tmp_path):
+    straight = make_run(**REFRESHED)
+    straight.train(straight.last_step, lambda run: run.save(tmp_path / str(run.step)))
+    for step in (1, 3, 4):
+        resumed = make_run(**REFRESHED)
+        resumed.restore(tmp_path / str(step))
+        resumed.train(resumed.last_step, lambda run: None)
+        assert resumed.policy().fingerprint == straight.policy().fingerprint
+    with pytest.raises(ValueError, match="without the copies that tlpo.loss.reference asks for"):
+        other = make_run(rounds=2)
+        other.save(tmp_path / "plain")
+        make_run(**REFRESHED).restore(tmp_path / "plain")
+    with pytest.raises(ValueError, match="per_group keeps the base"):
+        make_run(**REFRESHED, draws=DrawSettings(per_group=2))
+
+
+def test_how_far_the_policy_has_gone_is_in_the_curves():
+    run = make_run()
+    run.train(LAST, lambda run: None)
+    for name in DIMS:
+        first, second = (p["displacement"] for p in run.curves if p["name"] == name)
+        assert first == 0 < second
