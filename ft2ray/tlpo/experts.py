@@ -25,7 +25,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from ft2ray.tlpo.settings import ExpertSettings
+from ft2ray.tlpo.settings import AUDIO_TARGETS, ExpertSettings
 from ft2ray.tlpo.stacked_lora import StackedLora, install_stacked_forward
 
 TIMESTEPS = 1000.0  # the transformer is given 1000 t
@@ -36,7 +36,8 @@ WeightSource = Callable[[Tensor, Tensor], Tensor]
 
 def lora_config(settings: ExpertSettings) -> LoraConfig:
     """The settings as peft takes them."""
-    alpha, targets = cast(Any, (settings.alpha, settings.targets))  # peft's annotations are too narrow
+    wanted = f"({settings.targets})|({AUDIO_TARGETS})" if settings.audio else settings.targets
+    alpha, targets = cast(Any, (settings.alpha, wanted))  # peft's annotations are too narrow
     return LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)
 
 

@@ -13,6 +13,9 @@ from ft2ray.settings import Settings
 
 # Q, K, V of the self-attention and both linears of the FFN: 351 M per expert on Wan-14B at rank 128.
 TARGETS = r"blocks\.\d+\.(attn1\.to_[qkv]|ffn\.net\.(0\.proj|2))"
+# Where the picture listens: queries of the cross-attention, and the values of the speech. Not its keys: the
+# queries move the attention as well, and the packaged generator's keys also project places, of no sample.
+AUDIO_TARGETS = r"blocks\.\d+\.attn2\.(to_q|processor\.v_proj)"
 
 
 class ExpertSettings(Settings):
@@ -21,6 +24,7 @@ class ExpertSettings(Settings):
     rank: int = Field(16, ge=1, le=4096)
     alpha: float = Field(16.0, gt=0)
     targets: str = TARGETS  # a regular expression over module names
+    audio: bool = False  # also adapt how the cross-attention listens to the speech; the paper does not
 
     @field_validator("targets")
     @classmethod

@@ -117,7 +117,7 @@ def test_experts_and_gate_learn_on_it(conditioning, wan_folder, hopper, speech, 
         winner[None], loser[None], mask[None], mask[None], [cond], torch.randn(1, *winner.shape),
         torch.tensor([0.5]),
     )  # fmt: skip
-    experts = Experts(generator.transformer, ("mn", "ls", "vq"), ExpertSettings(rank=4))
+    experts = Experts(generator.transformer, ("mn", "ls", "vq"), ExpertSettings(rank=4, audio=True))
     config = LossSettings(beta=500.0)
     optimizer = torch.optim.AdamW(experts.parameters("ls"), 1e-3)
     first = expert_step(generator.velocity, experts, "ls", batch, config)
@@ -130,6 +130,9 @@ def test_experts_and_gate_learn_on_it(conditioning, wan_folder, hopper, speech, 
     gate_step(generator.velocity, experts, gate, ("mn", "ls", "vq"), batch, config)
     assert gate.projection_NKD.grad.abs().sum() > 0 and gate.bias_NK.grad.abs().sum() > 0
     x, t = torch.randn(1, *winner.shape), torch.tensor([0.3])
+    listening = {name for name in experts.named_parameters("ls") if ".attn2." in name}
+    wanted = {"attention": {"to_q", "v_proj"}, "added": {"to_q"}}[conditioning]
+    assert {name.split(".lora_")[0].split(".")[-1] for name in listening} == wanted
     with torch.no_grad(), experts.reference():
         base = generator.velocity(x, t, [cond])
     detach_experts(generator.transformer)
