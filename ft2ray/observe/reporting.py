@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft2ray.blind_test import sentences
@@ -86,7 +87,7 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
         dimensions=dimensions,
         systems={name: system.title for name, system in systems.items()},
         videos=_videos(run, rows, dimensions),
-        curves=training_curves(run.curves(folder)),
+        curves=training_curves(run.curves(folder)) | scores_by_round(candidates, config.dimension_names),
         gate=_gate_map(generator, policy),
         scores={name: candidates[name].to_pylist() for name in config.dimension_names},
         counts={
@@ -203,17 +204,40 @@ def _links(run: Run, policy: str) -> dict[str, str]:
 
 
 def training_curves(curves: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Loss, margin and accuracy per adapter, as means over SMOOTHING updates."""
+    """Loss, margin, accuracy and distance from the reference per adapter: means over SMOOTHING updates."""
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     raw: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for point in curves:
-        for key in ("loss", "margin", "accuracy"):
-            raw[key, point["name"]].append((point["step"], point[key]))
+        for key in ("loss", "margin", "accuracy", "displacement"):
+            if key in point:  # SimPO has no reference to be away from
+                raw[key, point["name"]].append((point["step"], point[key]))
     for (key, name), points in raw.items():
         chunks = [points[i : i + SMOOTHING] for i in range(0, len(points), SMOOTHING)]
         line = [(chunk[-1][0], sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
         charts.setdefault(key, {})[name] = line
     return charts
+
+
+def scores_by_round(
+    candidates: pa.Table, dimensions: Sequence[str]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """What the critic says of the candidates of every round, where there is more than one.
+
+    It is what the training is made to raise: only the judges' figures say whether more than that has risen.
+    """
+    means = candidates.group_by("round").aggregate([(name, "mean") for name in dimensions]).sort_by("round")
+    rounds = means["round"].to_pylist()
+    if len(rounds) < 2:
+        return {}
+    lines = {
+        name: [
+            (round, mean)
+            for round, mean in zip(rounds, means[f"{name}_mean"].to_pylist(), strict=True)
+            if mean is not None
+        ]
+        for name in dimensions
+    }
+    return {"critic's mean P(Yes) by round": lines}
 
 
 def _gate_map(generator: Generator, policy: Policy) -> GateMap | None:
