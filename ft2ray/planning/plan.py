@@ -216,6 +216,7 @@ def training_worker(
     """
     compute = config.resources.compute
     adapters = len(config.dimensions) + config.tlpo.baseline
+    copies = (config.tlpo.ema is not None) + (config.tlpo.loss.reference == "last_round")
     shared = 1 / workers
     divided = shared if compute.zero_stage else 1.0
     master = TRAINED_BYTES if compute.zero_stage else 0  # DeepSpeed updates a copy of its own
@@ -226,7 +227,7 @@ def training_worker(
         weights = weights * shared + 2 * block
     training = {
         "base": weights,
-        "adapters": adapters * experts * TRAINED_BYTES,
+        "adapters": adapters * experts * TRAINED_BYTES * (1 + copies),
         "gradients": gradients * divided,
         "optimiser": 0.0 if compute.offload else adapters * experts * (OPTIMIZER_BYTES + master) * divided,
         # The peak of a step has the gradients of its adapter in it.

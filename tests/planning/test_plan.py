@@ -41,6 +41,8 @@ def test_wan_14b_has_the_published_size(wan):
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}  # norms stay in float32
     small = ExpertSettings(rank=1, alpha=1.0)  # the count is linear in the rank
     assert 128 * expert_parameters(shape, small) == 351_272_960
+    listening = small.replaced(audio=True)  # queries of 5120 by 5120 and values of 5120 by 2048, in 40 blocks
+    assert 128 * expert_parameters(shape, listening) == 351_272_960 + 128 * 40 * (2 * 5120 + 2048 + 5120)
 
 
 @pytest.mark.parametrize(("seconds", "frames", "windows"), [(3.53, 21, 1), (2.0, 12, 1), (10.0, 58, 4)])
@@ -152,3 +154,18 @@ def test_a_plan_says_what_it_takes_and_adds_up(capsys, monkeypatch, tmp_path):
 def test_mistakes_in_a_plan_are_one_sentence(settings, says, capsys):
     assert main(["plan", *settings]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_rounds_and_a_reference_that_follows_them_are_in_the_plan():
+    def plan(*more):
+        return make_plan(
+            load_config(None, ["prompts.curation_prompts=3", "tlpo.gate_steps=5", *more]), "H100", 1
+        )
+
+    one, four = plan(), plan("schedule.rounds=4", "tlpo.loss.reference=last_round", "tlpo.loss.kind=nft")
+    assert "curation: 24 clips generated" in one.totals and "curation: 96 clips generated" in four.totals
+    assert any("and 5 gate steps" in name for name in one.totals)
+    assert any("and 20 gate steps" in name for name in four.totals)
+    before, after = (p.workers[-1].bytes["adapters"] for p in (one, four))
+    assert after == 2 * before
+    assert [w.flops for w in four.works] == [w.flops for w in one.works], "a step costs the same"
