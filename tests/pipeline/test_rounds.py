@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 # The third round waits for the first policy.
 TOGETHER = (*TWO_ROUNDS, "schedule.rounds=3", "schedule.max_staleness=1")
+# Online: all candidates of the policy of the round before, which is the reference too.
+ONLINE = (*TWO_ROUNDS, "tlpo.loss.kind=nft", "tlpo.loss.reference=last_round")
 
 
 def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_path):
@@ -22,9 +24,9 @@ def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_p
         lambda: Run.open(tmp_path).current_policy.endswith(
             "-1"
         ),  # whoever serves the run has it before the second round
-        *TWO_ROUNDS,
+        *ONLINE,
     )
-    finish(tmp_path, *TWO_ROUNDS)
+    finish(tmp_path, *ONLINE)
     assert Run.open(tmp_path).current_policy.endswith("-2")
     groups = read_groups(tmp_path)
     policies = {

@@ -87,16 +87,13 @@ def test_from_a_stored_group_to_a_policy_that_samples(stored, tmp_path):
 def test_rounds_of_the_loss_on_groups_with_masks_and_anchors(stored):
     generator, cond, clips, group = stored
     detach_experts(generator.transformer)
-    masks = {
-        "mn": "head",
-        "ls": "lips",
-        "vq": "shape",
-    }  # this codec has no channels: all but the lips, lips, all
+    # The codec has no channels for regions: all but the lips, the lips, everything.
+    masks = {"mn": "head", "ls": "lips", "vq": "shape"}
     run = TlpoRun(generator, DIMS, ONLINE, sampling=FAST, rounds=2, masks=masks)
     run.add(group, PAIRS)
     lips, head = (run._batch(name).mask_w_BCFHW for name in ("ls", "mn"))
     assert torch.equal(head, 1 - lips) and run._batch("vq").mask_w_BCFHW is None
-    assert {c.part for _ in range(9) for c in run._batch("ls").conditions} == {"all", "null"}
+    assert {c.part for _ in range(9) for c in run._batch("ls").conditions} == {"all", "null", "text"}
     run.train(run.last_step, lambda run: None)
     for name in DIMS:
         points = [point for point in run.curves if point["name"] == name]
