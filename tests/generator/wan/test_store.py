@@ -103,6 +103,7 @@ def test_rounds_of_the_loss_on_groups_with_masks_and_anchors(stored):
         assert [point["displacement"] for point in points] == [0, 0], "each round begins at its own reference"
         assert ("drift" in points[0]) == (name != "vq")
     assert [point["step"] for point in run.curves if point["name"] == GATE] == [1, 3]
+    policy = run.policy()
     detach_experts(generator.transformer)
-    apply_system(generator.transformer, run.policy(), "tlpo")
+    apply_system(generator.transformer, policy, "tlpo")
     assert not torch.equal(generator.sample(cond, 0, FAST), clips[0])
