@@ -40,8 +40,13 @@ def save_training_state(
 ) -> None:
     """Write the state as folder `directory`, which must not exist; it appears whole or not at all.
 
-    `optimizers`: their `state_dict()`; `counters`: any integers, as the draw cursor of every dimension and
-    the number of steps; `kept`: copies of weights, by what they are for.
+    Args:
+        directory: of the new folder.
+        experts: whose adapters are saved.
+        gate: with its weights, None for none.
+        optimizers: their `state_dict()`.
+        counters: any integers, as the draw cursor of every dimension and the number of steps.
+        kept: copies of weights, by what they are for.
 
     Raises:
         NonFiniteError: for a tensor with NaN or infinity in it: the training could not go on from there.
