@@ -42,7 +42,8 @@ class LossSettings(Settings):
     # dpo, ipo and simpo learn from pairs, nft (DiffusionNFT) from all candidates of a group that has a pair.
     kind: Literal["dpo", "ipo", "simpo", "nft"] = "dpo"
     # What the policy is compared with and the anchor holds to: the base in all rounds, or each expert as it
-    # was at the end of the last round, which lets several rounds go further from the base than one may.
+    # was at the end of the last round, which lets several rounds go further from the base than one may. The
+    # gate always compares with the base.
     reference: Literal["base", "last_round"] = "base"
     beta: float = Field(100.0, gt=0)  # with the mean over elements as reduction
     gamma: float = 0.0  # SimPO's target margin
