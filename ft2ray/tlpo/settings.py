@@ -47,8 +47,8 @@ class LossSettings(Settings):
     reference: Literal["base", "last_round"] = "base"
     beta: float = Field(100.0, gt=0)  # with the mean over elements as reduction
     gamma: float = 0.0  # SimPO's target margin
-    mixing: float = Field(1.0, gt=0)  # nft's b: the smaller, the further from the reference it may go
-    advantage_clip: float = Field(2.0, gt=0)  # standard deviations of a group at which nft's r is 0 or 1
+    mixing: float = Field(0.3, gt=0)  # nft's b: the smaller, the further from the reference it may go
+    advantage_clip: float = Field(1.0, gt=0)  # standard deviations of a group at which nft's r is 0 or 1
     # None is off. Diffusion-SDPO: the share of the winner's descent that the loser may not take; 0.9 there.
     safeguard_mu: float | None = Field(None, ge=0, le=1)
     # Weight of the winners' flow-matching loss; 1 is DPO's own weight on them. DPO alone raises the error of

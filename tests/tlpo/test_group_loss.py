@@ -18,7 +18,7 @@ from ft2ray.training import update
 from tests.tlpo.conftest import make_batch, tiny_wan, velocity_of
 from tests.tlpo.test_run import DIMS, GROUPS, make_run
 
-NFT = LossSettings(kind="nft", anchor=0.0)
+NFT = LossSettings(kind="nft", mixing=1.0, anchor=0.0)
 share = st.floats(0, 1)
 
 
