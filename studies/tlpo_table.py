@@ -1,4 +1,4 @@
-"""Table of the study: python studies/tlpo_table.py ROWS [--out studies/results/tlpo.json].
+"""Table of the study: python studies/tlpo_table.py ROWS; writes studies/results/tlpo.json and docs/study.md.
 
 ROWS: rows.jsonl of studies/tlpo.py. Differences to the base are paired by prompt and noise and averaged
 over noises; intervals are Student's t over prompts and training seeds, refused below six prompts. What is
@@ -142,14 +142,83 @@ def table(rows: Rows) -> dict[str, Any]:
     return out
 
 
+def page(found: dict[str, Any], critic: dict[str, Any] | None) -> str:
+    """The study as a page of the docs."""
+    lines = [
+        "# The study: what alignment gains on unseen people",
+        "",
+        f"Written by `studies/tlpo_table.py` from `studies/results`: {found['prompts']} test prompts, two",
+        "noises each, differences to the uncurated base with 95 % intervals over prompts and training seeds.",
+        "Measured on the motion that drives the clips: `mn` and `ls` by the evaluation's measures of commit",
+        "c7843aa, `vq` by the annotators' own shape rule (an upper bound). Labels come from the simulated",
+        "annotators. least: the smallest gain over the dimensions, in deviations of the base's clips.",
+        "[Protocol](protocol.md), [lab log](lab-log.md).",
+        "",
+        "| system | seeds | strength | MN | LS | VQ | least | displacement |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in (found["systems"] | found["references"]).items():
+        cells = [
+            _cell(row["difference"][key]) if name != "base" else f"{row['value'][key]:.3f}"
+            for key in DIMENSIONS
+        ]
+        strengths = ", ".join(f"{strength:g}" for strength in row["strengths"])
+        lines.append(
+            f"| {name} | {row['seeds']} | {strengths} | {' | '.join(cells)} | "
+            f"{row['least_in_spread_of_base']:+.2f} | {row['displacement']:.2f} |"
+        )
+    lines += ["", "Bold: the whole interval is above zero; italic: below.", ""]
+    for name, margins in found["margins"].items():
+        for rival, m in margins.items():
+            apart = f"{m['mean']:+.2f} ({m['low']:+.2f} to {m['high']:+.2f})"
+            lines.append(f"- least of {name} less that of {rival}: {apart}")
+    if critic is not None:
+        lines += ["", *_critic_lines(critic)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(difference: dict[str, float | None]) -> str:
+    mean, low, high = (difference[key] for key in ("mean", "low", "high"))
+    if low is None or high is None:
+        return f"{mean:+.3f}"
+    mark = "**" if low > 0 else "*" if high < 0 else ""
+    return f"{mark}{mean:+.3f}{mark} ({low:+.3f} to {high:+.3f})"
+
+
+def _critic_lines(critic: dict[str, Any]) -> list[str]:
+    """The critic inside groups of candidates, from studies/critic_agreement.py."""
+    lines = [
+        "## The critic inside groups of candidates",
+        "",
+        f"{critic['prompts']} {critic['split']} prompts of {critic['candidates']} candidates, rendered;",
+        "correlation inside groups with 95 % intervals (bootstrap over prompts).",
+        "",
+        "| | with the annotators | thinker alone | with the judge | balanced accuracy |",
+        "|---|---|---|---|---|",
+    ]
+    for name in DIMENSIONS:
+        row = critic[name]
+        keys = ("r_critic_annotators", "r_thinker_annotators", "r_critic_judge", "balanced_accuracy")
+        cells = [
+            f"{row[key]['value']:.2f} ({row[key]['low']:.2f} to {row[key]['high']:.2f})"
+            if key in row
+            else "-"
+            for key in keys
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "tlpo.json")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(table(rows), indent=2) + "\n")
+    results, docs = Path(__file__).with_name("results"), Path(__file__).parents[1] / "docs"
+    found = table([json.loads(line) for line in arguments.rows.read_text().splitlines()])
+    (results / "tlpo.json").write_text(json.dumps(found, indent=2) + "\n")
+    critic = results / "critic.json"
+    text = page(found, json.loads(critic.read_text()) if critic.exists() else None)
+    (docs / "study.md").write_text(text)
 
 
 if __name__ == "__main__":
