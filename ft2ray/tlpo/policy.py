@@ -191,6 +191,13 @@ def _write_files(folder: Path, policy: Policy) -> None:
 def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
     """Read a policy for the base with `base_fingerprint`; "embedded" is the package's own.
 
+    Args:
+        directory: of the policy.
+        base_fingerprint: of the generator that it is for.
+
+    Returns:
+        The policy.
+
     Raises:
         WeightsError: it was made for another base, or its files are not those that were written.
     """
