@@ -10,6 +10,7 @@ import ctypes
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 MOST_DEATHS = 6  # in a row, without one finished row in between
 EVERY_SECONDS = 5.0
+QUIET_SECONDS = 300.0  # without a finished row, after which those who wait for a node are named
 # Ray's State API: no dashboard, no answer, or not in time.
 UNAVAILABLE = (RayStateApiException, RuntimeError, ValueError, OSError)
 STARTING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
@@ -49,6 +51,9 @@ class DeathWatch:
         pools: a part of the class name of the actors, as Ray lists them, and their pool. What counts are
             actors of this process's job, and replicas of Serve, whoever deployed them.
         note: what is done with the deaths that are new, which are logged in any case.
+
+    Attributes:
+        waiting: how many processes of each pool had no place, or were starting, when Ray was asked last.
     """
 
     def __init__(self, pools: Mapping[str, str], note: Callable[[list[Death]], None]) -> None:
@@ -56,6 +61,7 @@ class DeathWatch:
         self._job = ray.get_runtime_context().get_job_id()
         self._pools: dict[tuple[str, int], str] = {}  # of every process that was seen, by node and pid
         self._known: set[str] | None = None  # the dead that were found before; None: not looked at yet
+        self.waiting: Counter[str] = Counter()
 
     def look(self) -> list[Death]:
         """Return the new deaths, which are logged and noted."""
@@ -70,7 +76,7 @@ class DeathWatch:
 
         if self._known is None:
             self._known = {worker.worker_id for worker in self._dead()}
-        waiting = None  # a pool one of whose actors is to start, or to start again
+        waiting: Counter[str] = Counter()
         for actor in list_actors(detail=True, limit=10_000, raise_on_missing_output=False):
             pool = next((pool for part, pool in self._parts.items() if part in actor.class_name), None)
             if pool is None or (actor.job_id != self._job and REPLICA not in actor.class_name):
@@ -78,7 +84,8 @@ class DeathWatch:
             if actor.pid and actor.node_id:
                 self._pools[actor.node_id, actor.pid] = pool
             if actor.state in STARTING:
-                waiting = pool
+                waiting[pool] += 1
+        self.waiting = waiting
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         new = []
         for worker in self._dead():
@@ -88,7 +95,9 @@ class DeathWatch:
             why, used, limit = reason(worker.exit_type, worker.exit_detail or "")
             pool = self._pools.get((worker.node_id, worker.pid))
             if pool is None and why == "out_of_memory":
-                pool = waiting  # where memory is short, most processes die before Ray gives them their actor
+                pool = next(
+                    reversed(waiting), None
+                )  # where memory is short, most processes die before Ray gives them their actor
             if pool is None or worker.node_id not in alive:  # somebody else's, or lost with its node
                 continue
             new.append(Death(pool, worker.ip, time.time(), why, used, limit))
@@ -153,12 +162,17 @@ def watched(rows: Iterable[T], run_dir: str) -> Iterator[T]:
     watch, wait, over = DeathWatch(POOLS, partial(note, run_dir)), _Wait(), threading.Event()
     watch.look()  # those before are not of this stage
     since: list[Death] = []
+    moved = time.monotonic()  # when the last row came, or when it was said that none comes
 
     def look() -> None:
+        nonlocal moved
         while not over.wait(EVERY_SECONDS):
             since.extend(watch.look())
             if len(since) >= MOST_DEATHS and wait.end():
                 return
+            if watch.waiting and time.monotonic() - moved > QUIET_SECONDS:
+                moved = time.monotonic()
+                log.warning("nothing was finished for %g min: %s", QUIET_SECONDS / 60, places(watch.waiting))
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
@@ -170,12 +184,21 @@ def watched(rows: Iterable[T], run_dir: str) -> Iterator[T]:
             if row is None:
                 return
             since.clear()
+            moved = time.monotonic()
             yield row
     except _Hopeless:
         raise RunEnded(verdict(since)) from None
     finally:
         over.set()
         looking.join()  # whoever asks a Ray that has ended takes the process with it
+
+
+def places(waiting: Mapping[str, int]) -> str:
+    """Who waits, in words."""
+    who = ", ".join(f"{count} of {pool}" for pool, count in waiting.items())
+    return (
+        f"processes wait for a node with room for them, or are starting ({who}); `ray status` shows the nodes"
+    )
 
 
 def verdict(deaths: list[Death]) -> str:

@@ -1,6 +1,8 @@
 """Processes that die are counted and named; a stage that only loses processes ends in one sentence."""
 
 import threading
+import time
+from collections import Counter
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -22,6 +24,8 @@ DEATH = Death("generators", "192.0.2.2", 0.0, *reason("NODE_OUT_OF_MEMORY", OOM)
 
 class Watch:
     """Finds a death whenever it is asked."""
+
+    waiting = Counter()
 
     def __init__(self, pools, note):
         self.asked = 0
@@ -46,8 +50,8 @@ def test_what_ray_says_becomes_a_reason_with_numbers():
 def test_only_the_pools_that_are_watched_are_noted(monkeypatch):
     """Actors of this job, and replicas of Serve, whoever deployed them; who ended as intended did not die."""
 
-    def actor(job, class_name, pid):
-        return SimpleNamespace(job_id=job, class_name=class_name, pid=pid, node_id="n", state="ALIVE")
+    def actor(job, class_name, pid, state="ALIVE"):
+        return SimpleNamespace(job_id=job, class_name=class_name, pid=pid, node_id="n", state=state)
 
     def worker(pid, exit_type):
         return SimpleNamespace(
@@ -73,6 +77,11 @@ def test_only_the_pools_that_are_watched_are_noted(monkeypatch):
     dead += [worker(pid, "NODE_OUT_OF_MEMORY") for pid in range(1, 5)] + [worker(5, "INTENDED_SYSTEM_EXIT")]
     assert watch.look() == noted and [death.pool for death in noted] == ["generators", "critic"]
     assert noted[0].limit == 1.46 and watch.look() == [], "nobody dies twice"
+
+    actors.append(actor("mine", "RayTrainWorker", None, "PENDING_CREATION"))
+    dead.append(worker(6, "NODE_OUT_OF_MEMORY"))
+    (died,) = watch.look()
+    assert died.pool == "training" and watch.waiting == {"training": 1}, "it died before it was an actor"
 
 
 def test_rows_pass_in_their_order_and_errors_too(dying):
@@ -130,6 +139,27 @@ def test_a_row_in_between_counts_from_nought_again(monkeypatch):
             yield str(number)
 
     assert len(list(watched(rows(), "run"))) == 3 * MOST_DEATHS
+
+
+def test_a_pool_that_finds_no_place_is_named(monkeypatch, caplog):
+    class Waiting(Watch):
+        waiting = Counter(generators=2, critic=1)
+
+        def look(self):
+            return []
+
+    monkeypatch.setattr(deaths, "DeathWatch", Waiting)
+    monkeypatch.setattr(deaths, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(deaths, "QUIET_SECONDS", 0.05)
+
+    def rows():
+        deadline = time.monotonic() + 60
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield "first"
+
+    assert list(watched(rows(), "run")) == ["first"]
+    assert "(2 of generators, 1 of critic); `ray status`" in caplog.text
 
 
 def test_a_serve_that_cannot_answer_hides_no_error(monkeypatch):
