@@ -2,7 +2,8 @@
 
 The two folders are local or on S3; prompts keep the paths or URLs, so that any worker can read the files.
 Everything unusable is quarantined with its reason and the rest goes on. Recordings (and, from four of them
-on, portraits) of the evaluation never occur in the curation.
+on, portraits) of the evaluation never occur in the curation: what lies in a subfolder `evaluation` is kept
+for it, and without one a share is drawn.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ft2ray.rounds.plan import Plan, Quarantined
 from ft2ray.rounds.settings import PromptSettings
 from ft2ray.storage import absolute, base_name, join, list_files, local_path
 
+HELD_OUT = "evaluation"  # subfolder of portraits or speech that only the evaluation uses
 MIN_SHARE = 0.9  # a last clip that is this much of `seconds` long is kept and filled up with silence
 
 
@@ -35,6 +36,7 @@ class _Recording:
     audio_id: str
     audible_starts: tuple[float, ...]  # on the grid of hop_seconds
     print_BF: np.ndarray
+    held_out: bool
 
 
 def plan_prompts(config: PromptSettings, size: int) -> Plan:
@@ -51,8 +53,11 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
     portraits: dict[str, str] = {}  # portrait_id -> path
     pictures: dict[str, np.ndarray] = {}  # path -> print
     recordings: dict[str, _Recording] = {}
+    held_out: set[str] = set()  # ids of portraits
     mesher = FaceMesher()
-    for path in media_files(config.portraits, "portraits"):
+    for path, kept in _split_files(config.portraits, "portraits"):
+        if kept and len(held_out) == config.evaluation_prompts:
+            continue  # every prompt has a portrait of its own
         try:
             _require_text(path)
             portrait = load_portrait(path, size=size, mesher=mesher)
@@ -61,23 +66,27 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
                 path, (there for there, known_P in pictures.items() if same_picture(known_P, picture_P))
             )
             portraits[portrait.portrait_id], pictures[path] = path, picture_P
+            held_out |= {portrait.portrait_id} if kept else set()
         except MediaError as error:
             quarantined.append(Quarantined(_shown(path), error.reason, str(error)))
-    for path in media_files(config.speech, "speech"):
+    for path, kept in _split_files(config.speech, "speech"):
+        known = recordings.values()
+        if kept and sum(there.held_out for there in known) == config.evaluation_prompts:
+            continue
         try:
             _require_text(path)
-            recording = _inspect_recording(path, config)
-            known = recordings.values()
+            recording = _inspect_recording(path, kept, config)
             _refuse_copy(
                 path, (there.path for there in known if same_sound(there.print_BF, recording.print_BF))
             )
             recordings[recording.audio_id] = recording
         except MediaError as error:
             quarantined.append(Quarantined(_shown(path), error.reason, str(error)))
-    _require_usable(portraits, config.portraits, "portrait", quarantined)
-    _require_usable(recordings, config.speech, "recording", quarantined)
+    _require_usable(portraits.keys() - held_out, config.portraits, "portrait", quarantined)
+    own = {name for name, recording in recordings.items() if not recording.held_out}
+    _require_usable(own, config.speech, "recording", quarantined)
 
-    curation_portraits, evaluation_portraits = _split_portraits(portraits)
+    curation_portraits, evaluation_portraits = _split_portraits(portraits, held_out)
     curation_clips, evaluation_clips = _split_recordings(list(recordings.values()), config)
     return Plan(
         curation=_cross(curation_portraits, curation_clips, config, size)[: config.curation_prompts],
@@ -100,11 +109,7 @@ def media_files(folder: str, embedded: str) -> list[str]:
     Raises:
         UserError: where there is no folder, or nothing in it.
     """
-    root = (
-        str(Path(str(resources.files("ft2ray"))) / "assets" / embedded)
-        if folder == "embedded"
-        else absolute(folder)
-    )
+    root = _root(folder, embedded)
     files = [join(root, file) for file in list_files(root, recursive=True)]
     path = local_path(root)
     if not files and path is not None and not path.is_dir():
@@ -129,6 +134,27 @@ def _shown(path: str) -> str:
     return path.encode(errors="backslashreplace").decode()
 
 
+def _root(folder: str, embedded: str) -> str:
+    if folder == "embedded":
+        return str(Path(str(resources.files("ft2ray"))) / "assets" / embedded)
+    return absolute(folder)
+
+
+def _split_files(folder: str, embedded: str) -> list[tuple[str, bool]]:
+    """`media_files`, and of each whether it lies in the subfolder HELD_OUT.
+
+    Raises:
+        UserError: where all of them do.
+    """
+    kept = join(_root(folder, embedded), HELD_OUT) + "/"
+    found = [(path, path.startswith(kept)) for path in media_files(folder, embedded)]
+    if all(held_out for _, held_out in found):
+        raise UserError(
+            f"prompts: all {embedded} lie in {kept}; put those of the curation beside that folder"
+        )
+    return found
+
+
 def _refuse_copy(path: str, there: Iterator[str]) -> None:
     """The same content twice, in whatever encoding, would lie on both sides of the split."""
     if (first := next(there, None)) is not None:
@@ -137,13 +163,13 @@ def _refuse_copy(path: str, there: Iterator[str]) -> None:
         )
 
 
-def _require_usable(found: dict[str, Any], folder: str, kind: str, quarantined: list[Quarantined]) -> None:
+def _require_usable(found: set[str], folder: str, kind: str, quarantined: list[Quarantined]) -> None:
     if not found:
         why = "; ".join(f"{base_name(q.path)}: {q.message}" for q in quarantined)
         raise UserError(f"prompts: no usable {kind} in {folder} ({why})")
 
 
-def _inspect_recording(path: str, config: PromptSettings) -> _Recording:
+def _inspect_recording(path: str, held_out: bool, config: PromptSettings) -> _Recording:
     wav_T = read_audio(path, config.max_recording_seconds)
     check_speech(wav_T, max_seconds=config.max_recording_seconds)
     total = len(wav_T) / SAMPLE_RATE
@@ -161,16 +187,18 @@ def _inspect_recording(path: str, config: PromptSettings) -> _Recording:
         raise MediaError(
             "too_short", f"{base_name(path)}: no {needed:.1f} s of speech in one piece; record longer"
         )
-    return _Recording(path, content_id(wav_T.tobytes()), tuple(audible), sound_print(wav_T))
+    return _Recording(path, content_id(wav_T.tobytes()), tuple(audible), sound_print(wav_T), held_out)
 
 
-def _split_portraits(portraits: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """With four portraits or more a quarter is kept for the evaluation, else both splits use all."""
+def _split_portraits(portraits: dict[str, str], held_out: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Those of the curation and of the evaluation.
+
+    Where no folder says it, a quarter of four portraits or more is kept for the evaluation; both use fewer.
+    """
     ids = sorted(portraits)
-    held_out = len(ids) // 4
-    if held_out == 0:
-        return portraits, portraits
-    return {i: portraits[i] for i in ids[held_out:]}, {i: portraits[i] for i in ids[:held_out]}
+    held_out = held_out or set(ids[: len(ids) // 4])
+    rest, kept = [i for i in ids if i not in held_out], [i for i in ids if i in held_out]
+    return {i: portraits[i] for i in rest or ids}, {i: portraits[i] for i in kept or ids}
 
 
 _Clip = tuple[_Recording, float]
@@ -179,12 +207,21 @@ _Clip = tuple[_Recording, float]
 def _split_recordings(
     recordings: list[_Recording], config: PromptSettings
 ) -> tuple[list[_Clip], list[_Clip]]:
-    """A third of the recordings is kept for the evaluation; a single one is cut in two, nothing shared."""
+    """Clips of the curation and of the evaluation.
+
+    Where no folder says it, a third of the recordings is kept for the evaluation; a single one is cut in two,
+    nothing shared.
+    """
     recordings = sorted(recordings, key=lambda r: r.audio_id)
+    named = {r.audio_id for r in recordings if r.held_out}
+    kept = named or {r.audio_id for r in recordings[: max(1, len(recordings) // 3)]}
     if len(recordings) > 1:
-        held_out = max(1, len(recordings) // 3)
-        overlapping = [[(r, s) for s in r.audible_starts] for r in recordings[held_out:]]
-        apart = [[(r, s) for s in _apart(r.audible_starts, config.seconds)] for r in recordings[:held_out]]
+        overlapping = [[(r, s) for s in r.audible_starts] for r in recordings if r.audio_id not in kept]
+        apart = [
+            [(r, s) for s in _apart(r.audible_starts, config.seconds)]
+            for r in recordings
+            if r.audio_id in kept
+        ]
         return _in_turn(overlapping), _in_turn(apart)
     (only,) = recordings
     starts = only.audible_starts

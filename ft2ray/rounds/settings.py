@@ -13,8 +13,10 @@ from ft2ray.settings import Settings, Text
 class PromptSettings(Settings):
     """What to animate: portraits x clips of speech, some of them kept apart for the evaluation."""
 
-    portraits: Text = "embedded"  # a folder of photos, or the public-domain ones in the package
-    speech: Text = "embedded"  # a folder of recordings, or the public-domain ones in the package
+    portraits: Text = (
+        "embedded"  # a folder of photos, or those in the package; subfolder evaluation: held out
+    )
+    speech: Text = "embedded"  # a folder of recordings, or those in the package; evaluation: likewise
     seconds: float = Field(3.0, ge=1.0)  # length of a clip; lip-sync cannot be judged below about 1.3 s
     hop_seconds: float = Field(1.0, ge=0.04)  # curation clips of one recording may overlap, others never do
     curation_prompts: int = Field(24, ge=1)  # prompt groups to curate at most, in each round

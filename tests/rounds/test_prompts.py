@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from ft2ray import storage
-from ft2ray.errors import MediaError
+from ft2ray.errors import MediaError, UserError
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.rounds.duplicates import picture_print, same_picture, same_sound, sound_print
 from ft2ray.rounds.prompts import plan_prompts, read_clip
@@ -49,6 +49,31 @@ def test_the_embedded_media_give_both_splits_without_shared_sound():
     everything = planned.curation + planned.evaluation
     assert len({p.prompt_id for p in everything}) == len(everything)
     assert plan_prompts(PromptSettings(), 256) == planned
+
+
+def test_the_embedded_media_evaluate_on_24_readers_and_a_dozen_faces():
+    planned = plan_prompts(PromptSettings(evaluation_prompts=24), 256)
+    assert len({p.speech for p in planned.evaluation}) == len(planned.evaluation) == 24
+    assert len({p.portrait for p in planned.evaluation}) >= 12
+    assert not {p.portrait for p in planned.curation} & {p.portrait for p in planned.evaluation}
+
+
+def test_what_lies_in_a_folder_named_evaluation_is_kept_for_it(media):
+    portraits, speech = media
+    for folder, file in ((portraits, "astronaut.jpg"), (speech, "sense_and_sensibility_0890.flac")):
+        (folder / "evaluation").mkdir()
+        shutil.copy(ASSETS / folder.name / file, folder / "evaluation")
+    planned = plan(media)
+    for prompts, kept in ((planned.curation, False), (planned.evaluation, True)):
+        assert prompts and {Path(p.speech).parent.name == "evaluation" for p in prompts} == {kept}
+        assert {Path(p.portrait).parent.name == "evaluation" for p in prompts} == {kept}
+
+
+def test_nothing_but_a_folder_named_evaluation_leaves_nothing_to_curate(media):
+    (media[1] / "evaluation").mkdir()
+    shutil.move(media[1] / "sense_and_sensibility_0870.flac", media[1] / "evaluation")
+    with pytest.raises(UserError, match="all speech lie in .*evaluation"):
+        plan(media)
 
 
 def test_a_single_recording_is_cut_in_two(media):
