@@ -141,10 +141,17 @@ def _root(folder: str, embedded: str) -> str:
 
 
 def _split_files(folder: str, embedded: str) -> list[tuple[str, bool]]:
-    """`media_files`, and of each whether it lies in the subfolder HELD_OUT.
+    """Find the media files of a folder, and whether each lies in the subfolder HELD_OUT.
+
+    Args:
+        folder: of the user's, or "embedded".
+        embedded: the package's folder of this kind of media.
+
+    Returns:
+        (path, held out) of each.
 
     Raises:
-        UserError: where all of them do.
+        UserError: where all are held out.
     """
     kept = join(_root(folder, embedded), HELD_OUT) + "/"
     found = [(path, path.startswith(kept)) for path in media_files(folder, embedded)]
