@@ -150,7 +150,7 @@ def page(found: dict[str, Any], critic: dict[str, Any] | None) -> str:
         f"Written by `studies/tlpo_table.py` from `studies/results`: {found['prompts']} test prompts, two",
         "noises each, differences to the uncurated base with 95 % intervals over prompts and training seeds.",
         "Measured on the motion that drives the clips: `mn` and `ls` by the evaluation's measures of commit",
-        "c7843aa, `vq` by the annotators' own shape rule (an upper bound). Labels come from the simulated",
+        "4fe94c6, `vq` by the annotators' own shape rule (an upper bound). Labels come from the simulated",
         "annotators. least: the smallest gain over the dimensions, in deviations of the base's clips.",
         "[Protocol](protocol.md), [lab log](lab-log.md).",
         "",
