@@ -66,7 +66,8 @@ def test_a_missing_score_never_becomes_a_pair(p_NK, rule):
 
 @given(scores_NK, rules, st.floats(0, 1))
 def test_a_larger_margin_only_removes_pairs(p_NK, rule, more):
-    stricter = rule.replaced(margin=rule.margin + more)
+    margin = rule.margin + more
+    stricter = rule.replaced(margin=min(margin, 1.0) if rule.margin_space == "p" else margin)
     for loose, strict in zip(every_kind(p_NK, rule), every_kind(p_NK, stricter), strict=True):
         assert keys(strict) <= keys(loose)
 

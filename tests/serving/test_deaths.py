@@ -9,7 +9,7 @@ import pytest
 from tests.serving import stubs
 from tests.serving.conftest import ROOT, free_port
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.cluster  # it waits for what Serve notices in its own time
 
 
 @pytest.fixture

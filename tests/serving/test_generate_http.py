@@ -60,7 +60,7 @@ def test_a_long_job_tells_its_progress_and_then_where_the_clip_is(platform, medi
 def test_health_says_which_policy_is_at_work(platform):
     with platform.client() as client:
         answer = client.get(f"{ROUTE}/health")
-    assert answer.status_code == 200 and answer.json() == {"policy": "base", "refused": None}
+    assert answer.status_code == 200 and answer.json() == {"policy": "base", "refused": None, "deaths": []}
     with platform.client(None) as client:
         assert client.get(f"{ROUTE}/health").status_code == 401
 

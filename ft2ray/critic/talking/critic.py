@@ -120,8 +120,12 @@ class TalkingCritic(LogitCritic):
         ).double()
         margin_WK = logits[..., 0] - logits[..., 1]
         if self.head is not None:
-            motion_WCF, speech_WDF = torch.from_numpy(view.motion_WCF), torch.from_numpy(view.speech_WDF)
-            margin_WK = self.head.thinker_K.double() * margin_WK + self.head(motion_WCF, speech_WDF).double()
+            pairs = zip(torch.from_numpy(view.motion_WCF), torch.from_numpy(view.speech_WDF), strict=True)
+            # Window by window: in a batch the last bits would depend on the other clips.
+            head_WK = torch.cat(
+                [self.head(motion_CF[None], speech_DF[None]) for motion_CF, speech_DF in pairs]
+            )
+            margin_WK = self.head.thinker_K.double() * margin_WK + head_WK.double()
         return margin_WK.numpy()
 
     def _layout(self, batch: ClipBatch) -> Layout:
