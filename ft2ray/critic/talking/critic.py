@@ -94,10 +94,10 @@ class TalkingCritic(LogitCritic):
         """Logit of Yes minus logit of No, averaged over a clip's windows: float64 [N, K]."""
         assert all(len(view.video_WFHW3) for view in views), "a view has at least one window"
         margin_NK = np.zeros((len(views), len(self.questions)))
-        for some in passes(views, self.windows_per_pass):
-            margin_WK = self._window_margins(joined([(views[clip], window) for clip, window in some]))
-            for (clip, _), margin_K in zip(some, margin_WK, strict=True):
-                margin_NK[clip] += margin_K / len(views[clip].video_WFHW3)
+        for clip, view in enumerate(views):  # each alone: beside others its last bits would be others
+            for some in passes([view], self.windows_per_pass):
+                margin_WK = self._window_margins(joined([(view, window) for _, window in some]))
+                margin_NK[clip] += margin_WK.sum(axis=0) / len(view.video_WFHW3)
         return margin_NK
 
     @torch.inference_mode()
