@@ -9,6 +9,7 @@ from ft2ray.critic.labels import Label
 from ft2ray.critic.talking import recalibration
 from ft2ray.critic.talking.critic import TalkingCritic
 from ft2ray.critic.talking.recalibration import recalibrate
+from ft2ray.critic.talking.view import TalkingViewer
 from ft2ray.errors import DataError
 
 
@@ -17,7 +18,7 @@ class Stub(LogitCritic):
     scaling = {"mn": (1.0, 0.0), "ls": (2.0, 1.0)}
 
     def margins(self, views):
-        raise NotImplementedError
+        raise AssertionError("its margins are given below")
 
 
 LABELS = [Label(f"{n}.mp4", {"mn": float(n % 2)} | ({"ls": 1.0} if n < 2 else {})) for n in range(4)]
@@ -62,6 +63,8 @@ def test_a_critic_whose_threshold_is_wrong_is_mended_and_loads_again(tmp_path, m
     fingerprint, reached = recalibrate(critic, labels, str(tmp_path / "critic"))
     mended = TalkingCritic.load(tmp_path / "critic")
     assert mended.fingerprint == fingerprint != critic.fingerprint
+    view = TalkingViewer().probe()
+    assert np.array_equal(mended.margins([view]), critic.margins([view]))  # thinker and head are as before
     after = assess(mended, labels, margin_NK)
     for name in critic.dimensions:
         assert after.figures[name]["accuracy"] > 0.85 > before.figures[name]["accuracy"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -95,9 +95,10 @@ class TalkingCritic(LogitCritic):
         assert all(len(view.video_WFHW3) for view in views), "a view has at least one window"
         margin_NK = np.zeros((len(views), len(self.questions)))
         for clip, view in enumerate(views):  # each alone: beside others its last bits would be others
-            for some in passes([view], self.windows_per_pass):
-                margin_WK = self._window_margins(joined([(view, window) for _, window in some]))
-                margin_NK[clip] += margin_WK.sum(axis=0) / len(view.video_WFHW3)
+            windows = len(view.video_WFHW3)
+            for start in range(0, windows, self.windows_per_pass):
+                margin_WK = self._window_margins(view.part(slice(start, start + self.windows_per_pass)))
+                margin_NK[clip] += margin_WK.sum(axis=0) / windows
         return margin_NK
 
     @torch.inference_mode()
@@ -120,11 +121,7 @@ class TalkingCritic(LogitCritic):
         ).double()
         margin_WK = logits[..., 0] - logits[..., 1]
         if self.head is not None:
-            pairs = zip(torch.from_numpy(view.motion_WCF), torch.from_numpy(view.speech_WDF), strict=True)
-            # Window by window: in a batch the last bits would depend on the other clips.
-            head_WK = torch.cat(
-                [self.head(motion_CF[None], speech_DF[None]) for motion_CF, speech_DF in pairs]
-            )
+            head_WK = self.head(torch.from_numpy(view.motion_WCF), torch.from_numpy(view.speech_WDF))
             margin_WK = self.head.thinker_K.double() * margin_WK + head_WK.double()
         return margin_WK.numpy()
 
@@ -149,28 +146,6 @@ def _described(path: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
             f"not {own['fingerprint']}); copy the folder as a whole"
         )
     return folder, config, own
-
-
-def passes(views: Sequence[ClipView], most: int) -> Iterator[list[tuple[int, int]]]:
-    """The windows of all clips, as (clip, window), in batches of one layout and at most `most` windows."""
-    by_layout: dict[Any, list[tuple[int, int]]] = {}
-    for clip, view in enumerate(views):
-        pieces = (view.video_WFHW3, view.stills_WKHW3, view.mel_WMJ, view.speech_WDF)
-        windows = [(clip, window) for window in range(len(view.video_WFHW3))]
-        by_layout.setdefault(tuple(piece.shape[1:] for piece in pieces), []).extend(windows)
-    for windows in by_layout.values():
-        yield from (windows[start : start + most] for start in range(0, len(windows), most))
-
-
-def joined(windows: Sequence[tuple[ClipView, int]]) -> ClipView:
-    """Windows of any clips, all of one layout, as the windows of one view."""
-    return ClipView(
-        np.stack([view.video_WFHW3[window] for view, window in windows]),
-        np.stack([view.stills_WKHW3[window] for view, window in windows]),
-        np.stack([view.mel_WMJ[window] for view, window in windows]),
-        np.stack([view.motion_WCF[window] for view, window in windows]),
-        np.stack([view.speech_WDF[window] for view, window in windows]),
-    )
 
 
 def view_batch(view: ClipView, processor: ProcessorConfig) -> ClipBatch:
@@ -207,6 +182,7 @@ def save_critic(
     questions: dict[str, str],
     calibration: dict[str, Any],
     scaling: dict[str, tuple[float, float]] | None = None,
+    head: MotionHead | None = None,
 ) -> str:
     """Write everything that `TalkingCritic.load` reads; returns the fingerprint.
 
@@ -224,6 +200,8 @@ def save_critic(
         "calibration": calibration,
     }
     (folder / HEAD).unlink(missing_ok=True)  # of another thinker
+    if head is not None:
+        head.save(folder / HEAD)
     fingerprint = critic_fingerprint(_weights(folder), config, own)
     own["fingerprint"] = fingerprint
     (folder / CONFIG).write_text(json.dumps(config | {"talking_critic": own}, indent=2) + "\n")

@@ -41,6 +41,13 @@ def recalibrate(
     kept = {name: scaling[name] if name in fitted else critic.scaling[name] for name in critic.dimensions}
     with new_folder(out, last=CONFIG) as folder:
         fingerprint = save_critic(
-            folder, critic.model, critic.tokenizer, critic.processor, critic.questions, calibration, kept
+            folder,
+            critic.model,
+            critic.tokenizer,
+            critic.processor,
+            critic.questions,
+            calibration,
+            kept,
+            critic.head,
         )
     return fingerprint, calibration

@@ -72,6 +72,16 @@ class ClipView:
         """What the clip costs to score, in pictures."""
         return self.video_WFHW3.shape[0] * self.video_WFHW3.shape[1]
 
+    def part(self, windows: slice) -> ClipView:
+        """Only these windows of the clip."""
+        return ClipView(
+            self.video_WFHW3[windows],
+            self.stills_WKHW3[windows],
+            self.mel_WMJ[windows],
+            self.motion_WCF[windows],
+            self.speech_WDF[windows],
+        )
+
 
 class TalkingViewer(Viewer):
     """Makes a `ClipView` of a talking clip."""
