@@ -19,7 +19,7 @@ import torch
 from figures import Figure, in_turns, main, profiled, ratios
 from torch.utils.data import DataLoader, Dataset
 
-from ft2ray.preference.draws import DrawRule, PairPool, draws
+from ft2ray.preference.draws import DrawRule, PairDraw, PairPool, draws
 from ft2ray.preference.rules import PairRule, pairs
 from ft2ray.records import GROUP, GROUP_INDEX, Candidate, PromptGroup, content_id
 from ft2ray.storage import RowStore
@@ -123,8 +123,8 @@ def ours(folder: str) -> None:
     def mask(group_id: str, candidate: int) -> torch.Tensor:
         return torch.from_numpy(groups[group_id].candidates[candidate].lip_mask)
 
-    def conditions(group_id: str) -> torch.Tensor:
-        return torch.from_numpy(groups[group_id].audio_LD)
+    def conditions(draw: PairDraw) -> torch.Tensor:
+        return torch.from_numpy(groups[draw.group_id].audio_LD)
 
     for cursor in range(0, GROUPS * CANDIDATES, BATCH):
         chosen = draws(DrawRule(), "mn", cursor, BATCH, pool)

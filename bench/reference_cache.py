@@ -26,7 +26,7 @@ from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds.prompts import plan_prompts, read_clip
 from ft2ray.rounds.settings import PromptSettings
 from ft2ray.systems import SUM
-from ft2ray.tlpo.run import TlpoRun
+from ft2ray.tlpo.run import TlpoRun, conditions_of
 from ft2ray.tlpo.settings import ComputeSettings, GateSettings, LossSettings, TlpoSettings
 from ft2ray.tlpo.step import pair_batch, pair_metrics
 
@@ -127,7 +127,9 @@ def accuracy(run: TlpoRun, groups: list[Scored]) -> float:
     for name in DIMENSIONS:
         pool = PairPool((group.group_id, pairs[name]) for group, pairs in groups)
         chosen = draws(DrawRule(seed=10**6), name, 0, TESTED, pool)
-        batch = pair_batch(chosen, run._latents, run._conditions, run._lip_mask)
+        batch = pair_batch(
+            chosen, run._latents, lambda draw: conditions_of(run.groups[draw.group_id]), run._lip_mask
+        )
         run.experts.use((name,))
         metrics = pair_metrics(run.generator.velocity, run.experts, batch, run.settings.loss)
         found.append(metrics["accuracy"])

@@ -8,13 +8,13 @@ Shapes as ComfyUI has them: IMAGE [B, H, W, 3] and AUDIO waveform [B, channels, 
 
 from __future__ import annotations
 
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft2ray.play import Player, PlaySettings
 from ft2ray.run import Run
+from ft2ray.scratch import scratch_folder
 from ft2ray.systems import TLPO
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ class FT2RayAnimate:
         chosen = PlaySettings(
             systems=(system,), seed=seed, steps=steps, guidance=guidance, motion=motion, weights=weights
         )
-        with tempfile.TemporaryDirectory() as folder:
-            picture, sound, clip = (
-                Path(folder) / name for name in ("portrait.png", "speech.wav", "clip.mp4")
-            )
+        with scratch_folder() as folder:
+            picture, sound, clip = (folder / name for name in ("portrait.png", "speech.wav", "clip.mp4"))
             _write_picture(picture, portrait)
             _write_sound(sound, speech)
             ((_, mp4),) = _player(run).play(str(picture), str(sound), chosen, lambda state, share: True)

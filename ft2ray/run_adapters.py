@@ -83,14 +83,10 @@ def export_run_adapters(
             for name, (about, adapter) in files.items()
         },
     }
-
-    def write(where: Path) -> None:
+    with new_folder(out, last=INDEX) as where:
         for name, (_, adapter) in files.items():
             write_adapter(where / name, adapter, layout)
         (where / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-    with new_folder(out, last=INDEX) as path:
-        write(path)
     return index
 
 

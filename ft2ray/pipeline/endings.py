@@ -59,10 +59,7 @@ def remembered(run_dir: str) -> Iterator[None]:
     except FT2RayError as error:
         try:
             write_ending(run_dir, Ending(str(error), error.exit_code, time.time()))
-        except (
-            FT2RayError,
-            OSError,
-        ) as unwritten:  # most likely what the attempt ended for
+        except (FT2RayError, OSError) as unwritten:  # most likely what the attempt ended for
             log.debug("the end of this attempt is not in the run folder: %s", unwritten)
         raise
 

@@ -275,7 +275,6 @@ class TlpoRun:
             share = self._share(name)
         mask = self._mask(self.masks.get(name, "all"))
         batch = pair_batch(chosen, self._latents, self._conditions, mask, share, self.device)
-        batch = replace(batch, conditions=[self._conditions_under(draw) for draw in chosen])
         if self.settings.loss.weighted and self.generator.channel_weights is not None:
             batch = replace(batch, weight_C=self.generator.channel_weights.to(self.device))
         if self.settings.draws.per_group is None:
@@ -325,7 +324,7 @@ class TlpoRun:
                 self.generator.velocity,
                 self.experts,
                 latents.to(self.device, torch.float32),
-                self._conditions_under(draw),
+                self._conditions(draw),
                 noise_of(draw, latents.shape[1:]).to(self.device),
                 torch.tensor(draw.t, device=self.device),
                 pairs and 2 * pairs,
@@ -339,12 +338,9 @@ class TlpoRun:
     def _lip_mask(self, group_id: str, candidate: int) -> torch.Tensor:
         return torch.from_numpy(self.groups[group_id].candidates[candidate].lip_mask)
 
-    def _conditions(self, group_id: str) -> Conditions:
-        return conditions_of(self.groups[group_id])
-
-    def _conditions_under(self, draw: PairDraw) -> Conditions:
+    def _conditions(self, draw: PairDraw) -> Conditions:
         """Those of the draw's group, for the pass of the guidance that this draw trains."""
-        found = self._conditions(draw.group_id)
+        found = conditions_of(self.groups[draw.group_id])
         passes = guidance_weights(self.sampling, has_text=found.text_LD is not None)
         others = [name for name in passes if name != "all"]
         return replace(found, part=pass_of(draw, self.settings.draws.drop_conditions, others))

@@ -96,7 +96,7 @@ class PairBatch:
 def pair_batch(
     draws: Sequence[PairDraw],
     latents: Callable[[str, int], Tensor],
-    conditions: Callable[[str], Any],
+    conditions: Callable[[PairDraw], Any],
     mask: Callable[[str, int], Tensor] | None = None,
     share: Callable[[str, int], float] | None = None,
     device: torch.device | str = "cpu",
@@ -104,7 +104,7 @@ def pair_batch(
     """Look the draws up and stack them.
 
     `latents(group_id, candidate)` and `mask(group_id, candidate)` return x_CFHW of one candidate, `share` its
-    share of good, `conditions(group_id)` what `velocity` takes for one sample. Noise is drawn on the CPU from
+    share of good, `conditions(draw)` what `velocity` takes for one sample. Noise is drawn on the CPU from
     each draw's own seed, so it is the same on every device and in every batch.
     """
 
@@ -129,7 +129,7 @@ def pair_batch(
         x_l_BCFHW=stack(latents, False),
         mask_w_BCFHW=stack(mask, True) if mask else None,
         mask_l_BCFHW=stack(mask, False) if mask else None,
-        conditions=[conditions(d.group_id) for d in draws],
+        conditions=[conditions(draw) for draw in draws],
         eps_BCFHW=torch.stack([noise(d) for d in draws]).to(device),
         t_B=torch.tensor([d.t for d in draws], device=device),
         r_w_B=good(True),

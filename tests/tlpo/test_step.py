@@ -171,7 +171,10 @@ def test_draws_become_a_batch_with_their_own_noise_and_masks():
 
     def make(chosen):
         return pair_batch(
-            chosen, lambda g, n: latents[g, n], lambda g: f"text of {g}", lambda g, n: torch.ones(2, 1, 1, 1)
+            chosen,
+            lambda g, n: latents[g, n],
+            lambda d: f"text of {d.group_id}",
+            lambda g, n: torch.ones(2, 1, 1, 1),
         )
 
     batch = make(draws)
@@ -192,7 +195,7 @@ def test_mistakes_are_named():
     shapes = [torch.zeros(2, 3, 1, 1), torch.zeros(2, 4, 1, 1)]
     draws = [PairDraw("g", Pair(0, 1, 0.5), 1, 0.5), PairDraw("g", Pair(1, 0, 0.5), 1, 0.5)]
     with pytest.raises(ValueError, match="must have one shape"):
-        pair_batch(draws, lambda g, n: shapes[n], lambda g: None)
+        pair_batch(draws, lambda g, n: shapes[n], lambda d: None)
 
 
 def _worker(rank, port, folder, config):

@@ -43,7 +43,7 @@ class Run:
         return pair_batch(
             draws(DrawRule(), pool, cursor, 2, POOL),
             latents,
-            lambda group_id: text * int(group_id[1:]),
+            lambda draw: text * int(draw.group_id[1:]),
             lambda group_id, candidate: torch.ones(CHANNELS, 1, 1, 1),
         )
 

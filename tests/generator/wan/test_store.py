@@ -17,7 +17,7 @@ from ft2ray.records import GROUP, Candidate, PromptGroup
 from ft2ray.systems import SUM
 from ft2ray.tlpo.experts import detach_experts
 from ft2ray.tlpo.policy import apply_system, load_policy, save_policy
-from ft2ray.tlpo.run import FULL, GATE, TlpoRun
+from ft2ray.tlpo.run import FULL, GATE, TlpoRun, conditions_of
 from ft2ray.tlpo.settings import ExpertSettings, LossSettings, OptimizerSettings, TlpoSettings
 from tests.conftest import ASSETS
 
@@ -68,7 +68,7 @@ def test_from_a_stored_group_to_a_policy_that_samples(stored, tmp_path):
     generator, cond, clips, group = stored
     run = TlpoRun(generator, DIMS, SETTINGS, sampling=FAST)
     run.add(group, PAIRS)
-    kept = run._conditions("g")
+    kept = conditions_of(run.groups["g"])
     for field in dataclasses.fields(cond):
         if field.name not in ("frames", "null_text_LD", "part"):  # the null text is the generator's own
             assert torch.equal(getattr(kept, field.name), getattr(cond, field.name)), field.name
