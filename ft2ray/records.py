@@ -95,6 +95,7 @@ SPAN = pa.schema(
 )
 
 BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator made
+VIDEOS = "store/videos"  # in the run folder
 
 
 def content_id(*parts: Any) -> str:
@@ -127,6 +128,11 @@ class Draw:
 
     def candidate_id(self, prompt_id: str, generator: str, policy: str) -> str:
         return content_id(prompt_id, generator, policy, self.seed, self.sampler)
+
+
+def video_of(candidate_id: str) -> str:
+    """Where the run folder has a candidate's video, if videos are kept."""
+    return f"{VIDEOS}/{candidate_id}.mp4"
 
 
 @dataclass

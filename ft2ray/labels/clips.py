@@ -12,8 +12,7 @@ from pathlib import Path
 
 from ft2ray.dimensions import DEFAULT_DIMENSIONS, Dimension
 from ft2ray.errors import DataError
-from ft2ray.rounds.schedule import draws
-from ft2ray.rounds.scores import scored_candidates
+from ft2ray.rounds.scores import candidate_video, kept_videos, scored_candidates
 from ft2ray.run import Run
 from ft2ray.storage import absolute, exists, join, list_files
 
@@ -77,16 +76,15 @@ def is_run(url: str | Path) -> bool:
 
 def run_clips(run: Run) -> tuple[Clip, ...]:
     """The candidates of a run whose videos were kept, in the order of their groups."""
-    kept = set(list_files(run.file("store", "videos")))
+    kept = kept_videos(run)
     prompts = {slot.group_id: slot.prompt for slot in run.slots}
     clips = []
     for row in scored_candidates(run).to_pylist():
         prompt = prompts[row["group_id"]]
-        draw = draws(run.config, row["round"], prompt.prompt_id)[row["place"]]
-        name = draw.candidate_id(prompt.prompt_id, run.generator, row["policy"]) + ".mp4"
-        if name in kept:
+        video = candidate_video(run, prompt.prompt_id, row)
+        if video in kept:
             p_yes = {name: row[name] for name in run.config.dimension_names if row[name] is not None}
-            clips.append(Clip(f"store/videos/{name}", prompt.portrait, row["group_id"], p_yes))
+            clips.append(Clip(video, prompt.portrait, row["group_id"], p_yes))
     if not clips:
         raise DataError(
             f"labels: {run.url} keeps no video of a candidate; make a run with resources.keep_videos=true"

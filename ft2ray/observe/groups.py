@@ -11,10 +11,8 @@ import pyarrow.compute as pc
 from ft2ray.preference.scored_rows import pairs_of_rows
 from ft2ray.preference.wrong_pairs import WrongPair
 from ft2ray.records import Prompt
-from ft2ray.rounds.schedule import draws
-from ft2ray.rounds.scores import candidates_of, scored_candidates
+from ft2ray.rounds.scores import candidate_video, candidates_of, kept_videos, scored_candidates
 from ft2ray.run import Run
-from ft2ray.storage import list_files
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,15 @@ def read_group(run: Run, group_id: str) -> GroupView:
     """One committed group."""
     slot = next(slot for slot in run.slots if slot.group_id == group_id)
     names = run.config.dimension_names
-    kept = set(list_files(run.file("store", "videos")))
+    kept = kept_videos(run)
     rows = candidates_of(run, [group_id])
-    drawn = draws(run.config, slot.round, slot.prompt.prompt_id)
     candidates = []
     for row in rows.to_pylist():
-        draw = drawn[row["place"]]
-        file = draw.candidate_id(slot.prompt.prompt_id, run.generator, row["policy"]) + ".mp4"
+        video = candidate_video(run, slot.prompt.prompt_id, row)
         candidates.append(
             CandidateView(
                 row["place"],
-                f"store/videos/{file}" if file in kept else None,
+                video if video in kept else None,
                 row["policy"],
                 {name: row[name] for name in names if row[name] is not None},
                 row["error"],

@@ -25,7 +25,7 @@ from ft2ray.observe.metrics import metric
 from ft2ray.observe.timeline import Span, commit_spans
 from ft2ray.pipeline.deaths import watched
 from ft2ray.pipeline.memory import SCORER
-from ft2ray.records import BASE_POLICY, Candidate, Prompt, PromptGroup
+from ft2ray.records import BASE_POLICY, Candidate, Prompt, PromptGroup, video_of
 from ft2ray.rounds.prompts import read_clip
 from ft2ray.rounds.schedule import Slot, draws, oldest_policy
 from ft2ray.run import Run
@@ -121,7 +121,7 @@ class GenerateGroup:
             identity = draw.candidate_id(prompt.prompt_id, fingerprint, self.policy)
             video = None
             if self.config.resources.keep_videos:
-                video = f"store/videos/{identity}.mp4"
+                video = video_of(identity)
                 with new_file(self.run.file(video)) as file:
                     write_video(file, frames_FHW3, self.generator.fps, wav_T)
             unseen, lip_mask = None, torch.ones(1, 1, 1, 1)

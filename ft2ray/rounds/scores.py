@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,10 @@ from ft2ray.errors import DataError, StoredDataError
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.preference.scored_rows import pairs_of_rows
 from ft2ray.preference.wrong_pairs import WrongPair, without
-from ft2ray.records import GROUP_INDEX
+from ft2ray.records import GROUP_INDEX, VIDEOS, video_of
+from ft2ray.rounds.schedule import draws
 from ft2ray.run import Run
+from ft2ray.storage import list_files
 from ft2ray.systems import SUM
 
 BATCH_ROWS = 65_536
@@ -47,6 +50,17 @@ def candidates_of(run: Run, group_ids: Sequence[str]) -> pa.Table:
     return pa.table(
         columns | {name: pc.list_element(scores, k) for k, name in enumerate(run.config.dimension_names)}
     )
+
+
+def candidate_video(run: Run, prompt_id: str, row: Mapping[str, Any]) -> str:
+    """Where the run folder has the video of a row of `candidates_of`, if videos are kept."""
+    draw = draws(run.config, row["round"], prompt_id)[row["place"]]
+    return video_of(draw.candidate_id(prompt_id, run.generator, row["policy"]))
+
+
+def kept_videos(run: Run) -> set[str]:
+    """The paths of all videos that the run folder has."""
+    return {f"{VIDEOS}/{name}" for name in list_files(run.file(VIDEOS))}
 
 
 def pair_counts(

@@ -25,7 +25,6 @@ from ft2ray.ui.label import label_tab
 from ft2ray.ui.play import play_tab
 
 HERE = Path(__file__).parent
-PORT = 7860
 MAX_UPLOAD_MB = 50
 FONTS = ("system-ui", "sans-serif")
 
@@ -55,7 +54,7 @@ def build(source: Source, run: Run | None, scratch: Path) -> gr.Blocks:
     return page
 
 
-def serve(url: str, host: str = "127.0.0.1", port: int = PORT, wait: bool = True) -> gr.Blocks:
+def serve(url: str, host: str, port: int, wait: bool = True) -> gr.Blocks:
     """Open the page over a run folder or a folder of clips.
 
     `wait`: until it is interrupted.
