@@ -119,7 +119,7 @@ class Annotators:
         x_BCFHW = sample_motion(self.curated, cond, range(CURATED_SAMPLES))
         gaps = [lip_gap(motion_of(self.curated, x), self.basis) for x in x_BCFHW]
         heard_F = self.ridge.apply(speech_features(wav_T, cond.frames, 25.0, "whisper"))
-        return CURATED_WEIGHT * _standard(np.mean(gaps, axis=0)) + _standard(heard_F)
+        return CURATED_WEIGHT * standard(np.mean(gaps, axis=0)) + standard(heard_F)
 
     def scores(self, x_CF: np.ndarray, expected_F: np.ndarray) -> np.ndarray:
         """The three rules on one clip's whitened motion, without error: [K]."""
@@ -151,8 +151,10 @@ class Annotators:
         return np.mean(panel, axis=0)
 
 
-def _standard(curve_F: np.ndarray) -> np.ndarray:
-    return (curve_F - curve_F.mean()) / (curve_F.std() + 1e-9)
+def standard(curves_F: np.ndarray) -> np.ndarray:
+    """Curves [..., F] with the mean 0 and the deviation 1."""
+    deviation = curves_F.std(axis=-1, keepdims=True) + 1e-9
+    return (curves_F - curves_F.mean(axis=-1, keepdims=True)) / deviation
 
 
 def fit(media: Path) -> None:

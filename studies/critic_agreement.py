@@ -31,12 +31,11 @@ from ft2ray.critic.calibration import calibrate
 from ft2ray.critic.talking.critic import TalkingCritic, rescale
 from ft2ray.critic.talking.view import TalkingViewer
 from ft2ray.errors import MediaError
-from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import Portrait, load_portrait
 from studies.annotators import DIMENSIONS, sample_motion
 from studies.make_split import files_of
-from studies.testbed import CANDIDATES, SECONDS, Testbed
+from studies.testbed import CANDIDATES, Testbed
 
 PROMPTS = 24
 DRAWS = 2000
@@ -57,8 +56,7 @@ def look(testbed: Testbed, split: str) -> dict[str, Any]:
     mesher, viewer, generator = FaceMesher(), TalkingViewer(), testbed.generator
     faces, views, rules, judged = portraits(testbed, split, mesher), [], [], []
     for number, prompt in enumerate(testbed.prompts(split, PROMPTS)):
-        recording, start = prompt.name.rsplit("@", 1)
-        wav_T = read_audio(testbed.media / recording)[int(start) * SAMPLE_RATE :][: SECONDS * SAMPLE_RATE]
+        wav_T = testbed.sound(prompt)
         first = 4 * 10**6 + 100 * number
         for x_CFHW in sample_motion(generator, prompt.cond, range(first, first + CANDIDATES)):
             frames_FHW3 = generator.decode(faces[number % len(faces)], x_CFHW)

@@ -22,14 +22,13 @@ import numpy as np
 import torch
 
 from ft2ray.evaluation.measure import measure_clip
-from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import Portrait
 from studies.annotators import sample_motion
 from studies.critic_agreement import portraits
-from studies.testbed import SECONDS, Testbed
-from studies.tlpo import PROMPTS, Study, System
-from studies.tlpo_table import chosen_strength, interval
+from studies.testbed import Testbed
+from studies.tlpo import PROMPTS, System, attach
+from studies.tlpo_table import chosen_strength, interval, read_rows
 
 DIMENSIONS = ("mn", "ls", "vq")
 FILES = {"tlpo_round1": "experts-{seed}-1.pkl", "dpo_sum_round1": "dpo_sum-{seed}-1.pkl"}
@@ -40,8 +39,7 @@ def measured(testbed: Testbed, faces: Sequence[Portrait], mesher: FaceMesher) ->
     """Clips of what is on the generator now, one a prompt."""
     rows = []
     for number, prompt in enumerate(testbed.prompts("test", PROMPTS)):
-        recording, start = prompt.name.rsplit("@", 1)
-        wav_T = read_audio(testbed.media / recording)[int(start) * SAMPLE_RATE :][: SECONDS * SAMPLE_RATE]
+        wav_T = testbed.sound(prompt)
         (x_CFHW,) = sample_motion(testbed.generator, prompt.cond, [9000 + number])
         portrait = faces[number % len(faces)]
         frames_FHW3 = testbed.generator.decode(portrait, x_CFHW)
@@ -59,9 +57,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     testbed = Testbed(arguments.media, arguments.out, "embedded-uncurated", "embedded")
-    study, mesher = Study(testbed, 0, 0, 0, explore=False), FaceMesher()
+    mesher, study = FaceMesher(), read_rows(arguments.out / "rows.jsonl")
     faces, broad, file = portraits(testbed, "test", mesher), testbed.generator, arguments.out / "pixels.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = read_rows(file)
     for name in arguments.systems:
         for seed in range(arguments.seeds if name in FILES else 1):
             if any((row["system"], row["seed"]) == (name, seed) for row in rows):
@@ -69,9 +67,9 @@ def main() -> None:
             testbed.generator = testbed.curated if name == "curated" else broad
             if name in FILES:
                 policy = pickle.loads((arguments.out / FILES[name].format(seed=seed)).read_bytes())  # noqa: S301
-                study.attach(System(policy), chosen_strength(study.rows, name, seed))
+                attach(testbed.generator, System(policy), chosen_strength(study, name, seed))
             else:
-                study.attach(System(None))
+                attach(testbed.generator, System(None))
             new = [{"system": name, "seed": seed} | row for row in measured(testbed, faces, mesher)]
             with file.open("a") as lines:
                 lines.writelines(json.dumps(row) + "\n" for row in new)

@@ -28,7 +28,7 @@ import torch
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.lipsync import LipCurves, predict_lips, score_lips, speech_features
 from ft2ray.evaluation.motion import loudness, motion_track, naturalness
-from ft2ray.evaluation.phones import predict_opening
+from ft2ray.evaluation.observation import phone_curve
 from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.sampler import Conditions
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
@@ -102,9 +102,14 @@ class Testbed:
             cond,
             self.annotators.expectation(wav_T, cond),
             predict_lips(self.judge.ridges, features),
-            predict_opening(wav_T, FRAMES, RATE),
+            phone_curve(wav_T, FRAMES),
             loudness(wav_T, FRAMES),
         )
+
+    def sound(self, prompt: Prompt) -> np.ndarray:
+        """What is said in a prompt, wav_T."""
+        recording, start = prompt.name.rsplit("@", 1)
+        return read_audio(self.media / recording)[int(start) * SAMPLE_RATE :][: SECONDS * SAMPLE_RATE]
 
     def rules(self, x_CFHW: torch.Tensor, prompt: Prompt) -> np.ndarray:
         return self.annotators.scores(motion_of(self.generator, x_CFHW), prompt.expected_F)

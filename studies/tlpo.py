@@ -28,13 +28,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
 import numpy as np
 import torch
 
+from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.records import PromptGroup
 from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.gate import UserWeights
 from ft2ray.tlpo.policy import Policy
 from studies.annotators import DIMENSIONS
 from studies.testbed import Testbed, sample_all
-from studies.tlpo_table import chosen_strength
+from studies.tlpo_table import chosen_strength, read_rows
 from studies.trainings import soup, train_experts, train_gate, train_one, train_wide
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,26 @@ BASELINES: dict[str, dict[str, Any]] = {
 GATES = ("full", "timestep", "layer")
 
 
+def attach(generator: PortraitGenerator, system: System, strength: float = 1.0) -> None:
+    """Put a system on the generator in place of the one that is there."""
+    detach_experts(generator.transformer)
+    if system.policy is None:
+        return
+    experts = Experts.from_states(generator.transformer, system.policy.adapters)
+    names = system.policy.dimensions
+    weights = strength * torch.tensor(system.weights or (1.0,) * len(names))
+    if system.gated:
+        assert system.policy.gate is not None
+        experts.use(
+            names,
+            UserWeights(
+                system.policy.gate, dict(zip(names, weights.tolist(), strict=True)), names, "multiply"
+            ),
+        )
+    else:
+        experts.use(names, weights)
+
+
 class Study:
     """One run of the study: the testbed, its sizes, and the rows that it wrote."""
 
@@ -72,29 +93,7 @@ class Study:
         self.testbed, self.prompts, self.updates, self.rounds = testbed, prompts, updates, rounds
         self.explore = explore
         self.rows_file = testbed.out / "rows.jsonl"
-        self.rows: list[dict[str, Any]] = []
-        if self.rows_file.exists():
-            self.rows = [json.loads(line) for line in self.rows_file.read_text().splitlines()]
-
-    def attach(self, system: System, strength: float = 1.0) -> None:
-        """Put a system on the generator in place of the one that is there."""
-        transformer = self.testbed.generator.transformer
-        detach_experts(transformer)
-        if system.policy is None:
-            return
-        experts = Experts.from_states(transformer, system.policy.adapters)
-        names = system.policy.dimensions
-        weights = strength * torch.tensor(system.weights or (1.0,) * len(names))
-        if system.gated:
-            assert system.policy.gate is not None
-            experts.use(
-                names,
-                UserWeights(
-                    system.policy.gate, dict(zip(names, weights.tolist(), strict=True)), names, "multiply"
-                ),
-            )
-        else:
-            experts.use(names, weights)
+        self.rows = read_rows(self.rows_file)
 
     def test(self, name: str, seed: int, system: System) -> None:
         """Choose the strength on validation prompts, then measure on test prompts."""
@@ -110,9 +109,9 @@ class Study:
             return
         testbed, noises = self.testbed, NOISES[split]
         prompts = testbed.prompts(split, PROMPTS)
-        self.attach(System(None))
+        attach(self.testbed.generator, System(None))
         base = testbed.kept(f"base-{split}.pkl", lambda: sample_all(testbed, prompts, noises))
-        self.attach(system, strength)
+        attach(self.testbed.generator, system, strength)
         sampled, new = sample_all(testbed, prompts, noises), []
         for prompt, xs, before in zip(prompts, sampled, base, strict=True):
             for noise, (x, x0) in enumerate(zip(xs, before, strict=True)):
@@ -130,13 +129,13 @@ class Study:
 
     def groups(self, name: str, seed: int, round: int, system: System) -> list[PromptGroup]:
         """Candidates of a system; those of round 0 are the base's, and every system's."""
-        self.attach(system)
+        attach(self.testbed.generator, system)
         return self.testbed.groups(name, seed, round, self.prompts)
 
     def offline(self, seed: int) -> None:
         """What learns from candidates of the base, in one round."""
         groups = self.groups("base", seed, 0, System(None))
-        experts = self.experts(seed, groups)
+        experts = self.trained(f"experts-{seed}-0.pkl", train_experts, groups, seed, self.updates)
         self.test("tlpo_offline", seed, System(experts))
         self.test("uniform", seed, System(experts, (1 / 3,) * 3))
         for k, dimension in enumerate(DIMENSIONS):
@@ -149,9 +148,6 @@ class Study:
         for name, loss in BASELINES.items():
             policy = self.trained(f"{name}-{seed}-0.pkl", train_one, groups, seed, self.updates, **loss)
             self.test(name, seed, System(policy))
-
-    def experts(self, seed: int, groups: Sequence[PromptGroup]) -> Policy:
-        return self.trained(f"experts-{seed}-0.pkl", train_experts, groups, seed, self.updates)
 
     def online(self, seed: int) -> None:
         """Further rounds on a system's own candidates; before each the gates learn from what is new."""

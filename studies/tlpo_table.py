@@ -25,6 +25,11 @@ RIVALS = ("dpo_sum", "uniform", "simpo", "wide")
 Rows = Sequence[dict[str, Any]]
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a study; none where it has not begun."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
 def gains(rows: Rows, name: str, split: str, key: str, strength: float | None = None) -> np.ndarray:
     """Differences to the base [S seeds, P prompts], averaged over noises."""
     base = _values([row for row in rows if row["system"] == "base" and row["split"] == split], key)
@@ -149,9 +154,10 @@ def page(found: dict[str, Any], critic: dict[str, Any] | None) -> str:
         "",
         f"Written by `studies/tlpo_table.py` from `studies/results`: {found['prompts']} test prompts, two",
         "noises each, differences to the uncurated base with 95 % intervals over prompts and training seeds.",
-        "Measured on the motion that drives the clips: `mn` and `ls` by the evaluation's measures of commit",
-        "4fe94c6, `vq` by the annotators' own shape rule (an upper bound). Labels come from the simulated",
-        "annotators. least: the smallest gain over the dimensions, in deviations of the base's clips.",
+        "Measured on the motion that drives the clips: `mn` and `ls` by the evaluation's measures (of the",
+        "commit that the lab log names), `vq` by the annotators' own shape rule (an upper bound). Labels",
+        "come from the simulated annotators. least: the smallest gain over the dimensions, in deviations of",
+        "the base's clips.",
         "[Protocol](protocol.md), [lab log](lab-log.md).",
         "",
         "| system | seeds | strength | MN | LS | VQ | least | displacement |",

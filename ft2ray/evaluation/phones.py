@@ -96,11 +96,6 @@ def openness_curve(
     return smooth_L[np.clip(centres_F, 0, steps - 1)]
 
 
-def predict_opening(wav_T: np.ndarray, frames: int, fps: float) -> np.ndarray:
-    """`openness_curve` of a recording, [F]."""
-    return openness_curve(recognise(wav_T), frames, fps)
-
-
 @dataclass(frozen=True)
 class Closure:
     """Bilabials of one clip: how many were heard, and at how many of them the lips closed."""

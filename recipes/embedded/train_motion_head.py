@@ -36,7 +36,7 @@ from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.media.speech import TOKENS_PER_FRAME
-from studies.annotators import ANNOTATORS, ERROR, Annotators, lip_gap, motion_of, sample_motion
+from studies.annotators import ANNOTATORS, ERROR, Annotators, lip_gap, motion_of, sample_motion, standard
 from studies.make_split import files_of
 
 WINDOW, STRIDE = 3 * SAMPLE_RATE, 5 * SAMPLE_RATE // 4
@@ -46,8 +46,8 @@ TRACKED = 2  # trackings that are made up for every other candidate
 STEPS, BATCH, RATE = 600, 64, 2e-3
 FOREIGN, MOVED, FARTHEST = 0.25, 0.2, 12  # shares of clips with another's sound, with moved sound; frames
 THINKER = (0.0, 0.0, 0.3)
-"""Weight of the thinker's margins (mn, ls, vq): inside groups of candidates it orders neither motion nor lips
-(r 0.13 and 0.08 with the annotators), and it alone sees blur, noise and blocks."""
+"""Weight of the thinker's margins (mn, ls, vq): inside groups of candidates it orders motion and lips far
+less well than the head (docs/study.md), and it alone sees blur, noise and blocks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +141,6 @@ def own_rest(x_CF: np.ndarray, basis: MotionBasis) -> np.ndarray:
 
 def centred(values: np.ndarray) -> np.ndarray:
     return values - values.mean(axis=-1, keepdims=True)
-
-
-def standard(values: np.ndarray) -> np.ndarray:
-    return centred(values) / (values.std(axis=-1, keepdims=True) + 1e-9)
 
 
 class Auxiliary(nn.Module):

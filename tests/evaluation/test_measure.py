@@ -9,7 +9,7 @@ import pytest
 import ft2ray
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.measure import measure_clip
-from ft2ray.evaluation.phones import predict_opening
+from ft2ray.evaluation.observation import phone_curve
 from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.warp import render
 from ft2ray.generator.settings import SamplerSettings
@@ -43,7 +43,7 @@ def talking_mesh(portrait, opening, head=3.0):
 @pytest.fixture(scope="module")
 def in_sync(scene):
     mesher, portrait, wav, judge = scene
-    frames = render(portrait, talking_mesh(portrait, predict_opening(wav, FRAMES, FPS)))
+    frames = render(portrait, talking_mesh(portrait, phone_curve(wav, FRAMES)))
     return frames, measure_clip(frames, wav, FPS, portrait, judge, mesher)
 
 
@@ -60,7 +60,7 @@ def test_lips_that_follow_the_sound_are_found_in_the_pixels(in_sync):
 
 def test_late_lips_are_measured_late(scene):
     mesher, portrait, wav, judge = scene
-    late = np.roll(predict_opening(wav, FRAMES, FPS), 4)
+    late = np.roll(phone_curve(wav, FRAMES), 4)
     measured = measure_clip(render(portrait, talking_mesh(portrait, late)), wav, FPS, portrait, judge, mesher)
     assert 3 <= measured.metrics()["lag"] <= 5
 

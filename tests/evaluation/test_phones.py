@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 import ft2ray
-from ft2ray.evaluation.phones import OPENNESS, bilabial_closure, openness_curve, predict_opening, recognise
+from ft2ray.evaluation.phones import OPENNESS, bilabial_closure, openness_curve, recognise
 from ft2ray.media.audio import read_audio
 
 
@@ -29,7 +29,7 @@ def test_table_is_within_bounds_and_covers_the_phones():
 
 
 def test_silence_keeps_the_mouth_nearly_closed():
-    assert predict_opening(np.zeros(16000, np.float32), 25, 25).max() < 0.3
+    assert openness_curve(recognise(np.zeros(16000, np.float32)), 25, 25).max() < 0.3
 
 
 def test_a_recording_gives_the_same_phones_whatever_came_before():
