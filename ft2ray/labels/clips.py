@@ -63,7 +63,7 @@ def open_source(url: str | Path) -> Source:
     files = [file for file in list_files(url, recursive=True) if file.lower().endswith(PLAYABLE)]
     if not files:
         raise DataError(
-            f"labels: {url} is no run and holds no clip ({', '.join(PLAYABLE)}); give the folder of either"
+            f"labels: {url} is not a run and holds no clip ({', '.join(PLAYABLE)}); give the folder of either"
         )
     clips = (Clip(file, file.rpartition("/")[0] or None) for file in sorted(files))
     return Source(absolute(url), tuple(clips), DEFAULT_DIMENSIONS)

@@ -95,7 +95,7 @@ class Sitting:
         if task is None or task_id not in (None, task.task_id):
             return False
         if word not in WORDS[task.kind]:
-            raise DataError(f"labels: {word!r} is no answer; give one of {', '.join(WORDS[task.kind])}")
+            raise DataError(f"labels: {word!r} is not an answer; give one of {', '.join(WORDS[task.kind])}")
         return self._give(task, word)
 
     def undo(self) -> bool:
