@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ft2ray.config import AlignConfig
-from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import Dimension, questions
 from ft2ray.errors import ConfigurationError
 from ft2ray.loaders import PACKAGED, critic_card, generator_fingerprint, load_generator
 from ft2ray.rounds.prompts import media_files
 from ft2ray.storage import local_path
 from ft2ray.tlpo.settings import TARGETS
+
+if TYPE_CHECKING:
+    from ft2ray.critic.base import CriticCard
 
 LONGEST_NAME = 255  # bytes of a file name on the usual file systems
 
@@ -50,6 +51,8 @@ def check_targets(config: AlignConfig) -> None:
     targets = config.tlpo.experts.targets
     if config.generator.weights not in PACKAGED or targets == TARGETS:
         return
+    from torch import nn  # takes seconds, and most configurations name no pattern
+
     modules = load_generator(config.generator.weights).transformer.named_modules()
     if not any(re.fullmatch(targets, name) for name, module in modules if isinstance(module, nn.Linear)):
         raise ConfigurationError(

@@ -80,14 +80,15 @@ def read_margins(
     return np.array(rows).reshape(shape), label_NK
 
 
-def assess(critic: LogitCritic, labels: Sequence[Label], margin_NK: np.ndarray) -> Assessment:
-    """Compare a critic, scaled as it is, with what people answered."""
+def assess(
+    critic: LogitCritic, labels: Sequence[Label], margin_NK: np.ndarray, label_NK: np.ndarray
+) -> Assessment:
+    """Compare a critic, scaled as it is, with what people answered, both as `read_margins` gives them."""
     found = Assessment({}, {}, {}, [])
     for k, name in enumerate(critic.dimensions):
         scale, shift = critic.scaling[name]
-        label_N = np.array([label.row(critic.dimensions)[k] for label in labels])
-        known_N = np.flatnonzero(~np.isnan(label_N))
-        p_N, true_N = expit(scale * margin_NK[known_N, k] + shift), label_N[known_N]
+        known_N = np.flatnonzero(~np.isnan(label_NK[:, k]))
+        p_N, true_N = expit(scale * margin_NK[known_N, k] + shift), label_NK[known_N, k]
         found.figures[name] = figures(p_N, true_N)
         said_N, yes_N = p_N > 0.5, true_N == 1
         cells = (yes_N & said_N, yes_N & ~said_N, ~yes_N & said_N, ~yes_N & ~said_N)

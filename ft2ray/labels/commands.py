@@ -8,8 +8,6 @@ from typing import Any
 
 from ft2ray.errors import UserError
 
-LAYOUTS = ("table", "pairs", "chat")
-
 
 def add_commands(commands: Any) -> None:
     """Add them to the parser of `ft2ray`."""
@@ -41,7 +39,7 @@ def add_commands(commands: Any) -> None:
         "--import", dest="imported", metavar="EXPORT.json", help="answers from Label Studio first"
     )
     agree.add_argument("--out", metavar="LABELS.csv", help="what most people said, to tune a critic on")
-    agree.add_argument("--layout", choices=LAYOUTS, default="table")
+    agree.add_argument("--layout", default="table", help="table (default), pairs or chat")
     agree.set_defaults(run_command=_agree)
 
     blind = commands.add_parser("blind-test", help="which of base and aligned clips people prefer")

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +28,7 @@ from ft2ray.labels.answers import FIRST, NO, PAIR, QUESTION, SECOND, TIE, YES, A
 from ft2ray.records import content_id
 from ft2ray.storage import exists, join, read_bytes, write_atomically
 
-Layout = Literal["table", "pairs", "chat"]
+LAYOUTS = ("table", "pairs", "chat")
 COMPARED = {"vq": "VQ", "mn": "MQ", "ls": "LS"}  # dimension -> column of a pair
 
 
@@ -42,14 +42,16 @@ class Exported:
 
 
 def export(
-    out: str, answers: Iterable[Answer], root: str, dimensions: Sequence[Dimension], layout: Layout = "table"
+    out: str, answers: Iterable[Answer], root: str, dimensions: Sequence[Dimension], layout: str = "table"
 ) -> Exported:
     """Write the answers about the clips below `root` to one file, whole or not at all.
 
     `answers`: the current ones.
 
-    Raises DataError where there is no answer, or the file's ending does not fit the layout.
+    Raises DataError where there is no answer or no such layout, or the file's ending does not fit it.
     """
+    if layout not in LAYOUTS:
+        raise DataError(f"labels: layout {layout!r} is unknown; take one of {', '.join(LAYOUTS)}")
     kind = Path(out).suffix.lower()
     allowed = (".jsonl", ".parquet") if layout == "chat" else tuple(WRITERS)
     if kind not in allowed:

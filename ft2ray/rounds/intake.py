@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from ft2ray.errors import StoredDataError
 from ft2ray.preference.rules import Pair
@@ -22,7 +21,9 @@ from ft2ray.rounds.held import HeldGroups
 from ft2ray.rounds.schedule import last_step, oldest_policy, slots_needed
 from ft2ray.run import Run
 from ft2ray.storage import delete, exists, join, list_files, read_json, write_json
-from ft2ray.tlpo.run import TlpoRun
+
+if TYPE_CHECKING:
+    from ft2ray.tlpo.run import TlpoRun
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,8 @@ class Intake:
 
     def _agree(self, decision: Decision | None) -> tuple[list[str], bool]:
         """Every worker takes rank 0's decision; CurationFailed where that is to give up."""
+        import torch.distributed as dist
+
         if dist.is_initialized() and dist.get_world_size() > 1:
             box = [decision]
             dist.broadcast_object_list(box, src=0)

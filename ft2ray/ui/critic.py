@@ -52,10 +52,10 @@ def critic_tab(source: Source, scratch: Path) -> None:
         try:
             critic = TalkingCritic.load()
             labels = given(critic.questions)
-            margin_NK, _ = read_margins(
+            margin_NK, label_NK = read_margins(
                 critic, labels, lambda n, of: progress(n / of, desc=f"clip {n} of {of}")
             )
-            found = assess(critic, labels, margin_NK)
+            found = assess(critic, labels, margin_NK, label_NK)
         except FT2RayError as error:
             return paragraph(str(error), "error"), Markup(), Markup()
         return paragraph(f"{len(labels)} clips."), assessment_tables(found), _worst(found, scratch)

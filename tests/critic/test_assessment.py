@@ -26,7 +26,7 @@ MARGINS_NK = np.array([[-2.0, 1.0], [3.0, -1.0], [0.8, 9.0], [-0.5, 9.0]])
 
 
 def test_figures_confusion_and_mistakes_are_those_of_the_answers_that_are_known():
-    found = assess(Stub(), LABELS, MARGINS_NK)
+    found = assess(Stub(), LABELS, MARGINS_NK, np.array([label.row(Stub.dimensions) for label in LABELS]))
     assert found.confusion == {"mn": (1, 1, 1, 1), "ls": (1, 1, 0, 0)}
     assert found.figures["mn"]["accuracy"] == 0.5 and found.figures["ls"]["n"] == 2
     # Off by 0.73, 0.69 and 0.62.
@@ -59,13 +59,13 @@ def test_a_critic_whose_threshold_is_wrong_is_mended_and_loads_again(tmp_path, m
     labels = [
         Label(f"{n}.mp4", dict(zip(critic.dimensions, row, strict=True))) for n, row in enumerate(label_NK)
     ]
-    before = assess(critic, labels, margin_NK)
+    before = assess(critic, labels, margin_NK, label_NK)
     fingerprint, reached = recalibrate(critic, labels, str(tmp_path / "critic"))
     mended = TalkingCritic.load(tmp_path / "critic")
     assert mended.fingerprint == fingerprint != critic.fingerprint
     view = TalkingViewer().probe()
     assert np.array_equal(mended.margins([view]), critic.margins([view]))  # thinker and head are as before
-    after = assess(mended, labels, margin_NK)
+    after = assess(mended, labels, margin_NK, label_NK)
     for name in critic.dimensions:
         assert after.figures[name]["accuracy"] > 0.85 > before.figures[name]["accuracy"]
         assert reached["accuracy"][name] > 0.85 and reached["n"][name] == 200

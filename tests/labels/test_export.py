@@ -82,6 +82,8 @@ def test_a_layout_in_a_file_that_cannot_hold_it_and_no_answer_at_all_are_refused
         export(str(tmp_path / "x.csv"), people(given), str(folder), DEFAULT_DIMENSIONS, "chat")
     with pytest.raises(DataError, match="no answer yet"):
         export(str(tmp_path / "x.csv"), [], str(folder), DEFAULT_DIMENSIONS)
+    with pytest.raises(DataError, match="take one of table, pairs, chat"):
+        export(str(tmp_path / "x.csv"), people(given), str(folder), DEFAULT_DIMENSIONS, "rows")
 
 
 def test_who_is_divided_equally_knows_nothing():
