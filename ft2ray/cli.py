@@ -78,14 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run_command=_check)
 
     plan = commands.add_parser(
-        "plan", help="memory, time and cost of a configuration on named GPUs; starts nothing"
+        "plan", help="memory and FLOPs of a configuration on named GPUs; starts nothing"
     )
     plan.add_argument("settings", nargs="*", metavar="CONFIG.yaml | a.b=c", help="as for align")
     plan.add_argument("--gpu", default="H100", help="the card, such as H100 or H200 (H100)")
     plan.add_argument("--cards", type=int, default=8, help="cards in all, each a training worker (8)")
-    plan.add_argument(
-        "--achieved", type=float, default=0.4, help="assumed share of the card's bf16 rate (0.4)"
-    )
     plan.set_defaults(run_command=_plan)
 
     generate = commands.add_parser("generate", help="animate a portrait with a recording")
@@ -200,7 +197,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _plan(arguments: argparse.Namespace) -> None:
     from ft2ray.planning.plan import make_plan
 
-    plan = make_plan(read_settings(arguments.settings), arguments.gpu, arguments.cards, arguments.achieved)
+    plan = make_plan(read_settings(arguments.settings), arguments.gpu, arguments.cards)
     print(plan.table())
     plan.check()
 

@@ -35,10 +35,6 @@ class Cost:
         """One after the other."""
         return Cost(self.flops + other.flops, max(self.peak_bytes, other.peak_bytes))
 
-    def __mul__(self, times: float) -> Cost:
-        """The same again and again."""
-        return Cost(self.flops * times, self.peak_bytes)
-
 
 def trace(run: Callable[[], object]) -> Cost:
     """Cost of `run`, a computation on meta tensors (or on real ones, where it is really done)."""
