@@ -73,8 +73,12 @@ def line_chart(
         body.append(_text(x(tick), height - 19, _label(tick), "axis mid"))
     body.append(_text(width - right, height - 3, x_name, "axis end"))
     for index, (name, points) in enumerate(thinned.items()):
-        path = "M" + " L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in points)
-        body.append(f'<path d="{path}" class="line s{index % SERIES}"><title>{escape(name)}</title></path>')
+        kind, title_of = f'class="line s{index % SERIES}"', f"<title>{escape(name)}</title>"
+        at = [(f"{x(s):.1f}", f"{y(v):.1f}") for s, v in points]
+        if len(at) == 1:  # a path of one point draws nothing
+            body.append(f'<circle cx="{at[0][0]}" cy="{at[0][1]}" r="3" {kind}>{title_of}</circle>')
+        elif at:
+            body.append(f'<path d="M{" L".join(map(" ".join, at))}" {kind}>{title_of}</path>')
     return _svg(width, height, body, title) + legend(list(thinned))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft2ray.blind_test import sentences
@@ -23,6 +21,7 @@ from ft2ray.evaluation.report import GateMap, ReportData, ReportVideo, write_rep
 from ft2ray.generator.base import Generator
 from ft2ray.loaders import critic_card, load_generator
 from ft2ray.media.video import poster
+from ft2ray.observe.curves import scores_by_round, training_curves
 from ft2ray.observe.tensorboard import show_clips
 from ft2ray.preference.export import export_pairs
 from ft2ray.records import Prompt
@@ -34,8 +33,6 @@ from ft2ray.storage import WEEK, base_name, exists, join, list_files, local_copy
 from ft2ray.systems import SUM, systems_of
 from ft2ray.tlpo.gate import heat_map
 from ft2ray.tlpo.policy import Policy, load_policy
-
-SMOOTHING = 10  # training curves are drawn as means over this many updates
 
 
 def write_run_report(run_dir: str, allow_code: bool = False) -> str:
@@ -201,43 +198,6 @@ def _links(run: Run, policy: str) -> dict[str, str]:
     files += [file for file in (PAIRS, "config.yaml", "report.json") if exists(run.file(file))]
     links = {file: presigned(run.file(file), WEEK) for file in files}
     return {file: link for file, link in links.items() if link is not None}
-
-
-def training_curves(curves: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Loss, margin, accuracy and distance from the reference per adapter: means over SMOOTHING updates."""
-    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    raw: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for point in curves:
-        for key in ("loss", "margin", "accuracy", "displacement"):
-            if key in point:  # SimPO has no reference to be away from
-                raw[key, point["name"]].append((point["step"], point[key]))
-    for (key, name), points in raw.items():
-        chunks = [points[i : i + SMOOTHING] for i in range(0, len(points), SMOOTHING)]
-        line = [(chunk[-1][0], sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
-        charts.setdefault(key, {})[name] = line
-    return charts
-
-
-def scores_by_round(
-    candidates: pa.Table, dimensions: Sequence[str]
-) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """What the critic says of the candidates of every round, where there is more than one.
-
-    It is what the training is made to raise: only the judges' figures say whether more than that has risen.
-    """
-    means = candidates.group_by("round").aggregate([(name, "mean") for name in dimensions]).sort_by("round")
-    rounds = means["round"].to_pylist()
-    if len(rounds) < 2:
-        return {}
-    lines = {
-        name: [
-            (round, mean)
-            for round, mean in zip(rounds, means[f"{name}_mean"].to_pylist(), strict=True)
-            if mean is not None
-        ]
-        for name in dimensions
-    }
-    return {"critic's mean P(Yes) by round": lines}
 
 
 def _gate_map(generator: Generator, policy: Policy) -> GateMap | None:

@@ -11,7 +11,7 @@ from ft2ray.errors import FT2RayError
 from ft2ray.evaluation.charts import line_chart
 from ft2ray.evaluation.compare import verdict
 from ft2ray.observe.comparison import Gain, gains
-from ft2ray.observe.reporting import training_curves
+from ft2ray.observe.curves import training_curves
 from ft2ray.observe.status import read_status
 from ft2ray.run import Run
 from ft2ray.ui.words import paragraph, table

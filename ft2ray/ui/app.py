@@ -22,10 +22,9 @@ from ft2ray.ui.blind import blind_tab
 from ft2ray.ui.critic import critic_tab
 from ft2ray.ui.curate import curate_tab
 from ft2ray.ui.label import label_tab
-from ft2ray.ui.play import play_tab
+from ft2ray.ui.play import MAX_UPLOAD_MB, play_tab
 
 HERE = Path(__file__).parent
-MAX_UPLOAD_MB = 50
 FONTS = ("system-ui", "sans-serif")
 
 
@@ -82,7 +81,7 @@ def serve(url: str, host: str, port: int, wait: bool = True) -> gr.Blocks:
             footer_links=[],
             show_error=True,
             css_paths=[HERE / "page.css"],
-            js=(HERE / "keys.js").read_text(),
+            js=(HERE / "page.js").read_text(),
             theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
         )
         if wait:

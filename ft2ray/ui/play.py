@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # heavy: loaded with the first clip that is asked for
     from ft2ray.animator import Progress
 
 
+MAX_UPLOAD_MB = 50
+
+
 def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
     sampling: SamplerSettings = run.config.generator.sampling
     names = [dimension.name for dimension in run.config.dimensions]
@@ -43,6 +46,12 @@ def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
                 type="filepath", sources=["upload", "microphone"], label="Speech", elem_id="speech"
             )
             systems = gr.CheckboxGroup(list(run.config.systems), value=list(default.systems), label="Systems")
+    gr.HTML(
+        Markup('<p class="ft-error ft-too-large" role="alert" data-limit="{}"></p>').format(
+            MAX_UPLOAD_MB * 2**20
+        ),
+        padding=False,
+    )
     with gr.Row():
         sliders = [_slider(dimension) for dimension in run.config.dimensions]
     with gr.Row():

@@ -25,6 +25,13 @@ def test_long_curves_are_thinned_and_gaps_left_out():
     assert path.count("L") == MAX_POINTS - 1 and "nan" not in path
 
 
+def test_a_line_of_one_point_is_a_mark_and_an_empty_one_nothing():
+    svg = parsed(line_chart("loss", {"mn": [(2, 0.5)], "ls": [(1, 0.4), (2, 0.6)], "vq": []}))
+    assert [e.tag for e in svg if "line s" in e.attrib.get("class", "")] == ["circle", "path"]
+    mark, path = (next(e for e in svg if e.tag == tag) for tag in ("circle", "path"))
+    assert path.attrib["d"].split(" L")[1].split()[0] == mark.attrib["cx"], "both at step 2"
+
+
 def test_names_from_outside_are_escaped():
     evil = '<img src=x onerror="alert(1)">'
     for svg in (

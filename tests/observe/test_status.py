@@ -176,9 +176,9 @@ def test_a_run_that_was_planned_but_never_began_is_one_sentence(run, capsys):
 
 
 def test_looking_at_a_run_or_scoring_its_groups_imports_no_model_library():
-    """They would cost every scorer, and everybody who asks for a status, seconds and 300 MB."""
+    """They would cost every scorer, and whoever asks for a status or opens the page, seconds and 300 MB."""
     heavy = {"torch", "transformers", "diffusers", "peft"}
-    code = "import sys, ft2ray.observe.status, ft2ray.pipeline.curation; print(*sys.modules)"
+    code = "import sys, ft2ray.observe.status, ft2ray.pipeline.curation, ft2ray.ui.app; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "ft2ray.observe.status" in loaded.split()
     assert not heavy & set(loaded.split())

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,35 +61,60 @@ def _is_outside(url: str) -> bool:
     return not url.startswith(("http://127.0.0.1:", "data:", "blob:", "file:"))
 
 
-@pytest.fixture
-def served() -> Iterator[Callable[..., str]]:
-    """Serve a folder: served(folder) gives the page's address."""
-    processes = []
-
-    def start(folder: Path, **environment: str) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "ft2ray.cli", "ui", str(folder), f"--port={port}"]
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
-        processes.append(process)
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 600
-        while True:
+@contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[str]:
+    """The page over a folder, as a process; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ft2ray.cli", "ui", str(folder), f"--port={port}"]
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 600
+    try:
+        while not _answers(url):
             assert process.poll() is None, "the page ended"
             assert time.monotonic() < deadline, "the page does not answer"
-            try:
-                urllib.request.urlopen(url, timeout=10).close()
-                return url
-            except urllib.error.HTTPError:
-                return url  # it asks for the token
-            except OSError:
-                time.sleep(0.2)
-
-    yield start
-    for process in processes:
+            time.sleep(0.2)
+        yield url
+    finally:
         process.terminate()
         process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except urllib.error.HTTPError:
+        return True  # it asks for the token
+    except OSError:
+        return False
+    return True
+
+
+def without_answers(finished: Path, folder: Path) -> Path:
+    """Copy the run without what anybody said of it."""
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("labels", ".lock", "blind_test.json"))
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A run of the test's own."""
+    return without_answers(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def shared(finished, tmp_path_factory) -> Path:
+    """A run that tests share; each writes under a name of its own."""
+    return without_answers(finished, tmp_path_factory.mktemp("shared") / "run")
+
+
+@pytest.fixture(scope="session")
+def address(shared) -> Iterator[str]:
+    """Of the page over the run that tests share: to start one takes many seconds."""
+    with serving(shared) as url:
+        yield url
 
 
 @pytest.fixture

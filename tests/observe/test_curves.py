@@ -1,8 +1,8 @@
-"""What the report shows of a run beside the systems."""
+"""What is drawn of a run over its steps and rounds."""
 
 import pyarrow as pa
 
-from ft2ray.observe.reporting import scores_by_round
+from ft2ray.observe.curves import scores_by_round
 
 
 def candidates(**columns):
