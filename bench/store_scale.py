@@ -1,4 +1,4 @@
-"""What a store of many groups costs: committing, resuming, status, pair counts and the training's intake.
+"""What a store of many groups costs: committing, resuming, status, pair counts, loading all into a training.
 
     python bench/store_scale.py [--groups 1000 10000 100000] [--on local s3] [--folder FOLDER]
 
@@ -149,19 +149,19 @@ def pair_counts(root: str) -> None:
     assert scores.pair_counts(run.config, scores.scored_candidates(run))["mn"] == len(run.slots)
 
 
-def intake(root: str) -> None:
+def load_groups(root: str) -> None:
     """As a train worker takes the groups in before its first step."""
-    from ft2ray.rounds.intake import Intake
+    from ft2ray.rounds.group_loader import GroupLoader
     from ft2ray.rounds.scores import pairs_by_group
 
     run = run_at(root)
     taken = Taken(run.config.dimension_names)
-    Intake(run, lambda ids: pairs_by_group(run, ids), rank=0)(taken)
+    GroupLoader(run, lambda ids: pairs_by_group(run, ids))(taken)
     assert len(taken.pools["mn"]) == len(run.slots)
 
 
 class Taken:
-    """What an intake sees of a TlpoRun: it keeps the pairs as that does."""
+    """What a loader sees of a TlpoRun: it keeps the pairs as that does."""
 
     def __init__(self, dimensions: tuple[str, ...]):
         from ft2ray.preference.draws import PairPool
@@ -192,7 +192,7 @@ READINGS = {
     "resume": ("ft2ray.run", resume),
     "status": ("ft2ray.observe.status", status),
     "pair counts": ("ft2ray.rounds.scores", pair_counts),
-    "intake": ("ft2ray.rounds.intake", intake),
+    "groups into training": ("ft2ray.rounds.group_loader", load_groups),
 }
 
 if __name__ == "__main__":

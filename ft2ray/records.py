@@ -98,11 +98,14 @@ BASE_POLICY = "base"  # the policy of candidates that the un-aligned generator m
 VIDEOS = "store/videos"  # in the run folder
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True)  # one for all: a run of 100,000 groups has a million ids
+
+
 def content_id(*parts: Any) -> str:
     """First 16 hex digits of the SHA-256 of `parts` (bytes as they are, the rest as canonical JSON)."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+        data = part if isinstance(part, bytes) else _CANONICAL.encode(part).encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:16]

@@ -231,14 +231,14 @@ class Run:
         return join(self.url, "train", self.key)
 
     @property
-    def intake(self) -> str:
+    def group_lists(self) -> str:
         """Folder of the lists of groups that join the training."""
         return join(self.url, "intake", self.key)
 
     @property
     def curating(self) -> str:
         """A file that is there while groups may still come, where both go on at the same time."""
-        return join(self.intake, "curating")
+        return join(self.group_lists, "curating")
 
     @property
     def training(self) -> str:

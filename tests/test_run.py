@@ -70,7 +70,7 @@ def test_a_copied_or_moved_folder_is_read_where_it_lies(tmp_path, how):
         other.groups.root,
         other.policy(1),
         other.current_policy,
-        other.intake,
+        other.group_lists,
         other.file("x"),
     )
     assert all(place.startswith(str(tmp_path / "other")) for place in places)

@@ -42,7 +42,7 @@ from ft2ray.pipeline.memory import check_weights, with_memory
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import train
 from ft2ray.resources import Pool
-from ft2ray.rounds.intake import CurationFailed
+from ft2ray.rounds.group_loader import CurationFailed
 from ft2ray.rounds.measurements import run_judge
 from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.schedule import Slot, oldest_policy

@@ -34,7 +34,7 @@ from ft2ray.observe.timeline import TrainingClock
 from ft2ray.pipeline.endings import known
 from ft2ray.preference.rules import FULL, Pair, pairs
 from ft2ray.records import PromptGroup
-from ft2ray.rounds.intake import CurationFailed, Intake
+from ft2ray.rounds.group_loader import CurationFailed, GroupLoader
 from ft2ray.rounds.schedule import last_step
 from ft2ray.rounds.scores import pairs_by_group
 from ft2ray.run import Run, is_published
@@ -163,18 +163,18 @@ def _train_loop(arguments: dict[str, Any]) -> None:
         tlpo.restore(saved / "state")
         curves = json.loads((saved / "curves.json").read_text())
         kept = {int(at): ids for at, ids in json.loads((saved / "intake.json").read_text()).items()}
-    intake = Intake(run, lambda ids: pairs_by_group(run, ids), rank, kept)
+    loader = GroupLoader(run, lambda ids: pairs_by_group(run, ids), rank, workers, kept)
 
     def write(folder: Path) -> None:
         tlpo.save(folder / "state")
         (folder / "curves.json").write_text(json.dumps(curves))
-        (folder / "intake.json").write_text(json.dumps(intake.lists))
+        (folder / "intake.json").write_text(json.dumps(loader.lists))
 
-    def take_in(tlpo: TlpoRun) -> None:
-        if intake.complete:
+    def load_groups(tlpo: TlpoRun) -> None:
+        if loader.complete:
             return
         clock.stop(tlpo.step, round)
-        intake(tlpo)
+        loader(tlpo)
         clock.start(tlpo.step)
 
     def save(tlpo: TlpoRun) -> None:
@@ -201,7 +201,7 @@ def _train_loop(arguments: dict[str, Any]) -> None:
         for round in range(arguments["round"] + 1):
             end = last_step(config, round)
             clock.start(tlpo.step)
-            tlpo.train(end, save, take_in)
+            tlpo.train(end, save, load_groups)
             # Beyond its end a round was published by an earlier attempt.
             if tlpo.step == end:
                 weights_SNK = tlpo.gate_weights()

@@ -2,7 +2,7 @@
 
     run = TlpoRun(generator, dimensions, settings)
     run.add(group, pairs)           # as often as there are groups, before or during the training
-    run.train(until, save, intake)  # intake(run) before every step, save(run) every `checkpoint_every` steps
+    run.train(until, save, add_groups)  # add_groups(run) before every step, save(run) at every checkpoint
     run.policy()                    # the experts and the gate as they are now
 
 One step of stage 1 updates every expert once, each on a batch of its own dimension, and the baseline `sum`
@@ -152,13 +152,13 @@ class TlpoRun:
         self._paired[group.group_id] = sorted(paired)
 
     def train(
-        self, until: int, save: Callable[[TlpoRun], None], intake: Callable[[TlpoRun], None] | None = None
+        self, until: int, save: Callable[[TlpoRun], None], add_groups: Callable[[TlpoRun], None] | None = None
     ) -> None:
-        """Go on to step `until` (or the last one); `intake` may add groups and may wait for them."""
+        """Go on to step `until` (or the last one); `add_groups` may add groups and may wait for them."""
         settings, until = self.settings, min(until, self.last_step)
         while self.step < until:
-            if intake is not None:
-                intake(self)
+            if add_groups is not None:
+                add_groups(self)
             if set(self.dimensions) <= set(self.untrained):
                 raise ConfigurationError(f"{NO_PAIRS}; {HOW_TO_GET_PAIRS}")
             turn = settings.gate_learns(self.step, self.rounds)

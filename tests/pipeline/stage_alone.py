@@ -19,7 +19,7 @@ from ft2ray.pipeline.curation import curate
 from ft2ray.pipeline.endings import in_one_sentence
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import new_training, train
-from ft2ray.rounds.intake import Intake
+from ft2ray.rounds.group_loader import GroupLoader
 from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.scores import pairs_by_group
 from ft2ray.run import Run
@@ -53,8 +53,8 @@ def replayed(given: Sequence[str]) -> tuple[str, list]:
     """What one process without Ray learns that sees the same groups at the same steps: policy and curves."""
     run = begun(given)
     tlpo = new_training(run.config)
-    intake = Intake(run, lambda ids: pairs_by_group(run, ids), rank=0)
-    tlpo.train(tlpo.last_step, lambda _: None, intake)
+    loader = GroupLoader(run, lambda ids: pairs_by_group(run, ids))
+    tlpo.train(tlpo.last_step, lambda _: None, loader)
     return tlpo.policy().fingerprint, json.loads(json.dumps(tlpo.curves))
 
 

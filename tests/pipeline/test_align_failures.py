@@ -11,7 +11,7 @@ from ft2ray.cli import main
 from ft2ray.observe.ending import read_ending
 from ft2ray.pipeline import align
 from ft2ray.pipeline.align import check_pairs, critic_running, run_together, take_turns
-from ft2ray.rounds.intake import CurationFailed
+from ft2ray.rounds.group_loader import CurationFailed
 from tests.observe.test_status import Filled
 
 YES, NO = [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]

@@ -68,5 +68,5 @@ def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path)
     policy = result(tmp_path)["policy"]
     shutil.rmtree(tmp_path / "train")
     shutil.rmtree(tmp_path / "policies")
-    finish(tmp_path, *TOGETHER)  # the same groups at the same steps, as the intake has them written down
+    finish(tmp_path, *TOGETHER)  # the same groups at the same steps, as they were written down
     assert result(tmp_path)["policy"] == policy

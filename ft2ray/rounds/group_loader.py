@@ -37,13 +37,14 @@ class CurationFailed(RuntimeError):
     """No more groups will come, or none of all has a pair; the curation's own error says why."""
 
 
-class Intake:
+class GroupLoader:
     """Called with the training before every step; adds groups, and waits until there are enough.
 
     Args:
         run: its slots are filled; those that were refused count as filled.
         pairs_of: the ids of committed groups, in order, with the pairs of each by pool.
         rank: of this worker.
+        workers: of the training.
         kept: the lists, by step, that the checkpoint keeps from which the training goes on.
     """
 
@@ -51,11 +52,13 @@ class Intake:
         self,
         run: Run,
         pairs_of: PairsOf,
-        rank: int,
+        rank: int = 0,
+        workers: int = 1,
         kept: Mapping[int, list[str]] | None = None,
     ):
-        self.run, self.config, self.pairs_of, self.rank = run, run.config, pairs_of, rank
-        self.folder, self.slots = run.intake, run.slots
+        self.run, self.config, self.pairs_of = run, run.config, pairs_of
+        self.rank, self.workers = rank, workers
+        self.folder, self.slots = run.group_lists, run.slots
         self.wanted = {slot.group_id for slot in run.slots}
         self.groups, self.refused = run.groups, run.refused
         self.held = HeldGroups(lambda group_id: PromptGroup.from_row(self.groups.get(group_id)))
@@ -148,9 +151,9 @@ class Intake:
 
     def _agree(self, decision: Decision | None) -> tuple[list[str], bool]:
         """Every worker takes rank 0's decision; CurationFailed where that is to give up."""
-        import torch.distributed as dist
+        if self.workers > 1:
+            import torch.distributed as dist
 
-        if dist.is_initialized() and dist.get_world_size() > 1:
             box = [decision]
             dist.broadcast_object_list(box, src=0)
             decision = box[0]

@@ -10,8 +10,8 @@ import pytest
 from ft2ray.config import load_config
 from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
-from ft2ray.rounds import intake as module
-from ft2ray.rounds.intake import CurationFailed, Intake
+from ft2ray.rounds import group_loader as module
+from ft2ray.rounds.group_loader import CurationFailed, GroupLoader
 from ft2ray.rounds.schedule import Slot
 from ft2ray.run import group_store, refused_store
 from tests.runs import stated
@@ -21,7 +21,7 @@ STEPS, PROMPTS = 8, 4
 
 
 class FakeRun:
-    """What an intake sees of a TlpoRun."""
+    """What a loader sees of a TlpoRun."""
 
     def __init__(self):
         self.step, self.joined = 0, {}
@@ -91,15 +91,15 @@ def every_dimension(group):
     return {name: [Pair(0, 1, 1.0)] for name in DIMENSIONS}
 
 
-def taking_in(config, wanted, pairs_of=every_dimension, kept=None):
+def loading(config, wanted, pairs_of=every_dimension, kept=None):
     def of_all(ids):
         return ((group_id, pairs_of(SimpleNamespace(group_id=group_id))) for group_id in ids)
 
-    return Intake(stated(config, wanted, KEY), of_all, rank=0, kept=kept)
+    return GroupLoader(stated(config, wanted, KEY), of_all, kept=kept)
 
 
 def written(config) -> dict[int, list[str]]:
-    files = sorted(Path(stated(config, key=KEY).intake).glob("*.json"))
+    files = sorted(Path(stated(config, key=KEY).group_lists).glob("*.json"))
     return {int(file.stem): json.loads(file.read_text())["groups"] for file in files}
 
 
@@ -109,34 +109,34 @@ def ids(chosen) -> list[str]:
 
 def test_in_turns_the_first_step_waits_for_the_whole_round(config):
     config, wanted, run = config(), slots(), FakeRun()
-    intake = taking_in(config, wanted)
+    loader = loading(config, wanted)
     commit(config, *wanted[:3])
     with pytest.raises(Waited):
-        intake(run)
+        loader(run)
     assert not run.joined and not written(config), "nothing may join before the step can begin"
     commit(config, wanted[3])
-    intake(run)
-    assert sorted(run.joined) == ids(wanted) and intake.complete
+    loader(run)
+    assert sorted(run.joined) == ids(wanted) and loader.complete
 
 
 def test_together_a_step_waits_for_its_share_of_the_groups(config):
     config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
-    intake = taking_in(config, wanted)
+    loader = loading(config, wanted)
     with pytest.raises(Waited):
-        intake(run)  # no pair at all yet
+        loader(run)  # no pair at all yet
     commit(config, wanted[0])
-    intake(run)
+    loader(run)
     run.step = STEPS // 2  # half of the steps need half of the groups
     with pytest.raises(Waited):
-        intake(run)
+        loader(run)
     commit(config, wanted[1])
-    intake(run)
+    loader(run)
     run.step = STEPS  # the gate sees everything
     commit(config, wanted[2])
     with pytest.raises(Waited):
-        intake(run)
+        loader(run)
     commit(config, wanted[3])
-    intake(run)
+    loader(run)
     assert run.joined == {"g0p0": 0, "g0p1": STEPS // 2, "g0p2": STEPS, "g0p3": STEPS}
     assert written(config) == {0: ["g0p0"], STEPS // 2: ["g0p1"], STEPS: ["g0p2", "g0p3"]}
 
@@ -149,41 +149,41 @@ def test_groups_are_written_down_before_they_join(config):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        taking_in(config, wanted, killed)(run)
+        loading(config, wanted, killed)(run)
     assert written(config) == {0: ids(wanted)} and not run.joined
 
 
 def test_started_again_it_sees_the_same_groups_at_the_same_steps_whatever_came_since(config):
     config, wanted, first = config("schedule.max_staleness=1"), slots(), FakeRun()
-    intake = taking_in(config, wanted)
+    loader = loading(config, wanted)
     for first.step in range(6):
         if first.step in (0, 2, 4):
             commit(config, wanted[first.step // 2])
-        intake(first)
+        loader(first)
     commit(config, wanted[3])  # nobody has acted on it yet
 
-    again, intake = FakeRun(), taking_in(config, wanted)
+    again, loader = FakeRun(), loading(config, wanted)
     for again.step in range(5):
-        intake(again)
+        loader(again)
     assert again.joined == {group: step for group, step in first.joined.items() if step < 5}
 
-    resumed, intake = FakeRun(), taking_in(config, wanted)
+    resumed, loader = FakeRun(), loading(config, wanted)
     resumed.step = 3  # from a checkpoint
-    intake(resumed)
+    loader(resumed)
     assert sorted(resumed.joined) == sorted(g for g, step in first.joined.items() if step <= 3)
     for resumed.step in range(4, 7):
-        intake(resumed)
+        loader(resumed)
     assert resumed.joined["g0p2"] == 4 and resumed.joined["g0p3"] == 5
-    assert intake.complete
+    assert loader.complete
 
 
 def test_a_refused_slot_counts_as_filled(config):
     config, wanted, run = config(), slots(), FakeRun()
-    intake = taking_in(config, wanted)
+    loader = loading(config, wanted)
     commit(config, *wanted[:3])
     refuse(config, wanted[3])
-    intake(run)
-    assert sorted(run.joined) == ids(wanted[:3]) and intake.complete
+    loader(run)
+    assert sorted(run.joined) == ids(wanted[:3]) and loader.complete
 
 
 def test_a_step_waits_for_a_pair_in_every_dimension_while_more_groups_may_come(config):
@@ -193,13 +193,13 @@ def test_a_step_waits_for_a_pair_in_every_dimension_while_more_groups_may_come(c
     def some(group):
         return {name: [Pair(0, 1, 1.0)] for name in found[group.group_id]}
 
-    intake = taking_in(config, wanted, some)
+    loader = loading(config, wanted, some)
     for slot in wanted[:2]:
         commit(config, slot)
         with pytest.raises(Waited):
-            intake(run)
+            loader(run)
     commit(config, wanted[2])
-    intake(run)
+    loader(run)
     assert sorted(run.joined) == ids(wanted[:3]) and not run.lacking
 
 
@@ -213,26 +213,26 @@ def test_it_does_not_wait_for_pairs_where_generation_waits_for_its_policy(config
     def without_vq(group):
         return {name: [Pair(0, 1, 1.0)] for name in ("mn", "ls")}
 
-    intake = taking_in(config, wanted, without_vq)
+    loader = loading(config, wanted, without_vq)
     commit(config, *possible[:-1])
     with pytest.raises(Waited):
-        intake(run)
+        loader(run)
     commit(config, possible[-1])
-    intake(run)
+    loader(run)
     assert sorted(run.joined) == ids(possible) and run.untrained == ["vq"]
 
 
 def test_a_failed_curation_ends_the_waiting(config, curating):
     config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
     commit(config, *wanted[:2])
-    intake = taking_in(config, wanted)
-    intake(run)
+    loader = loading(config, wanted)
+    loader(run)
     curating.unlink()
     run.step = STEPS
     with pytest.raises(CurationFailed):
-        intake(run)
+        loader(run)
     again = FakeRun()
-    taking_in(config, wanted)(again)
+    loading(config, wanted)(again)
     assert again.joined == run.joined, "what was decided before still holds"
 
 
@@ -240,17 +240,17 @@ def test_without_any_pair_there_is_nothing_to_begin_with(config):
     config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
     commit(config, *wanted)
     with pytest.raises(CurationFailed):
-        taking_in(config, wanted, lambda group: {})(run)
+        loading(config, wanted, lambda group: {})(run)
 
 
 def test_a_complete_intake_looks_at_nothing_any_more(config, monkeypatch):
     config, wanted, run = config(), slots(), FakeRun()
     commit(config, *wanted)
-    intake = taking_in(config, wanted)
-    intake(run)
-    monkeypatch.setattr(intake, "_decide", lambda run: pytest.fail("asked the store again"))
+    loader = loading(config, wanted)
+    loader(run)
+    monkeypatch.setattr(loader, "_decide", lambda run: pytest.fail("asked the store again"))
     for run.step in range(1, STEPS):
-        intake(run)
+        loader(run)
 
 
 DAMAGE = {
@@ -262,7 +262,7 @@ DAMAGE = {
 
 
 def lists_of(config) -> Path:
-    return Path(stated(config, key=KEY).intake)
+    return Path(stated(config, key=KEY).group_lists)
 
 
 @pytest.fixture
@@ -270,13 +270,13 @@ def two_lists(config):
     """Groups that joined before steps 0 and 4: the settings, the slots, the lists."""
     config, wanted = config("schedule.max_staleness=1", "schedule.rounds=2"), slots(2)
     commit(config, *wanted[:6])
-    intake, run = taking_in(config, wanted), FakeRun()
-    intake(run)
+    loader, run = loading(config, wanted), FakeRun()
+    loader(run)
     commit(config, *wanted[6:])
     run.step = 6
-    intake(run)
-    assert len(intake.lists) == 2 and intake.lists == written(config)
-    return config, wanted, intake.lists
+    loader(run)
+    assert len(loader.lists) == 2 and loader.lists == written(config)
+    return config, wanted, loader.lists
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -288,7 +288,7 @@ def test_a_damaged_list_is_written_again_from_the_checkpoint(two_lists, damage, 
     DAMAGE[damage](file)
     if damage == "flipped" and file.read_bytes() == before:
         file.write_bytes(before.replace(b"g1p", b"g0p"))
-    assert taking_in(config, wanted, kept=lists).lists == lists == written(config)
+    assert loading(config, wanted, kept=lists).lists == lists == written(config)
     assert file.name in caplog.text
 
 
@@ -297,7 +297,7 @@ def test_a_damaged_list_that_no_checkpoint_has_used_is_decided_anew(two_lists, d
     """And those after it: the first steps would see no groups otherwise."""
     config, wanted, lists = two_lists
     DAMAGE[damage](lists_of(config) / f"{min(lists):08d}.json")
-    again, run = taking_in(config, wanted), FakeRun()
+    again, run = loading(config, wanted), FakeRun()
     assert again.lists == {} and "decided anew" in caplog.text
     again(run)
     assert sorted(run.joined) == ids(wanted) and again.complete
