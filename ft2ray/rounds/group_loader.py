@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ft2ray.errors import StoredDataError
 from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
-from ft2ray.rounds.held import HeldGroups
+from ft2ray.rounds.group_cache import GroupCache
 from ft2ray.rounds.schedule import last_step, oldest_policy, slots_needed
 from ft2ray.run import Run
 from ft2ray.storage import delete, exists, join, list_files, read_json, write_json
@@ -61,7 +61,7 @@ class GroupLoader:
         self.folder, self.slots = run.group_lists, run.slots
         self.wanted = {slot.group_id for slot in run.slots}
         self.groups, self.refused = run.groups, run.refused
-        self.held = HeldGroups(lambda group_id: PromptGroup.from_row(self.groups.get(group_id)))
+        self.cache = GroupCache(lambda group_id: PromptGroup.from_row(self.groups.get(group_id)))
         self.seen: set[str] = set()
         self.given_up = 0
         self.lists = self._known(kept or {}) if rank == 0 else {}
@@ -70,7 +70,7 @@ class GroupLoader:
         while not self.complete:
             joining, enough = self._agree(self._decide(tlpo) if self.rank == 0 else None)
             for group_id, pairs in self.pairs_of(joining):
-                tlpo.add(self.held.group(group_id), pairs)
+                tlpo.add(self.cache.group(group_id), pairs)
             self.seen |= set(joining)
             if self.complete and set(tlpo.dimensions) <= set(tlpo.untrained):
                 raise CurationFailed

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 from ft2ray.records import PromptGroup
 
-HELD_BYTES = 4e9  # of latents that a train worker keeps in memory
+CACHE_BYTES = 4e9  # of latents that a train worker keeps in memory
 
 
-class HeldGroups:
+class GroupCache:
     """The groups that were used last, up to `limit` bytes; any other one is read again when it is drawn."""
 
-    def __init__(self, read: Callable[[str], PromptGroup], limit: float = HELD_BYTES):
+    def __init__(self, read: Callable[[str], PromptGroup], limit: float = CACHE_BYTES):
         self._read, self._limit = read, limit
-        self._held: OrderedDict[str, PromptGroup] = OrderedDict()
+        self._cached: OrderedDict[str, PromptGroup] = OrderedDict()
         self._bytes = 0
 
     def group(self, group_id: str) -> PromptGroup:
@@ -24,13 +24,13 @@ class HeldGroups:
         return cast(PromptGroup, _Unread(group_id, self._whole))
 
     def _whole(self, group_id: str) -> PromptGroup:
-        if group_id not in self._held:
-            self._held[group_id] = group = self._read(group_id)
+        if group_id not in self._cached:
+            self._cached[group_id] = group = self._read(group_id)
             self._bytes += _size(group)
-        self._held.move_to_end(group_id)
-        while self._bytes > self._limit and len(self._held) > 1:
-            self._bytes -= _size(self._held.popitem(last=False)[1])
-        return self._held[group_id]
+        self._cached.move_to_end(group_id)
+        while self._bytes > self._limit and len(self._cached) > 1:
+            self._bytes -= _size(self._cached.popitem(last=False)[1])
+        return self._cached[group_id]
 
 
 class _Unread:

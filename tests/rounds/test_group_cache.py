@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ft2ray.records import Candidate, PromptGroup
-from ft2ray.rounds.held import HeldGroups
+from ft2ray.rounds.group_cache import GroupCache
 
 
 def group(group_id: str) -> PromptGroup:
@@ -24,7 +24,7 @@ def test_what_was_used_last_is_held_up_to_a_limit(limit, reads):
         read.append(group_id)
         return group(group_id)
 
-    held = HeldGroups(reading, limit)
+    held = GroupCache(reading, limit)
     a, b = held.group("a"), held.group("b")
     assert (a.group_id, b.group_id) == ("a", "b") and not read
     for unread in (a, a, b, a):
@@ -37,4 +37,4 @@ def test_an_error_of_the_store_comes_through():
         raise FileNotFoundError(group_id)
 
     with pytest.raises(FileNotFoundError, match="a"):
-        _ = HeldGroups(missing).group("a").candidates
+        _ = GroupCache(missing).group("a").candidates
