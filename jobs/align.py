@@ -6,7 +6,7 @@ is not made again.
 
 import sys
 
-from lasting import check_lasting
+from output_path import check_output_path
 
 from ft2ray.cli import main, read_settings
 from ft2ray.errors import UserError
@@ -16,7 +16,7 @@ def run(settings: list[str]) -> int:
     settings = ["resources.address=auto", *settings]  # the cluster that runs the job
     try:
         config = read_settings([s for s in settings if not s.startswith("--")])
-        check_lasting("run_dir", config.run_dir)
+        check_output_path("run_dir", config.run_dir)
     except UserError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
         return 2

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from lasting import check_lasting
+from output_path import check_output_path
 
 from ft2ray.cli import main
 from ft2ray.errors import UserError
@@ -13,7 +13,7 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--out", default="s3://")  # where it is missing `main` says so
     try:
-        check_lasting("--out", parser.parse_known_args(arguments)[0].out)
+        check_output_path("--out", parser.parse_known_args(arguments)[0].out)
     except UserError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lasting import check_lasting
+from output_path import check_output_path
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -135,7 +135,7 @@ def tune(job: Job, workers: int, gpu: bool) -> OmniCard:
 def make_job(arguments: argparse.Namespace) -> Job:
     """Everything is read and checked here, before a worker starts."""
     out = arguments.out
-    check_lasting("--out", out)
+    check_output_path("--out", out)
     if exists(join(out, CARD)):
         raise UserError(f"{out} holds a tuned critic already; give a new folder")
     base = find_omni(arguments.base)

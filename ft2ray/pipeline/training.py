@@ -70,7 +70,7 @@ def train(run: Run, round: int) -> str:
                 _fit(run, round)
                 break
             except Exception as error:
-                if retries == MOST_RETRIES or is_lasting(error, run.url):
+                if retries == MOST_RETRIES or is_permanent(error, run.url):
                     raise
                 reason = str(error).splitlines() or [type(error).__name__]
                 log.warning("the training goes on from its last checkpoint after: %s", reason[0])
@@ -79,7 +79,7 @@ def train(run: Run, round: int) -> str:
     return published
 
 
-def is_lasting(error: Exception, run_dir: str) -> bool:
+def is_permanent(error: Exception, run_dir: str) -> bool:
     """Whether another attempt would only meet the same error: numbers that are not finite, damaged rows."""
     found = known(error, run_dir)
     return found is not None and found.exit_code == UserError.exit_code

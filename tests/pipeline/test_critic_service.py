@@ -59,7 +59,7 @@ def test_a_passing_failure_is_retried_and_only_that_view():
     assert handle.calls == ["a", "b", "b"]
 
 
-def test_a_lasting_failure_is_null_with_its_reason():
+def test_a_permanent_failure_is_null_with_its_reason():
     handle = FakeHandle({"b": 9})
     results = score_views(handle, ["a", "b", "c"], timeout_seconds=5.0, retries=1)
     assert [scores for scores, _ in results] == [[0.1, 0.2, 0.3], None, [0.1, 0.2, 0.3]]

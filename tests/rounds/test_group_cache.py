@@ -1,4 +1,4 @@
-"""Tensors of groups stay in the store until they are drawn, and only so many bytes are held."""
+"""Tensors of groups stay in the store until they are drawn, and only so many bytes are kept."""
 
 import numpy as np
 import pytest
@@ -17,15 +17,15 @@ def group(group_id: str) -> PromptGroup:
 
 
 @pytest.mark.parametrize(("limit", "reads"), [(1e9, "ab"), (800, "ab"), (799, "aba"), (0, "aba")])
-def test_what_was_used_last_is_held_up_to_a_limit(limit, reads):
+def test_what_was_used_last_is_kept_up_to_a_limit(limit, reads):
     read = []
 
     def reading(group_id):
         read.append(group_id)
         return group(group_id)
 
-    held = GroupCache(reading, limit)
-    a, b = held.group("a"), held.group("b")
+    cache = GroupCache(reading, limit)
+    a, b = cache.group("a"), cache.group("b")
     assert (a.group_id, b.group_id) == ("a", "b") and not read
     for unread in (a, a, b, a):
         assert unread.candidates[0].latents_CFHW.shape == (1, 1, 10, 10)

@@ -9,7 +9,7 @@ from ft2ray.errors import UserError
 from ft2ray.storage import local_path
 
 
-def check_lasting(name: str, path: str) -> None:
+def check_output_path(name: str, path: str) -> None:
     """Refuse a relative path, which would lie in that folder, and a URL that is not of S3.
 
     Raises:

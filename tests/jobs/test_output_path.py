@@ -1,4 +1,4 @@
-"""Jobs refuse to write where nothing lasts, in one sentence, before anything heavy is loaded."""
+"""Jobs refuse an output path that is deleted with the job, in one sentence, before anything heavy loads."""
 
 import subprocess
 import sys
