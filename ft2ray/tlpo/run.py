@@ -37,9 +37,9 @@ from ft2ray.records import PromptGroup
 from ft2ray.systems import SUM
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate, heat_map
-from ft2ray.tlpo.kept import Average, Kept
 from ft2ray.tlpo.losses import Metrics
 from ft2ray.tlpo.masks import region_mask
+from ft2ray.tlpo.parameter_copies import Average, ParameterCopies
 from ft2ray.tlpo.policy import Policy, policy_of
 from ft2ray.tlpo.reference import reference_velocities
 from ft2ray.tlpo.settings import ComputeSettings, TlpoSettings, check_compute
@@ -116,9 +116,11 @@ class TlpoRun:
         if settings.ema is not None:
             self.average = Average(learning | {GATE: list(self.gate.parameters())}, settings.ema)
         if settings.loss.reference == "last_round":
-            self.last_round = Kept(learning, "tlpo.loss.reference")  # no effect yet, as the base has none
-        kept = {"average": self.average, "reference": self.last_round}
-        self.kept = {what: copies for what, copies in kept.items() if copies is not None}
+            self.last_round = ParameterCopies(
+                learning, "tlpo.loss.reference"
+            )  # no effect yet, as the base has none
+        copies = {"average": self.average, "reference": self.last_round}
+        self.copies = {what: copied for what, copied in copies.items() if copied is not None}
         # Candidates that are in a pair, by group; velocities of the reference for them (with a loss on groups
         # for all that have a score), by group and draw.
         self._paired: dict[str, list[int]] = {}
@@ -195,10 +197,10 @@ class TlpoRun:
         counters = {"step": self.step, **self.cursors}
         moments = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         if self.rank == 0:
-            save_training_state(folder, self.experts, self.gate, moments, counters, self.kept)
+            save_training_state(folder, self.experts, self.gate, moments, counters, self.copies)
 
     def restore(self, folder: str | Path) -> None:
-        counters = load_training_state(folder, self.experts, self.gate, self.optimizers, self.kept)
+        counters = load_training_state(folder, self.experts, self.gate, self.optimizers, self.copies)
         self.step = counters.pop("step")
         self.cursors = counters
 

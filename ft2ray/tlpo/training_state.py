@@ -1,7 +1,7 @@
 """Everything a training run needs to go on bitwise where it stopped: safetensors and JSON, no pickle.
 
 state.json            counters (cursors, steps), optimiser settings
-state.safetensors     adapters, gate, optimiser moments, copies of weights where they are kept
+state.safetensors     adapters, gate, optimiser moments, copies of weights where there are any
 
 The frozen base is not in it: it never changes, and whoever resumes has loaded it.
 """
@@ -20,7 +20,7 @@ from ft2ray.errors import DataError
 from ft2ray.storage import new_folder
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate
-from ft2ray.tlpo.kept import Kept
+from ft2ray.tlpo.parameter_copies import ParameterCopies
 from ft2ray.tlpo.policy import require_finite
 
 
@@ -36,7 +36,7 @@ def save_training_state(
     gate: TimestepLayerGate | None,
     optimizers: Mapping[str, Mapping[str, Any]],
     counters: Mapping[str, int],
-    kept: Mapping[str, Kept] | None = None,
+    copies: Mapping[str, ParameterCopies] | None = None,
 ) -> None:
     """Write the state as folder `directory`, which must not exist; it appears whole or not at all.
 
@@ -46,7 +46,7 @@ def save_training_state(
         gate: with its weights, None for none.
         optimizers: their `state_dict()`.
         counters: any integers, as the draw cursor of every dimension and the number of steps.
-        kept: copies of weights, by what they are for.
+        copies: copies of weights, by what they are for.
 
     Raises:
         NonFiniteError: for a tensor with NaN or infinity in it: the training could not go on from there.
@@ -59,8 +59,8 @@ def save_training_state(
     if gate is not None:
         tensors |= {f"gate/{key}": tensor.detach().cpu() for key, tensor in gate.state_dict().items()}
     settings: dict[str, Any] = {}
-    for what, copies in (kept or {}).items():
-        tensors |= {f"{what}/{key}": tensor for key, tensor in copies.state().items()}
+    for what, copied in (copies or {}).items():
+        tensors |= {f"{what}/{key}": tensor for key, tensor in copied.state().items()}
     for name, state in optimizers.items():
         settings[name] = state["param_groups"]
         for index, moments in state["state"].items():
@@ -78,7 +78,7 @@ def load_training_state(
     experts: Experts,
     gate: TimestepLayerGate | None,
     optimizers: Mapping[str, TakesState],
-    kept: Mapping[str, Kept] | None = None,
+    copies: Mapping[str, ParameterCopies] | None = None,
 ) -> dict[str, int]:
     """Put a saved state back into experts, gate, optimisers and copies; returns the counters."""
     directory = Path(directory)
@@ -93,8 +93,8 @@ def load_training_state(
         experts.load_state(name, _below(tensors, f"expert/{name}/"))
     if gate is not None:
         gate.load_state_dict(_below(tensors, "gate/"))
-    for what, copies in (kept or {}).items():
-        copies.load_state(_below(tensors, f"{what}/"))
+    for what, copied in (copies or {}).items():
+        copied.load_state(_below(tensors, f"{what}/"))
     for name, optimizer in optimizers.items():
         moments: dict[int, dict[str, Tensor]] = {}
         for path, tensor in _below(tensors, f"optimizer/{name}/").items():

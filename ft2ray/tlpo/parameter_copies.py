@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ft2ray.errors import DataError
 
 
-class Kept:
+class ParameterCopies:
     """Copies of named lists of parameters as they are now; `setting` is the one that asks for them."""
 
     def __init__(self, parameters: Mapping[str, Sequence[nn.Parameter]], setting: str) -> None:
@@ -67,7 +67,7 @@ class Kept:
                 parameter.data, copies[index] = copies[index], parameter.data
 
 
-class Average(Kept):
+class Average(ParameterCopies):
     """Running averages of the parameters, beginning with what these are now."""
 
     def __init__(self, parameters: Mapping[str, Sequence[nn.Parameter]], decay: float) -> None:
