@@ -7,7 +7,6 @@ C H W latent channels and grid, F frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ft2ray.generator.settings import SamplerSettings
 from ft2ray.loaders import load_generator
 from ft2ray.media.audio import SAMPLE_RATE, check_speech, read_audio
 from ft2ray.media.face import FaceMesher
+from ft2ray.media.generated_clip import GeneratedClip
 from ft2ray.media.portrait import Portrait, load_portrait
 from ft2ray.media.video import write_video
 from ft2ray.scratch import scratch_folder
@@ -35,18 +35,6 @@ Progress = Callable[[str, float], bool]
 
 class Stopped(Exception):
     """The clip is not wanted any more."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A finished clip and what made it; `policy` is "base" where no adapter was at work."""
-
-    mp4: bytes
-    frames: int
-    seconds: float
-    system: str
-    policy: str
-    generator: str
 
 
 class Animator:
@@ -104,7 +92,7 @@ class Animator:
         system: str | None = None,
         weights: Mapping[str, float] | None = None,
         progress: Progress = lambda state, share: True,
-    ) -> Clip:
+    ) -> GeneratedClip:
         """Make one clip, as long as the recording.
 
         Args:
@@ -135,7 +123,7 @@ class Animator:
         system: str | None = None,
         weights: Mapping[str, float] | None = None,
         progress: Progress = lambda state, share: True,
-    ) -> Clip:
+    ) -> GeneratedClip:
         """`animate` with a portrait and speech that are read and checked already."""
         system = system or next(name for name in BEST if name in self.systems)
         self._use(system, weights)
@@ -154,7 +142,7 @@ class Animator:
             mp4 = write_video(folder / "clip.mp4", frames_FHW3, fps, wav_T).read_bytes()
         policy = BASE if system == BASE else self.policy
         frames = len(frames_FHW3)
-        return Clip(mp4, frames, frames / fps, system, policy, self.generator.fingerprint)
+        return GeneratedClip(mp4, frames, frames / fps, system, policy, self.generator.fingerprint)
 
     def probe(self) -> None:
         """One sampling step of a built-in clip; NonFiniteError where its numbers are not finite."""

@@ -27,13 +27,14 @@ from starlette.responses import Response, StreamingResponse
 from ft2ray import storage
 from ft2ray.errors import StoreRefused
 from ft2ray.loaders import generator_fingerprint
+from ft2ray.media.generated_clip import GeneratedClip
 from ft2ray.scratch import remove_leftovers, scratch_folder
 from ft2ray.serving.application import application
 from ft2ray.serving.calls import ask, http_host, stream
 from ft2ray.serving.deaths import DEATHS, ReplicaDeaths, soon
 from ft2ray.serving.decoding import Decoders
 from ft2ray.serving.front import REFUSALS, Deadline, Slots, body_of, deadline_missed, front
-from ft2ray.serving.orders import Event, Made, Order, State
+from ft2ray.serving.messages import ClipRequest, Event, State
 from ft2ray.serving.portrait_generator import PortraitGenerator, served_config, served_weights
 from ft2ray.serving.readers import prompt_reader
 from ft2ray.serving.refusal import Refusal, refusal_of
@@ -43,7 +44,7 @@ from ft2ray.serving.uploads import Media, named_by_field, place, read_request
 ROUTE = "/v1/generate"
 NDJSON = "application/x-ndjson"
 
-Generate = Callable[[Order], AsyncGenerator[Event, None]]
+Generate = Callable[[ClipRequest], AsyncGenerator[Event, None]]
 
 
 def _from_json(value: Any) -> Any:
@@ -156,7 +157,7 @@ def generator_api(
         headers = {
             f"X-FT2Ray-{name.title()}": str(value) for name, value in made.items() if name != "seconds"
         }
-        return Response(clip["mp4"], media_type="video/mp4", headers=headers)
+        return Response(clip.mp4, media_type="video/mp4", headers=headers)
 
     @api.get(
         f"{ROUTE}/health", summary="Which policy is at work, and which replicas died", responses=REFUSALS
@@ -169,15 +170,15 @@ def generator_api(
     async def work(asked: GenerateRequest) -> AsyncGenerator[Event, None]:
         """What the generator says of a request, in one of the slots."""
         async with slots.one():
-            async for event in generate(await order(asked)):
+            async for event in generate(await decoded(asked)):
                 yield event
 
-    async def order(asked: GenerateRequest) -> Order:
+    async def decoded(asked: GenerateRequest) -> ClipRequest:
         with scratch_folder() as folder, named_by_field(folder):
             portrait = await asyncio.to_thread(place, asked.portrait, "portrait", "picture", folder, settings)
             audio = await asyncio.to_thread(place, asked.audio, "audio", "audio", folder, settings)
             loaded, wav_T = await decode(portrait, audio)
-        return Order(
+        return ClipRequest(
             portrait=loaded,
             wav_T=wav_T,
             seed=asked.seed,
@@ -187,12 +188,12 @@ def generator_api(
             audio_scale=asked.audio_scale,
         )
 
-    def keep(clip: Made, seed: int) -> GenerateAnswer:
+    def keep(clip: GeneratedClip, seed: int) -> GenerateAnswer:
         """Into the result store, under a name that its content gives: made twice it is kept once."""
         assert settings.result_store is not None
-        url = storage.join(settings.result_store, hashlib.sha256(clip["mp4"]).hexdigest()[:16] + ".mp4")
+        url = storage.join(settings.result_store, hashlib.sha256(clip.mp4).hexdigest()[:16] + ".mp4")
         try:
-            storage.write_atomically(url, clip["mp4"])
+            storage.write_atomically(url, clip.mp4)
             link = storage.presigned(url, settings.link_seconds)
         except OSError as error:  # no permission, no room
             raise StoreRefused(f"{url}: {error}") from error
@@ -220,7 +221,7 @@ def generator_api(
     return api
 
 
-async def last(events: AsyncGenerator[Event, None]) -> Made:
+async def last(events: AsyncGenerator[Event, None]) -> GeneratedClip:
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Refusal):
@@ -230,8 +231,8 @@ async def last(events: AsyncGenerator[Event, None]) -> Made:
     raise AssertionError("a generator ends with a clip or with a refusal")
 
 
-def facts(clip: Made, seed: int) -> dict[str, Any]:
-    said = {name: value for name, value in clip.items() if name != "mp4"}
+def facts(clip: GeneratedClip, seed: int) -> dict[str, Any]:
+    said = {name: value for name, value in vars(clip).items() if name != "mp4"}
     return {"seed": seed, **said}
 
 
@@ -259,7 +260,7 @@ class GeneratorFront:
         return generator_api(
             self.settings,
             size,
-            lambda order: stream(self.generator.animate, order),
+            lambda request: stream(self.generator.animate, request),
             lambda: ask(self.generator.state),
             self.deaths.lines,
         )

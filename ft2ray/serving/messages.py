@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, Field
 
+from ft2ray.media.generated_clip import GeneratedClip
 from ft2ray.serving.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
+class ClipRequest:
     """What a front asks for; portrait and recording are decoded and checked (T: 16 kHz samples)."""
 
     portrait: Portrait
@@ -25,17 +26,6 @@ class Order:
     weights: dict[str, float] | None
     steps: int | None
     audio_scale: float | None
-
-
-class Made(TypedDict):
-    """A finished clip: the fields of ft2ray.animator.Clip."""
-
-    mp4: bytes
-    frames: int
-    seconds: float
-    system: str
-    policy: str
-    generator: str
 
 
 class State(BaseModel):
@@ -48,4 +38,4 @@ class State(BaseModel):
 
 
 # (state, share of it that is done), and in the end the clip, or why there is none
-Event = tuple[str, float] | Made | Refusal
+Event = tuple[str, float] | GeneratedClip | Refusal

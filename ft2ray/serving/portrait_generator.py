@@ -19,8 +19,9 @@ from ray import serve
 
 from ft2ray.config import AlignConfig
 from ft2ray.errors import FT2RayError
+from ft2ray.media.generated_clip import GeneratedClip
 from ft2ray.run import Run
-from ft2ray.serving.orders import Event, Made, Order, State
+from ft2ray.serving.messages import ClipRequest, Event, State
 from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import GeneratorServeConfig
 
@@ -83,7 +84,7 @@ class PortraitGenerator:
             self.follower.look()
             threading.Thread(target=self._follow, args=(self.follower,), daemon=True).start()
 
-    async def animate(self, order: Order) -> AsyncIterator[Event]:
+    async def animate(self, request: ClipRequest) -> AsyncIterator[Event]:
         """Progress, then the clip or the reason why there is none; leaving early stops the work."""
         loop, wanted = asyncio.get_running_loop(), True
         events: asyncio.Queue[Event] = asyncio.Queue()
@@ -92,7 +93,7 @@ class PortraitGenerator:
             loop.call_soon_threadsafe(events.put_nowait, (state, share))
             return wanted
 
-        work = loop.run_in_executor(self.worker, self._animate, order, progress)
+        work = loop.run_in_executor(self.worker, self._animate, request, progress)
         work.add_done_callback(lambda _: events.put_nowait(("done", 1.0)))
         try:
             while (event := await events.get()) != ("done", 1.0):
@@ -114,18 +115,24 @@ class PortraitGenerator:
         elif time.monotonic() - began > self.settings.deadline_seconds + GRACE_SECONDS:
             raise RuntimeError(f"a clip has been in the making for {time.monotonic() - began:.0f} s")
 
-    def _animate(self, order: Order, progress: Progress) -> Made | Refusal:
+    def _animate(self, request: ClipRequest, progress: Progress) -> GeneratedClip | Refusal:
         from ft2ray.animator import Stopped
 
         self.began = time.monotonic()
         defaults = self.defaults
         sampler = defaults.replaced(
-            steps=order.steps or defaults.steps,
-            audio_scale=defaults.audio_scale if order.audio_scale is None else order.audio_scale,
+            steps=request.steps or defaults.steps,
+            audio_scale=defaults.audio_scale if request.audio_scale is None else request.audio_scale,
         )
         try:
-            clip = self.animator.speak(
-                order.portrait, order.wav_T, sampler, order.seed, order.system, order.weights, progress
+            return self.animator.speak(
+                request.portrait,
+                request.wav_T,
+                sampler,
+                request.seed,
+                request.system,
+                request.weights,
+                progress,
             )
         except FT2RayError as error:  # a system or weights that the policy does not have, for example
             return refusal_of(error)
@@ -133,14 +140,6 @@ class PortraitGenerator:
             return Refusal(499, "stopped", "nobody waits for the clip any more.")
         finally:
             self.began = None
-        return Made(
-            mp4=clip.mp4,
-            frames=clip.frames,
-            seconds=clip.seconds,
-            system=clip.system,
-            policy=clip.policy,
-            generator=clip.generator,
-        )
 
     def _follow(self, follower: Follower) -> None:
         while True:

@@ -18,25 +18,19 @@ from starlette.testclient import TestClient
 
 from ft2ray import storage
 from ft2ray.media.audio import read_audio
+from ft2ray.media.generated_clip import GeneratedClip
 from ft2ray.pipeline.critic_service import CriticService
 from ft2ray.serving import critic, generator, uploads
 from ft2ray.serving.critic import critic_api
 from ft2ray.serving.front import DEADLINE_HEADER, REFUSALS
 from ft2ray.serving.generator import GenerateAnswer, GenerateRequest, generator_api
-from ft2ray.serving.orders import State
+from ft2ray.serving.messages import State
 from ft2ray.serving.refusal import Refusal
 from ft2ray.serving.settings import CriticServeConfig, GeneratorServeConfig
 from tests.critic.omni_toys import write_thinker
 from tests.serving.conftest import PORTRAIT, ROOT, SPEECH
 
-CLIP = {
-    "mp4": b"a clip",
-    "frames": 50,
-    "seconds": 2.0,
-    "system": "tlpo",
-    "policy": "0123",
-    "generator": "4567",
-}
+CLIP = GeneratedClip(b"a clip", 50, 2.0, "tlpo", "0123", "4567")
 
 
 def made(*events):
