@@ -77,7 +77,7 @@ def in_process(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -
 
 def served(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> list[Figure]:
     config = load_config(None, [])
-    counting = config.critic.replaced(weights="stand_ins:CountingCritic")
+    counting = config.critic.replaced(weights="fakes:CountingCritic")
     with ray_cluster():
         handle = start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
         ways = {

@@ -17,8 +17,8 @@ from dataclasses import asdict
 from functools import cache
 
 import torch
+from fakes import SleepingGenerator
 from figures import Figure, main, profiled, ratios
-from stand_ins import SleepingGenerator
 
 from ft2ray.config import AlignConfig, load_config
 from ft2ray.loaders import critic_card, generator_fingerprint, load_critic
@@ -31,7 +31,7 @@ from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.settings import PromptSettings
 from ft2ray.run import Run
 
-STAND_INS = ["generator.weights=stand_ins:SleepingGenerator", "critic.weights=stand_ins:BriefCritic"]
+STAND_INS = ["generator.weights=fakes:SleepingGenerator", "critic.weights=fakes:BriefCritic"]
 SLEEPING = [*STAND_INS, "prompts.seconds=1.0", "prompts.curation_prompts=12", "curation.candidates=2"]
 REAL = [
     "resources.pools.generators.count=1",

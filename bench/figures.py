@@ -132,7 +132,7 @@ def main(name: str, measure: Callable[[int], list[Figure]]) -> None:
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    # Ray's processes find stand_ins.py by this.
+    # Ray's processes find fakes.py by this.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
     )

@@ -2,7 +2,7 @@
 
     python bench/overlap.py
 
-Sampling and the training's forwards are sleeps here (bench/stand_ins.py): on two cores real work of both
+Sampling and the training's forwards are sleeps here (bench/fakes.py): on two cores real work of both
 could not overlap, whatever the program did. All else is the program's own: Ray Data, Serve, Train, the store.
 
     share = (one after the other - together) / (one after the other - the longer of the two stages)

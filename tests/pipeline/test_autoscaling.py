@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bench.stand_ins import latent
+from bench.fakes import latent
 from ft2ray.run import read_groups
 from ft2ray.tlpo.policy import load_policy
 from tests.pipeline.stage_alone import begun, replayed
@@ -28,8 +28,8 @@ SETTINGS = [
     "resources.pools.generators.cpus=2",  # the head has 1, a node 3: one generator on each node
     "resources.pools.generators.on=pool=generation",
     "resources.pools.training.on=pool=training",
-    "generator.weights=tests.pipeline.faulty_parts:SlowGenerator",
-    "critic.weights=tests.pipeline.faulty_parts:DiscerningCritic",
+    "generator.weights=tests.pipeline.faulty_models:SlowGenerator",
+    "critic.weights=tests.pipeline.faulty_models:DiscerningCritic",
     "prompts.seconds=1.5",
     f"prompts.curation_prompts={GROUPS}",
     "prompts.evaluation_prompts=1",

@@ -23,7 +23,7 @@ from ft2ray.observe.metrics import METRICS
 from ft2ray.observe.status import read_status
 from ft2ray.run import read_groups
 from ft2ray.storage import join, list_files, read_bytes
-from tests.pipeline.faulty_parts import FOLDER
+from tests.pipeline.faulty_models import FOLDER
 from tests.pipeline.stage_alone import replayed
 from tests.ray_head import RayHead
 from tests.s3_server import HOST, Line, free_ports
@@ -34,8 +34,8 @@ ROOT = Path(__file__).parents[2]
 GROUPS = 6
 WAIT = 1500.0  # seconds, on a machine that is busy with other things
 SETTINGS = [
-    "generator.weights=tests.pipeline.faulty_parts:TrainableGenerator",
-    "critic.weights=tests.pipeline.faulty_parts:DiscerningCritic",
+    "generator.weights=tests.pipeline.faulty_models:TrainableGenerator",
+    "critic.weights=tests.pipeline.faulty_models:DiscerningCritic",
     "prompts.seconds=1.5",
     f"prompts.curation_prompts={GROUPS}",
     "prompts.evaluation_prompts=1",
@@ -240,7 +240,7 @@ def test_together_a_train_worker_a_generator_and_the_driver_that_are_killed_cost
 
 
 def test_a_critic_that_hangs_once_is_replaced_and_scores_everything(head, shared, undisturbed, tmp_path):
-    critic = "critic.weights=tests.pipeline.faulty_parts:HangsOnce"
+    critic = "critic.weights=tests.pipeline.faulty_models:HangsOnce"
     finish(curation(head, tmp_path, critic, "critic.timeout_seconds=10", "critic.retries=3"))
     assert (shared / "hung").exists()
     assert groups(tmp_path) == groups(undisturbed)
@@ -248,7 +248,7 @@ def test_a_critic_that_hangs_once_is_replaced_and_scores_everything(head, shared
 
 @pytest.mark.parametrize("schedule", ["schedule.max_staleness=0", "schedule.max_staleness=1"])
 def test_a_critic_that_always_hangs_ends_the_run_and_leaves_no_nulls_behind(head, tmp_path, schedule):
-    critic = "critic.weights=tests.pipeline.faulty_parts:AlwaysHangs"
+    critic = "critic.weights=tests.pipeline.faulty_models:AlwaysHangs"
     limits = ("critic.timeout_seconds=4", "critic.retries=0", "prompts.curation_prompts=1")
     command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={tmp_path}"]
     process = head.start(*command, *SETTINGS, JOIN, critic, *limits, schedule)

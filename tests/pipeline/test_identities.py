@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from bench.stand_ins import BriefCritic, SleepingGenerator
+from bench.fakes import BriefCritic, SleepingGenerator
 from ft2ray.config import load_config
 from ft2ray.loaders import critic_card, generator_fingerprint
 from ft2ray.pipeline.align import identities

@@ -1,6 +1,6 @@
 """Generator and critics whose work is a sleep: what a GPU would do, on a machine that has none.
 
-    generator.weights=stand_ins:SleepingGenerator critic.weights=stand_ins:BriefCritic
+    generator.weights=fakes:SleepingGenerator critic.weights=fakes:BriefCritic
 
 A sleep keeps no core busy, as work on a GPU does, so generation and training can overlap on two cores.
 """

@@ -1,6 +1,6 @@
 """A generator and critics that cost next to nothing, for tests of what happens around them; some hang.
 
-`critic.weights=tests.pipeline.faulty_parts:HangsOnce`; what they answer is a pure function of the clip.
+`critic.weights=tests.pipeline.faulty_models:HangsOnce`; what they answer is a pure function of the clip.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.stand_ins import SleepingGenerator
+from bench.fakes import SleepingGenerator
 from ft2ray.critic.base import Critic
 from ft2ray.critic.talking.view import SHORTEST_FRAMES, ClipView
 
