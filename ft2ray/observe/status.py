@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from ft2ray.errors import DataError
 from ft2ray.observe.deaths import read_deaths, summary
-from ft2ray.observe.ending import Ending, read_ending
+from ft2ray.observe.last_error import LastError, read_last_error
 from ft2ray.observe.timeline import Span, busy_seconds, overlap_seconds, read_spans
 from ft2ray.records import BASE_POLICY
 from ft2ray.rounds.schedule import last_step
@@ -42,7 +42,7 @@ class Status:
     quarantined: list[str]
     finished: bool
     deaths: list[str]  # one line for each pool whose processes died
-    ending: Ending | None  # of the last attempt, where it gave up
+    last_error: LastError | None  # of the last attempt, where it gave up
 
     def __str__(self) -> str:
         lines = [f"run         {self.run_dir}" + (" (finished)" if self.finished else "")]
@@ -58,7 +58,7 @@ class Status:
             f"overlap     {self.overlap_seconds:.0f} s with generation and training both at work",
         ]
         lines += [f"died        {text}" for text in self.deaths]
-        lines += [f"ended       {self.ending}"] if self.ending else []
+        lines += [f"ended       {self.last_error}"] if self.last_error else []
         lines += [f"quarantined {text}" for text in [*self.quarantined, *self.refused]]
         return "\n".join(lines)
 
@@ -74,16 +74,16 @@ def read_status(run_dir: str) -> Status:
     Raises:
         DataError: where there is no run, or none yet, with the end of its last attempt.
     """
-    ending = read_ending(run_dir)
+    last_error = read_last_error(run_dir)
     try:
-        return _status(Run.open(run_dir), ending)
+        return _status(Run.open(run_dir), last_error)
     except DataError as error:
-        if ending is None:
+        if last_error is None:
             raise
-        raise DataError(f"{error}; the last attempt ended {ending}") from error
+        raise DataError(f"{error}; the last attempt ended {last_error}") from error
 
 
-def _status(run: Run, ending: Ending | None) -> Status:
+def _status(run: Run, last_error: LastError | None) -> Status:
     config = run.config
     candidates = scored_candidates(run)
     groups = candidates.filter(pc.equal(candidates["place"], 0)).select(["round", "policy"]).to_pylist()
@@ -114,7 +114,7 @@ def _status(run: Run, ending: Ending | None) -> Status:
         # A report alone may be that of an earlier training in this folder.
         finished=policies == config.schedule.rounds and exists(run.file("report.json")),
         deaths=summary(read_deaths(run.url)),
-        ending=ending,
+        last_error=last_error,
     )
 
 

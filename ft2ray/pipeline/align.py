@@ -36,8 +36,8 @@ from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate
-from ft2ray.pipeline.endings import in_one_sentence, known, remembered
 from ft2ray.pipeline.evaluation import evaluate
+from ft2ray.pipeline.failures import as_user_error, keep_last_error, user_error
 from ft2ray.pipeline.memory import check_weights, with_memory
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import train
@@ -67,10 +67,10 @@ def align(config: AlignConfig) -> str:
     check_targets(config)
     run = Run(config)
     with (
-        in_one_sentence(run.url),
+        as_user_error(run.url),
         exclusive(run.url, "ft2ray align"),
-        remembered(run.url),
-        in_one_sentence(run.url),
+        keep_last_error(run.url),
+        as_user_error(run.url),
         logged(run),
     ):
         check_weights(config)
@@ -109,7 +109,7 @@ def repaired(run: Run, work: Callable[[], T]) -> T:
         try:
             return work()
         except Exception as error:  # of any kind: Ray wraps what its workers raise
-            if not isinstance(known(error, run.url), StoredDataError):
+            if not isinstance(user_error(error, run.url), StoredDataError):
                 raise
             stores = run.groups, run.refused, run.measurements
             damaged = [sentence for store in stores for sentence in store.set_aside_damaged()]

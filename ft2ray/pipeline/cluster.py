@@ -68,7 +68,7 @@ def ray_cluster(
         logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # ours count groups, not blocks
-        context.raise_original_map_exception = True  # errors are known by their type (endings.py)
+        context.raise_original_map_exception = True  # errors are known by their type (failures.py)
         yield
 
 

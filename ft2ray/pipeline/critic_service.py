@@ -22,7 +22,7 @@ from ft2ray.critic.settings import CriticSettings
 from ft2ray.critic.talking.view import WINDOW_FRAMES
 from ft2ray.errors import CriticError, FT2RayError, WeightsError
 from ft2ray.observe.deaths import advice
-from ft2ray.pipeline.endings import GOES_ON
+from ft2ray.pipeline.failures import GOES_ON
 from ft2ray.resources import Pool
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from ray.util.state.exception import RayStateApiException
 from ft2ray.errors import RunEnded
 from ft2ray.observe.deaths import Death, advice, read_deaths, reason, write_deaths
 from ft2ray.observe.metrics import metric
-from ft2ray.pipeline.endings import GOES_ON
+from ft2ray.pipeline.failures import GOES_ON
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

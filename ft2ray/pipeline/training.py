@@ -31,7 +31,7 @@ from ft2ray.loaders import load_generator
 from ft2ray.observe.metrics import metric
 from ft2ray.observe.tensorboard import Board, board
 from ft2ray.observe.timeline import TrainingClock
-from ft2ray.pipeline.endings import known
+from ft2ray.pipeline.failures import user_error
 from ft2ray.preference.rules import FULL, Pair, pairs
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.group_loader import CurationFailed, GroupLoader
@@ -81,7 +81,7 @@ def train(run: Run, round: int) -> str:
 
 def is_permanent(error: Exception, run_dir: str) -> bool:
     """Whether another attempt would only meet the same error: numbers that are not finite, damaged rows."""
-    found = known(error, run_dir)
+    found = user_error(error, run_dir)
     return found is not None and found.exit_code == UserError.exit_code
 
 

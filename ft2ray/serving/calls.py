@@ -16,7 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.errors import FT2RayError
-from ft2ray.pipeline.endings import LOST
+from ft2ray.pipeline.failures import LOST
 from ft2ray.serving.refusal import Refusal
 
 ATTEMPTS = 2

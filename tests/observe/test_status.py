@@ -10,7 +10,7 @@ import pytest
 from ft2ray.cli import main
 from ft2ray.config import load_config
 from ft2ray.errors import StoredDataError
-from ft2ray.observe.ending import Ending, forget_ending, write_ending
+from ft2ray.observe.last_error import LastError, forget_last_error, write_last_error
 from ft2ray.observe.status import read_status
 from ft2ray.observe.timeline import Span, commit_spans
 from ft2ray.records import Candidate, Prompt, PromptGroup
@@ -153,13 +153,13 @@ def test_the_command_prints_it_and_writes_the_timeline(run, capsys, tmp_path):
 
 
 def test_the_status_says_how_the_last_attempt_ended(run):
-    write_ending(run.dir, Ending("the store does not answer", 75, 0.0))
+    write_last_error(run.dir, LastError("the store does not answer", 75, 0.0))
     assert str(read_status(run.dir)).splitlines()[-2].endswith("with exit code 75: the store does not answer")
     write_atomically(join(run.dir, "ending.json"), b"{")
     with pytest.raises(StoredDataError, match="ending.json: .* the next attempt writes it anew"):
         read_status(run.dir)
-    forget_ending(run.dir)
-    assert read_status(run.dir).ending is None
+    forget_last_error(run.dir)
+    assert read_status(run.dir).last_error is None
 
 
 def test_a_folder_without_a_run_is_one_sentence(tmp_path, capsys):

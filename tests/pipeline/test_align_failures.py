@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ft2ray.cli import main
-from ft2ray.observe.ending import read_ending
+from ft2ray.observe.last_error import read_last_error
 from ft2ray.pipeline import align
 from ft2ray.pipeline.align import check_pairs, critic_running, run_together, take_turns
 from ft2ray.rounds.group_loader import CurationFailed
@@ -76,7 +76,7 @@ def test_the_run_folder_keeps_how_an_attempt_ended_and_the_next_one_looks_anew(t
     monkeypatch.setattr(align, "plan_prompts", stop)
     with pytest.raises(KeyboardInterrupt):
         main(["align", run_dir, f"generator.weights={weights}"])
-    assert read_ending(tmp_path / "run") is None, "this attempt did not end by itself"
+    assert read_last_error(tmp_path / "run") is None, "this attempt did not end by itself"
 
 
 def test_one_pair_in_one_dimension_is_enough_to_go_on(run, caplog):

@@ -10,7 +10,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from ft2ray import cli
 from ft2ray.errors import CriticError, RunEnded, StoredDataError, StoreRefused, StoreUnavailable
-from ft2ray.pipeline.endings import in_one_sentence
+from ft2ray.pipeline.failures import as_user_error
 
 REFUSED = StoreRefused("s3://b/run: the store at http://s3 refuses these credentials (403)")
 SILENT = StoreUnavailable("s3://b/run: no answer from http://s3")
@@ -56,7 +56,7 @@ WAYS = [as_pickled, of_an_actor, of_an_actor_as_its_cause, of_a_train_worker]
 )
 def test_one_sentence_and_its_exit_code(error, says, code, come_by, monkeypatch, capsys):
     def align(config):
-        with in_one_sentence("/runs/one"):
+        with as_user_error("/runs/one"):
             raise come_by(error)
 
     monkeypatch.setattr("ft2ray.pipeline.align.align", align)
@@ -67,16 +67,16 @@ def test_one_sentence_and_its_exit_code(error, says, code, come_by, monkeypatch,
 
 
 def test_a_process_that_ray_lost_ends_the_run_for_now():
-    with pytest.raises(RunEnded, match="Ray lost a process.*the same command"), in_one_sentence("/runs/one"):
+    with pytest.raises(RunEnded, match="Ray lost a process.*the same command"), as_user_error("/runs/one"):
         raise ActorDiedError()
 
 
 def test_whatever_else_happens_keeps_its_traceback():
     for come_by in WAYS:
         bug = come_by(ZeroDivisionError())
-        with pytest.raises(type(bug)) as raised, in_one_sentence("/runs/one"):
+        with pytest.raises(type(bug)) as raised, as_user_error("/runs/one"):
             raise bug
         assert raised.value is bug
-    with pytest.raises(ValueError, match="a mistake") as mistake, in_one_sentence("/runs/one"):
+    with pytest.raises(ValueError, match="a mistake") as mistake, as_user_error("/runs/one"):
         raise ValueError("a mistake")
     assert not isinstance(mistake.value, RunEnded)

@@ -16,7 +16,7 @@ from ft2ray.storage import delete, exists, join, plain_json, write_atomically
 
 
 @dataclass(frozen=True)
-class Ending:
+class LastError:
     """Sentence and exit code of an attempt, and when it ended, in seconds since the epoch."""
 
     sentence: str
@@ -28,19 +28,19 @@ class Ending:
         return f"at {at} with exit code {self.exit_code}: {self.sentence}"
 
 
-def read_ending(run_dir: str | Path) -> Ending | None:
+def read_last_error(run_dir: str | Path) -> LastError | None:
     """Read how the last attempt ended; None where it goes on, has finished, was killed, or met a bug."""
     file = _file(run_dir)
     if not exists(file):
         return None
-    return Ending(**plain_json(file, "the note of an attempt's end", "the next attempt writes it anew"))
+    return LastError(**plain_json(file, "the note of an attempt's end", "the next attempt writes it anew"))
 
 
-def write_ending(run_dir: str | Path, ending: Ending) -> None:
-    write_atomically(_file(run_dir), json.dumps(dataclasses.asdict(ending)).encode())
+def write_last_error(run_dir: str | Path, error: LastError) -> None:
+    write_atomically(_file(run_dir), json.dumps(dataclasses.asdict(error)).encode())
 
 
-def forget_ending(run_dir: str | Path) -> None:
+def forget_last_error(run_dir: str | Path) -> None:
     delete(_file(run_dir))
 
 

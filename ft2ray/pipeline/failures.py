@@ -23,7 +23,7 @@ from ray.exceptions import (
 
 from ft2ray.errors import FT2RayError, RunEnded
 from ft2ray.observe.deaths import reason
-from ft2ray.observe.ending import Ending, forget_ending, write_ending
+from ft2ray.observe.last_error import LastError, forget_last_error, write_last_error
 from ft2ray.storage.local import explained
 
 GOES_ON = "what is committed stays, and the same command goes on from there"
@@ -32,7 +32,7 @@ LOST = (RayActorError, WorkerCrashedError, NodeDiedError, OutOfMemoryError, RayS
 
 
 @contextmanager
-def in_one_sentence(run_dir: str) -> Iterator[None]:
+def as_user_error(run_dir: str) -> Iterator[None]:
     """Raise what the user has to know, wherever it happened, and keep the traceback of everything else.
 
     Raises:
@@ -42,7 +42,7 @@ def in_one_sentence(run_dir: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = known(error, run_dir)
+        found = user_error(error, run_dir)
         if found is None:
             raise
         if found.exit_code == RunEnded.exit_code and not isinstance(found, RunEnded):
@@ -51,23 +51,23 @@ def in_one_sentence(run_dir: str) -> Iterator[None]:
 
 
 @contextmanager
-def remembered(run_dir: str) -> Iterator[None]:
+def keep_last_error(run_dir: str) -> Iterator[None]:
     """Keep the sentence that an attempt ends with in the run folder; a new attempt takes the old one away."""
-    forget_ending(run_dir)
+    forget_last_error(run_dir)
     try:
         yield
     except FT2RayError as error:
         try:
-            write_ending(run_dir, Ending(str(error), error.exit_code, time.time()))
+            write_last_error(run_dir, LastError(str(error), error.exit_code, time.time()))
         except (FT2RayError, OSError) as unwritten:  # most likely what the attempt ended for
             log.debug("the end of this attempt is not in the run folder: %s", unwritten)
         raise
 
 
-def known(error: BaseException, run_dir: str) -> FT2RayError | None:
+def user_error(error: BaseException, run_dir: str) -> FT2RayError | None:
     """The FT2RayError that `error` is, holds or stands for; None for a bug."""
     if isinstance(error, RayTaskError):  # also an instance of the class of its cause
-        return known(error.cause, run_dir)
+        return user_error(error.cause, run_dir)
     if isinstance(error, FT2RayError):
         return error
     if isinstance(error, OSError):
@@ -89,5 +89,5 @@ def known(error: BaseException, run_dir: str) -> FT2RayError | None:
         return RunEnded(f"Ray lost a process ({str(error).splitlines()[0]}); {GOES_ON}")
     # Ray Train has the errors of all workers by rank, each with the one that its loop raised.
     inner = [*getattr(error, "worker_failures", {}).values(), getattr(error, "_base_exc", None)]
-    found = [known(held, run_dir) for held in inner if held is not None]
+    found = [user_error(held, run_dir) for held in inner if held is not None]
     return next((held for held in found if held is not None), None)
