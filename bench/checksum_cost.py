@@ -50,7 +50,7 @@ def measure(repetitions: int) -> list[Figure]:
 
     def store_unchecked() -> None:
         with (
-            mock.patch.object(rows, "sealed", lambda parquet: parquet),
+            mock.patch.object(rows, "with_digest", lambda parquet: parquet),
             mock.patch.object(rows, "fault", lambda parquet: None),
             mock.patch.object(pq, "write_table", unchecked),
         ):

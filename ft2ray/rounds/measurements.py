@@ -21,8 +21,8 @@ from ft2ray.storage import (
     local_copy,
     local_folder,
     new_folder,
-    seal_folder,
     versions,
+    write_digests,
 )
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def run_judge(run: Run) -> Path:
     judge = Judge.load(local_folder(source))
     with new_folder(fitted, last=DIGESTS) as folder:
         judge.save(folder / JUDGE)
-        seal_folder(folder)
+        write_digests(folder)
     return local_folder(fitted) / JUDGE
 
 

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from ft2ray.storage.checkpoints import Checkpoints
+from ft2ray.storage.digests import (
+    DIGESTS,
+    check_files,
+    check_folder,
+    file_digests,
+    plain_json,
+    read_json,
+    write_digests,
+    write_json,
+)
 from ft2ray.storage.files import (
     WEEK,
     absolute,
@@ -29,16 +39,6 @@ from ft2ray.storage.files import (
     write_atomically,
 )
 from ft2ray.storage.rows import RowStore
-from ft2ray.storage.seals import (
-    DIGESTS,
-    check_files,
-    check_folder,
-    file_digests,
-    plain_json,
-    read_json,
-    seal_folder,
-    write_json,
-)
 
 __all__ = [
     "DIGESTS",
@@ -49,7 +49,7 @@ __all__ = [
     "check_files",
     "check_folder",
     "file_digests",
-    "seal_folder",
+    "write_digests",
     "base_name",
     "delete",
     "delete_folder",

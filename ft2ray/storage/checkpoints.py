@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ft2ray.errors import StoredDataError
+from ft2ray.storage.digests import DIGESTS, check_folder, write_digests
 from ft2ray.storage.files import delete_folder, exists, join, list_folders, local_folder, new_folder
-from ft2ray.storage.seals import DIGESTS, check_folder, seal_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Checkpoints:
         with ExitStack() as stack:
             folder = stack.enter_context(new_folder(self._url(step), last=DIGESTS))
             write(folder)
-            seal_folder(folder)
+            write_digests(folder)
             self._last = self._writer.submit(self._finish, stack.pop_all())
 
     def wait(self) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from ft2ray import scratch
 from ft2ray.errors import ConfigurationError, UserError
 from ft2ray.extras import extra
+from ft2ray.storage.interface import Files
 from ft2ray.storage.local import LOCAL
-from ft2ray.storage.place import Files
 
 WEEK = 7 * 24 * 3600
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ft2ray.errors import DataError, StoreRefused, StoreUnavailable
-from ft2ray.storage.place import Files
+from ft2ray.storage.interface import Files
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from ft2ray.errors import NonFiniteError, StoredDataError, StoreRefused
 from ft2ray.records import content_id
 from ft2ray.storage.arrow_rows import python_rows
+from ft2ray.storage.digests import fault, with_digest
 from ft2ray.storage.files import base_name, delete, exists, join, list_files, read_bytes, write_atomically
-from ft2ray.storage.seals import fault, sealed
 
 log = logging.getLogger(__name__)
 
@@ -285,7 +285,7 @@ class RowStore:
         sink = pa.BufferOutputStream()
         # Latents are noise, of which a dictionary only costs time.
         pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_page_checksum=True)
-        return sealed(sink.getvalue().to_pybytes())
+        return with_digest(sink.getvalue().to_pybytes())
 
 
 def _not_finite(name: str, array: pa.Array) -> str | None:

@@ -42,8 +42,8 @@ from ft2ray.records import content_id
 from ft2ray.scratch import scratch_folder
 from ft2ray.storage import cache
 from ft2ray.storage.files import base_name, join, list_files, upload_folder
+from ft2ray.storage.interface import Files
 from ft2ray.storage.local import folder_beside
-from ft2ray.storage.place import Files
 
 SCHEME = "s3://"
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0

@@ -21,14 +21,14 @@ MARK, BYTES = b"ft2ray digest: ", 16
 DIGEST, DIGESTS = "digest", "digests.json"
 
 
-def sealed(parquet: bytes) -> bytes:
+def with_digest(parquet: bytes) -> bytes:
     """The same Parquet file with its digest in it."""
     footer = len(parquet) - _footer(parquet)
     return b"".join((parquet[:footer], MARK, _digest(parquet), parquet[footer:]))
 
 
 def fault(parquet: bytes) -> str | None:
-    """What is wrong with a file that `sealed` made; None where every byte is as it was written."""
+    """What is wrong with a file that `with_digest` made; None where every byte is as it was written."""
     if len(parquet) < 12 or parquet[-4:] != b"PAR1" or _footer(parquet) > len(parquet):
         return "is empty, truncated or not a Parquet file"
     footer = len(parquet) - _footer(parquet)
@@ -94,7 +94,7 @@ def check_files(folder: Path, digests: dict[str, str], what: str, remedy: str) -
             raise StoredDataError(str(path), f"{what} is damaged: this file is not what was written", remedy)
 
 
-def seal_folder(folder: Path) -> None:
+def write_digests(folder: Path) -> None:
     """Write `digests.json`, which covers all other files of the folder."""
     write_json(folder / DIGESTS, file_digests(folder))
 
