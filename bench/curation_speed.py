@@ -103,14 +103,14 @@ def overhead(repetitions: int) -> Figure:
 
 
 def curated(config: AlignConfig) -> tuple[list[Span], float]:
-    """Fill all slots in a new folder: the groups' spans, and when the last one was committed."""
+    """Fill all specs in a new folder: the groups' spans, and when the last one was committed."""
     with tempfile.TemporaryDirectory() as folder:
         run = begun(config, folder)
-        for _ in curate(run, run.slots):
+        for _ in curate(run, run.specs):
             pass
         ended = time.time()
         found = len(list(run.groups.shards()))
-        assert found == len(run.slots), f"{found} groups of {len(run.slots)}"
+        assert found == len(run.specs), f"{found} groups of {len(run.specs)}"
         return read_spans(run.spans), ended
 
 
@@ -120,8 +120,8 @@ def plain_loop(config: AlignConfig, groups: int | None = None) -> float:
         run = begun(config, folder)
         generate, critic, store = GenerateGroup(run), load_critic("embedded"), run.groups
         start = time.perf_counter()
-        for slot in run.slots[:groups]:
-            made = generate(asdict(slot))
+        for spec in run.specs[:groups]:
+            made = generate(asdict(spec))
             p_NK = critic.score(made["views"])
             for candidate, p_K in zip(made["group"].candidates, p_NK, strict=True):
                 candidate.scores = p_K.tolist()

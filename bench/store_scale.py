@@ -73,7 +73,7 @@ def commit_some(root: str, writer: int, which: tuple[int, ...]) -> float:
 
     if not which:
         return 0.0
-    rng, store, slots = np.random.default_rng(0), group_store(root), run_at(root).slots
+    rng, store, specs = np.random.default_rng(0), group_store(root), run_at(root).specs
     start = time.perf_counter()
     for n in range(*which)[writer::WRITERS]:
         candidates = [
@@ -89,7 +89,7 @@ def commit_some(root: str, writer: int, which: tuple[int, ...]) -> float:
             for i in range(CANDIDATES)
         ]
         group = PromptGroup(
-            group_id=slots[n].group_id,
+            group_id=specs[n].group_id,
             round=0,
             prompt_id=f"prompt {n}",
             portrait="portrait.jpg",
@@ -130,9 +130,9 @@ def run_at(root: str) -> Any:
 
 
 def resume(root: str) -> None:
-    """Which slots are filled."""
+    """Which specs are filled."""
     run = run_at(root)
-    assert run.missing(run.slots) == []
+    assert run.missing(run.specs) == []
 
 
 def status(root: str) -> None:
@@ -146,7 +146,7 @@ def pair_counts(root: str) -> None:
     from ft2ray.rounds import scores
 
     run = run_at(root)
-    assert scores.pair_counts(run.config, scores.scored_candidates(run))["mn"] == len(run.slots)
+    assert scores.pair_counts(run.config, scores.scored_candidates(run))["mn"] == len(run.specs)
 
 
 def load_groups(root: str) -> None:
@@ -157,7 +157,7 @@ def load_groups(root: str) -> None:
     run = run_at(root)
     taken = Taken(run.config.dimension_names)
     GroupLoader(run, lambda ids: pairs_by_group(run, ids))(taken)
-    assert len(taken.pools["mn"]) == len(run.slots)
+    assert len(taken.pools["mn"]) == len(run.specs)
 
 
 class Taken:

@@ -3,7 +3,7 @@
 config.yaml versions.json prompts.json     what was asked, with what, on what (and what was quarantined)
 wrong_pairs.json                           pairs that take no part, for people marked them as wrong
 fingerprints.json                          the base and the critic
-store/groups store/refused                 Parquet shards: prompt groups, slots given up
+store/groups store/refused                 Parquet shards: prompt groups, those that were given up
 store/measurements timeline                measurements; who did what when
 store/videos                               of the candidates, where they are kept
 intake/<key>/                              which groups the training saw from which step on
@@ -40,7 +40,7 @@ from ft2ray.errors import ConfigurationError, DataError, StoredDataError
 from ft2ray.preference.wrong_pairs import WrongPair, mark_store, marked
 from ft2ray.records import GROUP, GROUP_INDEX, MEASUREMENT, REFUSED, SPAN, Prompt, PromptGroup
 from ft2ray.rounds.plan import Plan, Quarantined
-from ft2ray.rounds.schedule import Slot, slots, training_key
+from ft2ray.rounds.schedule import GroupSpec, group_specs, training_key
 from ft2ray.storage import (
     RowStore,
     absolute,
@@ -161,7 +161,7 @@ class Run:
     def identify(self, generator: str, critic: str) -> None:
         """Write down the fingerprints, so that nobody has to load the models to find the groups."""
         self._write_json("fingerprints.json", {"generator": generator, "critic": critic})
-        for known in ("_fingerprints", "key", "slots"):
+        for known in ("_fingerprints", "key", "specs"):
             self.__dict__.pop(known, None)
 
     @cached_property
@@ -185,12 +185,12 @@ class Run:
         return training_key(self.config, self.generator, self.critic, prompts, wrong)
 
     @cached_property
-    def slots(self) -> list[Slot]:
+    def specs(self) -> list[GroupSpec]:
         """Everything that is to be curated, round by round."""
-        return slots(self.config, self.generator, self.critic, self.plan.curation, self.wrong_pairs)
+        return group_specs(self.config, self.generator, self.critic, self.plan.curation, self.wrong_pairs)
 
-    def slots_of(self, round: int) -> list[Slot]:
-        return [slot for slot in self.slots if slot.round == round]
+    def specs_of(self, round: int) -> list[GroupSpec]:
+        return [spec for spec in self.specs if spec.round == round]
 
     # -- groups and measurements -------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Run:
 
     @property
     def refused(self) -> RowStore:
-        """Slots that cannot be filled, and why."""
+        """Groups that cannot be made, and why."""
         return refused_store(self.url)
 
     @property
@@ -212,16 +212,16 @@ class Run:
         """Who did what when."""
         return span_store(self.url)
 
-    def missing(self, slots: Sequence[Slot]) -> list[Slot]:
-        """The slots that are neither filled nor refused yet."""
-        wanted = {slot.group_id for slot in slots}
+    def missing(self, specs: Sequence[GroupSpec]) -> list[GroupSpec]:
+        """Those whose groups are neither committed nor refused yet."""
+        wanted = {spec.group_id for spec in specs}
         missing = wanted - self.groups.committed(wanted) - self.refused.committed(wanted)
-        return [slot for slot in slots if slot.group_id in missing]
+        return [spec for spec in specs if spec.group_id in missing]
 
     def curated(self) -> Iterator[PromptGroup]:
-        """The committed groups of the run's slots, one by one in the order of their ids."""
+        """The committed groups of the run, one by one in the order of their ids."""
         store = self.groups
-        for group_id in sorted(store.committed({slot.group_id for slot in self.slots})):
+        for group_id in sorted(store.committed({spec.group_id for spec in self.specs})):
             yield PromptGroup.from_row(store.get(group_id))
 
     # -- training and policies ---------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def group_store(url: str | Path) -> RowStore:
 
 
 def refused_store(url: str | Path) -> RowStore:
-    return RowStore(join(url, "store", "refused"), REFUSED, "group_id", what="a refused slot")
+    return RowStore(join(url, "store", "refused"), REFUSED, "group_id", what="a refused group")
 
 
 def measurement_store(url: str | Path) -> RowStore:

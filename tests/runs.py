@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from ft2ray.config import AlignConfig
 from ft2ray.rounds.plan import Plan
-from ft2ray.rounds.schedule import Slot
+from ft2ray.rounds.schedule import GroupSpec
 from ft2ray.run import Run
 
 
 def stated(
     config: AlignConfig,
-    slots: Sequence[Slot] = (),
+    specs: Sequence[GroupSpec] = (),
     key: str = "key",
     plan: Plan | None = None,
     critic: str = "crit",
@@ -19,7 +19,7 @@ def stated(
     run = Run(config)
     run.__dict__ |= {
         "key": key,
-        "slots": list(slots),
+        "specs": list(specs),
         "plan": plan or Plan([], [], []),
         "_fingerprints": {"generator": "gen", "critic": critic},
     }

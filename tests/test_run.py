@@ -36,7 +36,7 @@ def test_what_was_asked_comes_back(run_dir):
     again = Run.open(run_dir)
     assert (again.config, again.plan) == (run.config, PLAN)
     assert {"ray", "ft2ray", "python"} <= again.versions.keys()
-    assert (again.generator, again.critic, again.key, again.slots) == ("gen", "crit", run.key, run.slots)
+    assert (again.generator, again.critic, again.key, again.specs) == ("gen", "crit", run.key, run.specs)
     assert again.seconds == {}
     for seconds in (1.0, 2.0):
         run.add_seconds("training", seconds)
@@ -45,16 +45,16 @@ def test_what_was_asked_comes_back(run_dir):
 
 def test_other_fingerprints_are_another_training(tmp_path):
     run = begun(str(tmp_path))
-    key, slots = run.key, run.slots
+    key, specs = run.key, run.specs
     run.identify("another", "crit")
-    assert run.key != key and run.slots != slots
+    assert run.key != key and run.specs != specs
     assert Run.open(tmp_path).key == run.key
 
 
 def test_it_travels_without_what_can_be_read_again(tmp_path):
     run = begun(str(tmp_path))
-    assert run.slots and set(run.__getstate__()) == {"config"}
-    assert pickle.loads(pickle.dumps(run)).slots == run.slots
+    assert run.specs and set(run.__getstate__()) == {"config"}
+    assert pickle.loads(pickle.dumps(run)).specs == run.specs
 
 
 @pytest.mark.parametrize("how", [shutil.copytree, shutil.move], ids=["copied", "moved"])

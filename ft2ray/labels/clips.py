@@ -77,7 +77,7 @@ def is_run(url: str | Path) -> bool:
 def run_clips(run: Run) -> tuple[Clip, ...]:
     """The candidates of a run whose videos were kept, in the order of their groups."""
     kept = kept_videos(run)
-    prompts = {slot.group_id: slot.prompt for slot in run.slots}
+    prompts = {spec.group_id: spec.prompt for spec in run.specs}
     clips = []
     for row in scored_candidates(run).to_pylist():
         prompt = prompts[row["group_id"]]

@@ -47,23 +47,23 @@ def find_groups(run: Run, search: str = "", policy: str = "") -> list[tuple[str,
     first = candidates.filter(pc.equal(candidates["place"], 0)).select(["group_id", "policy"])
     policies = dict(zip(first["group_id"].to_pylist(), first["policy"].to_pylist(), strict=True))
     return [
-        (slot.group_id, _words(slot.prompt, slot.round))
-        for slot in run.slots
-        if slot.group_id in policies
-        and policies[slot.group_id].startswith(policy)
-        and search.lower() in f"{slot.prompt.portrait} {slot.prompt.speech}".lower()
+        (spec.group_id, _words(spec.prompt, spec.round))
+        for spec in run.specs
+        if spec.group_id in policies
+        and policies[spec.group_id].startswith(policy)
+        and search.lower() in f"{spec.prompt.portrait} {spec.prompt.speech}".lower()
     ]
 
 
 def read_group(run: Run, group_id: str) -> GroupView:
     """One committed group."""
-    slot = next(slot for slot in run.slots if slot.group_id == group_id)
+    spec = next(spec for spec in run.specs if spec.group_id == group_id)
     names = run.config.dimension_names
     kept = kept_videos(run)
     rows = candidates_of(run, [group_id])
     candidates = []
     for row in rows.to_pylist():
-        video = candidate_video(run, slot.prompt.prompt_id, row)
+        video = candidate_video(run, spec.prompt.prompt_id, row)
         candidates.append(
             CandidateView(
                 row["place"],
@@ -78,7 +78,7 @@ def read_group(run: Run, group_id: str) -> GroupView:
         for table in pairs_of_rows(rows.select(["group_id", *names]).to_batches(), names, run.config.pairs)
         for pair in table.to_pylist()
     ]
-    return GroupView(group_id, slot.round, slot.prompt, tuple(candidates), tuple(pairs))
+    return GroupView(group_id, spec.round, spec.prompt, tuple(candidates), tuple(pairs))
 
 
 def scores_by_dimension(run: Run) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 METRICS = {
     "ft2ray_groups_total": ("Counter", "Prompt groups committed", ("round",)),
-    "ft2ray_refused_total": ("Counter", "Slots given up because their media cannot be read", ()),
+    "ft2ray_refused_total": ("Counter", "Groups given up because their media cannot be read", ()),
     "ft2ray_candidates_unscored_total": ("Counter", "Candidates that the critic could not score", ()),
     "ft2ray_group_seconds": ("Histogram", "Seconds to generate one prompt group", ()),
     "ft2ray_staleness_rounds": ("Gauge", "Rounds between a group and the policy that generated it", ()),

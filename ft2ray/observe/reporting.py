@@ -122,7 +122,7 @@ def write_run_report(run_dir: str, allow_code: bool = False) -> str:
 def export_run_pairs(run_dir: str, out: str) -> str:
     """Write the run's pairs as `out`/pairs.parquet; returns a sentence with their numbers."""
     run = Run.open(run_dir)
-    if len(run.missing(run.slots)) == len(run.slots):
+    if len(run.missing(run.specs)) == len(run.specs):
         raise DataError(f"{run_dir} holds no curated groups yet; run `ft2ray align` first")
     file = join(out, PAIRS)
     counts = export_pairs(

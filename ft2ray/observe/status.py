@@ -27,7 +27,7 @@ class Status:
     """Figures of a run; `staleness` counts groups by rounds between them and the policy that made them."""
 
     run_dir: str
-    rounds: list[tuple[int, int]]  # (groups committed, slots) of each round
+    rounds: list[tuple[int, int]]  # groups of each round: (committed, all)
     refused: list[str]
     unscored: int
     candidates: int
@@ -88,7 +88,7 @@ def _status(run: Run, last_error: LastError | None) -> Status:
     candidates = scored_candidates(run)
     groups = candidates.filter(pc.equal(candidates["place"], 0)).select(["round", "policy"]).to_pylist()
     committed = Counter(group["round"] for group in groups)
-    total = Counter(slot.round for slot in run.slots)
+    total = Counter(spec.round for spec in run.specs)
     policies = run.newest_policy(config.schedule.rounds)
     version = {BASE_POLICY: 0} | {
         _fingerprint(run.policy(number)): number for number in range(1, policies + 1)

@@ -45,7 +45,7 @@ from ft2ray.resources import Pool
 from ft2ray.rounds.group_loader import CurationFailed
 from ft2ray.rounds.measurements import run_judge
 from ft2ray.rounds.prompts import plan_prompts
-from ft2ray.rounds.schedule import Slot, oldest_policy
+from ft2ray.rounds.schedule import GroupSpec, oldest_policy
 from ft2ray.rounds.scores import critics, pair_counts, scored_candidates
 from ft2ray.run import Run, is_published
 from ft2ray.storage import delete, exclusive, new_file, write_atomically
@@ -167,9 +167,9 @@ def take_turns(run: Run) -> str:
     for round in range(config.schedule.rounds):
         of = f"round {round + 1} of {config.schedule.rounds}"
         say(f"Curating {of}: {config.curation.candidates} candidates per prompt, scored by Talking-Critic")
-        missing = run.missing(run.slots_of(round))
+        missing = run.missing(run.specs_of(round))
         with timed(run, "curation"), critic_running(config, missing):
-            for _ in filled(run, missing):
+            for _ in committed(run, missing):
                 pass
         check_pairs(run)
         say(f"Training {of}: {len(config.dimensions)} experts{baseline}, the gate at the end")
@@ -191,7 +191,7 @@ def run_together(run: Run) -> str:
             delete(run.curating)  # the training need not wait; a file that says so might find the disk full
             raise
 
-    say(f"Curating {len(run.slots)} groups and training on them at the same time")
+    say(f"Curating {len(run.specs)} groups and training on them at the same time")
     with timed(run, "curation and training"), ThreadPoolExecutor(1) as pool:
         curation = pool.submit(curate_all)
         try:
@@ -208,10 +208,10 @@ def run_together(run: Run) -> str:
 
 
 def curate_rounds(run: Run, stop: threading.Event) -> None:
-    """Fill the slots of all rounds in one stream, in which generators wait for policies, until `stop`."""
+    """Curate all rounds in one stream, in which generators wait for policies, until `stop`."""
     config = run.config
-    missing = run.missing(run.slots)
-    left = Counter(slot.round for slot in missing)
+    missing = run.missing(run.specs)
+    left = Counter(spec.round for spec in missing)
 
     def check_before_waiting() -> None:
         """The policy that the next groups wait for is trained on what there is, or never."""
@@ -223,7 +223,7 @@ def curate_rounds(run: Run, stop: threading.Event) -> None:
     with critic_running(config, missing):
         if left:
             check_before_waiting()
-        for round in filled(run, missing):
+        for round in committed(run, missing):
             if stop.is_set():
                 return
             left[round] -= 1
@@ -234,20 +234,20 @@ def curate_rounds(run: Run, stop: threading.Event) -> None:
     check_pairs(run)
 
 
-def filled(run: Run, slots: Sequence[Slot]) -> Iterator[int]:
-    """Fill these empty slots, with a progress bar; yields the round of each that is done."""
-    if not slots:
+def committed(run: Run, specs: Sequence[GroupSpec]) -> Iterator[int]:
+    """Curate these groups, with a progress bar; yields the round of each that is done."""
+    if not specs:
         return
-    rounds = {slot.round for slot in slots}
-    total = sum(slot.round in rounds for slot in run.slots)
-    with tqdm(total=total, initial=total - len(slots), unit="group") as bar:
-        for summary in curate(run, slots):
+    rounds = {spec.round for spec in specs}
+    total = sum(spec.round in rounds for spec in run.specs)
+    with tqdm(total=total, initial=total - len(specs), unit="group") as bar:
+        for summary in curate(run, specs):
             bar.update()
             yield summary["round"]
 
 
 @contextmanager
-def critic_running(config: AlignConfig, missing: Sequence[Slot]) -> Iterator[None]:
+def critic_running(config: AlignConfig, missing: Sequence[GroupSpec]) -> Iterator[None]:
     """Talking-Critic is deployed as long as there are groups to score."""
     if not missing:
         yield

@@ -1,10 +1,10 @@
-"""Curation: Ray Data streams slots through generator actors and the critic into the store.
+"""Curation: Ray Data streams groups through generator actors and the critic into the store.
 
-slot row -> GenerateGroup (actor pool: newest policy, encode once, N candidates, decode, clip views)
+GroupSpec -> GenerateGroup (actor pool: newest policy, encode once, N candidates, decode, clip views)
          -> ScoreAndCommit (critic over a Serve handle, one atomic shard per group)
 
 Candidates are a pure function of (prompt, generator, policy, seed, sampler), so a run that is killed
-anywhere goes on where the store ends. A slot is filled once: of two writers the first one wins.
+anywhere goes on where the store ends. A group is committed once: of two writers the first one wins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ft2ray.pipeline.deaths import watched
 from ft2ray.pipeline.memory import SCORER
 from ft2ray.records import BASE_POLICY, Candidate, Prompt, PromptGroup, video_of
 from ft2ray.rounds.prompts import read_clip
-from ft2ray.rounds.schedule import Slot, draws, oldest_policy
+from ft2ray.rounds.schedule import GroupSpec, draws, oldest_policy
 from ft2ray.run import Run
 from ft2ray.storage import exists, new_file
 from ft2ray.systems import TLPO
@@ -46,7 +46,7 @@ SCORER_CPUS = 0.1  # of an actor that waits for the critic and writes shards
 
 
 class GenerateGroup:
-    """Ray Data actor: one slot -> its group (unscored) and one critic view per candidate."""
+    """Ray Data actor: a spec -> its group (unscored) and one critic view per candidate."""
 
     def __init__(self, run: Run):
         import torch
@@ -68,12 +68,12 @@ class GenerateGroup:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ft2ray.media.portrait import load_portrait
 
-        slot = Slot(row["group_id"], row["round"], Prompt(**row["prompt"]))
-        prompt = slot.prompt
-        out: dict[str, Any] = {"slot": slot, "group": None, "views": [], "refused": None, "span": None}
-        if any(store.has(slot.group_id) for store in self.stores):
+        spec = GroupSpec(row["group_id"], row["round"], Prompt(**row["prompt"]))
+        prompt = spec.prompt
+        out: dict[str, Any] = {"spec": spec, "group": None, "views": [], "refused": None, "span": None}
+        if any(store.has(spec.group_id) for store in self.stores):
             return out  # this is a retry, and the first attempt was committed
-        if not self.take_newest_policy(slot.round):
+        if not self.take_newest_policy(spec.round):
             return out
         began = time.time()
         try:
@@ -82,8 +82,8 @@ class GenerateGroup:
         except MediaError as error:  # readable when the run was planned, but not any more
             path = f"{prompt.portrait} with {prompt.speech}"
             return out | {"refused": {"path": path, "reason": error.reason, "message": str(error)}}
-        group, views = self.generate(slot, portrait, wav_T)
-        span = Span("generate", self.lane, slot.group_id, slot.round, self.version, began, ended=time.time())
+        group, views = self.generate(spec, portrait, wav_T)
+        span = Span("generate", self.lane, spec.group_id, spec.round, self.version, began, ended=time.time())
         return out | {"group": group, "views": views, "span": span}
 
     def take_newest_policy(self, round: int) -> bool:
@@ -105,17 +105,19 @@ class GenerateGroup:
             self.version, self.policy = version, policy.fingerprint
         return True
 
-    def generate(self, slot: Slot, portrait: Portrait, wav_T: np.ndarray) -> tuple[PromptGroup, list[Any]]:
+    def generate(
+        self, spec: GroupSpec, portrait: Portrait, wav_T: np.ndarray
+    ) -> tuple[PromptGroup, list[Any]]:
         """The group without scores, and what the critic is to see of each candidate (None: nothing)."""
         import torch
 
         from ft2ray.generator.settings import SamplerSettings
 
-        prompt, fingerprint = slot.prompt, self.generator.fingerprint
+        prompt, fingerprint = spec.prompt, self.generator.fingerprint
         conditions = self.generator.encode_prompt(portrait, wav_T)
         candidates: list[Candidate] = []
         views: list[Any] = []
-        for draw in draws(self.config, slot.round, prompt.prompt_id):
+        for draw in draws(self.config, spec.round, prompt.prompt_id):
             x_CFHW = self.generator.sample(conditions, draw.seed, SamplerSettings(**draw.sampler))
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
             identity = draw.candidate_id(prompt.prompt_id, fingerprint, self.policy)
@@ -144,8 +146,8 @@ class GenerateGroup:
                 )
             )
         group = PromptGroup(
-            group_id=slot.group_id,
-            round=slot.round,
+            group_id=spec.group_id,
+            round=spec.round,
             prompt_id=prompt.prompt_id,
             portrait=prompt.portrait,
             portrait_id=portrait.portrait_id,
@@ -187,18 +189,18 @@ class ScoreAndCommit:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         from ft2ray.pipeline.critic_service import call_seconds, score_together, score_views
 
-        slot: Slot = row["slot"]
-        summary = {"group_id": slot.group_id, "round": slot.round, "unscored": 0}
+        spec: GroupSpec = row["spec"]
+        summary = {"group_id": spec.group_id, "round": spec.round, "unscored": 0}
         if row["refused"] is not None:
-            self.refuse(slot, **row["refused"])
+            self.refuse(spec, **row["refused"])
             return summary
         group: PromptGroup | None = row["group"]
         if group is None:
             return summary
         seen = [(c, view) for c, view in zip(group.candidates, row["views"], strict=True) if view is not None]
-        if not seen:  # nothing that a later attempt would make otherwise: the slot is given up
+        if not seen:  # nothing that a later attempt would make otherwise: the group is given up
             self.refuse(
-                slot, f"{group.portrait} with {group.speech}", "no_score", str(group.candidates[0].error)
+                spec, f"{group.portrait} with {group.speech}", "no_score", str(group.candidates[0].error)
             )
             return summary
         critic = self.config.critic
@@ -218,8 +220,8 @@ class ScoreAndCommit:
             self.report(row["span"], unscored)
         return summary | {"unscored": unscored}
 
-    def refuse(self, slot: Slot, path: str, reason: str, message: str) -> None:
-        row = {"group_id": slot.group_id, "path": path, "reason": reason, "message": message}
+    def refuse(self, spec: GroupSpec, path: str, reason: str, message: str) -> None:
+        row = {"group_id": spec.group_id, "path": path, "reason": reason, "message": message}
         self.refused.commit_once([row])
         metric("ft2ray_refused_total").inc()
 
@@ -232,14 +234,14 @@ class ScoreAndCommit:
         metric("ft2ray_staleness_rounds").set(span.round - span.version)
 
 
-def curate(run: Run, slots: Sequence[Slot]) -> Iterator[dict[str, Any]]:
-    """Make, score and commit the groups of `slots`, roughly in order; yields one summary per slot.
+def curate(run: Run, specs: Sequence[GroupSpec]) -> Iterator[dict[str, Any]]:
+    """Make, score and commit the groups of `specs`, roughly in order; yields one summary for each.
 
-    Whoever generates a slot whose policy is not published yet waits for it, so that one stream, whose models
+    Whoever generates a group whose policy is not published yet waits for it, so that one stream, whose models
     are loaded once, may go through many rounds.
     """
     config = run.config
-    items = [dataclasses.asdict(slot) for slot in slots]
+    items = [dataclasses.asdict(spec) for spec in specs]
     groups = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map(

@@ -18,7 +18,7 @@ from ft2ray.errors import StoredDataError
 from ft2ray.preference.rules import Pair
 from ft2ray.records import PromptGroup
 from ft2ray.rounds.group_cache import GroupCache
-from ft2ray.rounds.schedule import last_step, oldest_policy, slots_needed
+from ft2ray.rounds.schedule import groups_needed, last_step, oldest_policy
 from ft2ray.run import Run
 from ft2ray.storage import delete, exists, join, list_files, read_json, write_json
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-# Groups that join now, how many slots are given up, and whether the step may begin.
+# Groups that join now, how many are given up, and whether the step may begin.
 Decision = tuple[list[str], int, bool]
 PairsOf = Callable[[list[str]], Iterator[tuple[str, dict[str, list[Pair]]]]]
 
@@ -41,7 +41,7 @@ class GroupLoader:
     """Called with the training before every step; adds groups, and waits until there are enough.
 
     Args:
-        run: its slots are filled; those that were refused count as filled.
+        run: its groups are loaded; those that were refused count as loaded.
         pairs_of: the ids of committed groups, in order, with the pairs of each by pool.
         rank: of this worker.
         workers: of the training.
@@ -58,8 +58,8 @@ class GroupLoader:
     ):
         self.run, self.config, self.pairs_of = run, run.config, pairs_of
         self.rank, self.workers = rank, workers
-        self.folder, self.slots = run.group_lists, run.slots
-        self.wanted = {slot.group_id for slot in run.slots}
+        self.folder, self.specs = run.group_lists, run.specs
+        self.wanted = {spec.group_id for spec in run.specs}
         self.groups, self.refused = run.groups, run.refused
         self.cache = GroupCache(lambda group_id: PromptGroup.from_row(self.groups.get(group_id)))
         self.seen: set[str] = set()
@@ -80,7 +80,7 @@ class GroupLoader:
 
     @property
     def complete(self) -> bool:
-        """Whether every slot has been taken in or given up."""
+        """Whether every group has been loaded or given up."""
         return len(self.seen) + self.given_up >= len(self.wanted)
 
     def _decide(self, tlpo: TlpoRun) -> Decision | None:
@@ -91,25 +91,25 @@ class GroupLoader:
         more = self.config.schedule.max_staleness == 0 or exists(self.run.curating)
         there = self.groups.committed(self.wanted)
         refused = len(self.refused.committed(self.wanted))
-        filled = len(there) + refused
-        if filled < len(self.wanted) and not more:
+        done = len(there) + refused
+        if done < len(self.wanted) and not more:
             return None
-        enough = filled >= slots_needed(self.config, tlpo.step, len(self.wanted))
+        enough = done >= groups_needed(self.config, tlpo.step, len(self.wanted))
         # A step without pairs in some dimension would be lost to its expert: wait while more may come.
-        if enough and self._more_may_come(tlpo.step, filled):
+        if enough and self._more_may_come(tlpo.step, done):
             enough = not self._lacks_pairs(tlpo, there)
         joining = sorted(there - self.seen) if enough else []
         if joining:
             joining = self.lists[tlpo.step] = self._write(tlpo.step, joining)
         return joining, refused, enough
 
-    def _more_may_come(self, step: int, filled: int) -> bool:
-        """Whether slots are filled while the training waits at `step`, for some wait for its next policy."""
+    def _more_may_come(self, step: int, done: int) -> bool:
+        """Whether groups are made while the training waits at `step`, for some wait for its next policy."""
         if self.config.schedule.max_staleness == 0:
             return False
         rounds = range(self.config.schedule.rounds)
         published = sum(last_step(self.config, round) <= step for round in rounds)
-        return filled < sum(oldest_policy(self.config, slot.round) <= published for slot in self.slots)
+        return done < sum(oldest_policy(self.config, spec.round) <= published for spec in self.specs)
 
     def _lacks_pairs(self, tlpo: TlpoRun, there: set[str]) -> bool:
         lacking = set(tlpo.dimensions) & set(tlpo.untrained)

@@ -26,8 +26,8 @@ GROUPS_AT_A_TIME = 8_192
 
 
 def scored_candidates(run: Run) -> pa.Table:
-    """The candidates of the committed groups of the run's slots: `candidates_of` their ids."""
-    return candidates_of(run, [slot.group_id for slot in run.slots])
+    """The candidates of the committed groups of the run: `candidates_of` their ids."""
+    return candidates_of(run, [spec.group_id for spec in run.specs])
 
 
 def candidates_of(run: Run, group_ids: Sequence[str]) -> pa.Table:

@@ -79,8 +79,8 @@ def test_own_generator_and_critic_go_the_whole_way(examples, tmp_path, critic):
     run.begin(Plan(prompts, [], []))
     run.identify(generator.fingerprint, scorer.fingerprint)
     actor = GenerateGroup(run)
-    for slot in run.slots:
-        made = actor(dataclasses.asdict(slot))
+    for spec in run.specs:
+        made = actor(dataclasses.asdict(spec))
         for candidate, p_K in zip(made["group"].candidates, scorer.score(made["views"]), strict=True):
             candidate.scores = p_K.tolist()
         made["group"].critic = scorer.fingerprint

@@ -3,7 +3,7 @@
 from ft2ray.observe.groups import find_groups, read_group
 from ft2ray.preference.wrong_pairs import WrongPair
 from ft2ray.records import Prompt
-from ft2ray.rounds.schedule import Slot, draws
+from ft2ray.rounds.schedule import GroupSpec, draws
 from ft2ray.run import group_store
 from tests.rounds.test_pairs import CONFIG, group
 from tests.runs import stated
@@ -16,7 +16,7 @@ def looked_through(tmp_path):
         "a": Prompt("prompt", "ada.jpg", "b.wav", 0.0, 3.0),
         "b": Prompt("p2", "bob.jpg", "b.wav", 0.0, 3.0),
     }
-    return stated(config, [Slot(name, 0, prompt) for name, prompt in prompts.items()], critic="mine")
+    return stated(config, [GroupSpec(name, 0, prompt) for name, prompt in prompts.items()], critic="mine")
 
 
 def test_a_group_has_its_candidates_scores_clips_and_pairs(tmp_path):

@@ -32,12 +32,12 @@ class Filled:
         self.run = Run(self.config)
         self.run.begin(Plan(PROMPTS, PROMPTS, [Quarantined("c.jpg", "no_face", "There is none.")]))
         self.run.identify("gen", "crit")
-        self.key, self.slots = self.run.key, self.run.slots
+        self.key, self.specs = self.run.key, self.run.specs
 
     def commit(self, number: int, *scores: list[float] | None, policy: str = "base") -> None:
-        slot, zero = self.slots[number], np.zeros((1, 1, 1, 1), np.float32)
+        spec, zero = self.specs[number], np.zeros((1, 1, 1, 1), np.float32)
         group = PromptGroup(
-            slot.group_id, slot.round, slot.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "gen", "crit",
+            spec.group_id, spec.round, spec.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "gen", "crit",
             self.config.dimension_names, None, np.zeros((2, 2), np.float32), 1,
             [Candidate(f"c{n}", policy, n, {}, zero, zero, None, s) for n, s in enumerate(scores)],
         )  # fmt: skip
@@ -45,7 +45,7 @@ class Filled:
 
     def refuse(self, number: int) -> None:
         row = {"path": "late.jpg", "reason": "unreadable", "message": "It is gone."}
-        self.run.refused.commit_once([{"group_id": self.slots[number].group_id, **row}])
+        self.run.refused.commit_once([{"group_id": self.specs[number].group_id, **row}])
 
     def publish(self, version: int, fingerprint: str) -> None:
         url = join(self.run.policy(version), "policy.json")
@@ -99,8 +99,8 @@ def test_groups_pairs_staleness_and_refusals_are_counted(run):
 
 def test_groups_of_other_settings_are_not_counted(run):
     run.commit(0, [0.9, 0.9, 0.9], [0.1, 0.1, 0.1])
-    other = run.slots[1]
-    run.slots[1] = type(other)("of-another-run", 0, other.prompt)
+    other = run.specs[1]
+    run.specs[1] = type(other)("of-another-run", 0, other.prompt)
     run.commit(1, [0.9, 0.9, 0.9], [0.1, 0.1, 0.1])
     status = read_status(run.dir)
     assert status.rounds[0] == (1, 3) and status.candidates == 2

@@ -1,6 +1,6 @@
 """Stages of `align` without the others, as a process: `python -m tests.pipeline.stage_alone STAGE a.b=c ...`.
 
-curate      fills all slots; prints the ids of the groups that the store must hold at the end, as JSON
+curate      fills all specs; prints the ids of the groups that the store must hold at the end, as JSON
 train       on the groups that the run folder holds; prints the folder of the policy that it published
 turns       one after the other; prints the same
 together    both at the same time, with schedule.max_staleness=1; prints the same
@@ -38,11 +38,11 @@ def begun(given: Sequence[str]) -> Run:
 
 
 def curate_all(run: Run) -> str:
-    missing = run.missing(run.slots)
+    missing = run.missing(run.specs)
     with critic_running(run.config, missing):
         for _ in curate(run, missing):
             pass
-    return json.dumps([slot.group_id for slot in run.slots])
+    return json.dumps([spec.group_id for spec in run.specs])
 
 
 def train_all(run: Run) -> str:

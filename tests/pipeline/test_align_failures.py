@@ -34,7 +34,7 @@ def curating(run: Filled) -> Path:
 def commit_nulls(run: Filled) -> None:
     for number in range(3):
         run.commit(number, None, None)
-    row = run.run.groups.get(run.slots[0].group_id)
+    row = run.run.groups.get(run.specs[0].group_id)
     assert row["candidates"][0]["scores"] is None
 
 
@@ -132,11 +132,11 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
     """Rounds 1 and 2 of three are the base's; the third would wait for a policy that nobody trains."""
     rounds = []
 
-    def curate(_, slots):
-        for number, slot in enumerate(slots):
+    def curate(_, specs):
+        for number, spec in enumerate(specs):
             run.commit(number, None, None)
-            rounds.append(slot.round)
-            yield {"round": slot.round}
+            rounds.append(spec.round)
+            yield {"round": spec.round}
 
     def train(*_):
         while curating(run).exists():
@@ -153,11 +153,11 @@ def test_together_groups_without_a_pair_end_the_run_before_it_waits_for_a_policy
 def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeypatch):
     training = Path(run.run.training)
 
-    def curate(_, slots):
+    def curate(_, specs):
         """As the generators, which wait for a policy until they are told that none will come."""
         while training.exists():
             time.sleep(0.01)
-        yield {"round": slots[0].round}
+        yield {"round": specs[0].round}
         pytest.fail("nobody stopped the curation")
 
     def train(*_):
@@ -176,6 +176,6 @@ def test_the_critic_goes_with_a_run_that_fails(run, monkeypatch):
     client = SimpleNamespace(_controller=SimpleNamespace(delete_apps=SimpleNamespace(remote=deleted.append)))
     monkeypatch.setattr(align, "_get_global_client", lambda **_: client)
     monkeypatch.setattr(align.ray, "get", lambda _, timeout: None)
-    with pytest.raises(KeyboardInterrupt), critic_running(run.config, run.slots):
+    with pytest.raises(KeyboardInterrupt), critic_running(run.config, run.specs):
         raise KeyboardInterrupt
     assert deleted == [[align.APP]]

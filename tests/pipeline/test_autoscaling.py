@@ -117,7 +117,7 @@ def test_nodes_come_and_go_and_lost_ones_cost_nothing_but_time(tmp_path):
 
     groups = read_groups(str(tmp_path))
     planned = begun(settings)
-    assert [group.group_id for group in groups] == sorted(slot.group_id for slot in planned.slots)
+    assert [group.group_id for group in groups] == sorted(spec.group_id for spec in planned.specs)
     assert len(committed()) == len(groups) == GROUPS, "a gap, or one twice"
     assert {path: path.stat().st_mtime_ns for path in before} == before, "a committed group was made again"
     for group in groups:

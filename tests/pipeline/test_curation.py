@@ -11,7 +11,7 @@ from ft2ray.observe.timeline import Span
 from ft2ray.pipeline import curation
 from ft2ray.pipeline.curation import GenerateGroup, ScoreAndCommit
 from ft2ray.records import Prompt
-from ft2ray.rounds.schedule import Slot
+from ft2ray.rounds.schedule import GroupSpec
 from ft2ray.run import Run, group_store, refused_store, span_store
 from ft2ray.storage import join, write_atomically
 from ft2ray.tlpo import policy
@@ -38,7 +38,7 @@ def row(views: list[str | None]) -> dict[str, Any]:
         candidate.error = None if view else "no face"
     span = Span("generate", "here", group.group_id, 0, 0, 0.0, 1.0)
     return {
-        "slot": Slot(group.group_id, 0, prompt),
+        "spec": GroupSpec(group.group_id, 0, prompt),
         "group": group,
         "views": views,
         "refused": None,

@@ -206,7 +206,7 @@ def test_together_a_train_worker_a_generator_and_the_driver_that_are_killed_cost
     head, metrics_port, undisturbed, tmp_path
 ):
     together = ["schedule.rounds=3", "schedule.max_staleness=1", "resources.pools.training.count=1"]
-    run_dir, slots = str(tmp_path), 3 * GROUPS
+    run_dir, specs = str(tmp_path), 3 * GROUPS
     process = stage(head, "together", tmp_path, *together)
     with exported(metrics_port) as seen:
         kill_one(process, lambda: running(head, TRAINER), lambda: len(checkpoints(tmp_path)) >= 2)
@@ -217,7 +217,7 @@ def test_together_a_train_worker_a_generator_and_the_driver_that_are_killed_cost
         )
         process.wait()
         status = read_status(run_dir)
-        assert len(shards(tmp_path)) < slots and not status.finished, "the driver was killed too late"
+        assert len(shards(tmp_path)) < specs and not status.finished, "the driver was killed too late"
         assert status.rounds[:2] == [(GROUPS, GROUPS)] * 2 and status.step >= 2 and status.policies >= 1
         finish(stage(head, "together", tmp_path, *together))
 

@@ -7,7 +7,7 @@ import pytest
 
 from ft2ray.observe.timeline import read_spans
 from ft2ray.run import Run, read_groups, span_store
-from tests.pipeline.whole_run import SLOTS, TWO_ROUNDS, finish, kill_when, result
+from tests.pipeline.whole_run import GROUPS, TWO_ROUNDS, finish, kill_when, result
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -20,7 +20,7 @@ ONLINE = (*TWO_ROUNDS, "tlpo.loss.kind=nft", "tlpo.loss.reference=last_round")
 def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_path):
     kill_when(
         tmp_path,
-        lambda: len(list((tmp_path / "store" / "groups").glob("*.parquet"))) > SLOTS / 2,
+        lambda: len(list((tmp_path / "store" / "groups").glob("*.parquet"))) > GROUPS / 2,
         lambda: Run.open(tmp_path).current_policy.endswith(
             "-1"
         ),  # whoever serves the run has it before the second round
@@ -34,11 +34,11 @@ def test_in_turns_the_second_round_is_generated_by_the_policy_of_the_first(tmp_p
     }
     (first,) = (tmp_path / "policies").glob("*-1/policy.json")
     assert policies == {0: {"base"}, 1: {json.loads(first.read_text())["fingerprint"]}}
-    assert len(groups) == SLOTS
+    assert len(groups) == GROUPS
 
 
 def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path):
-    slots = 3 * SLOTS // 2
+    specs = 3 * GROUPS // 2
 
     def committed():
         return list((tmp_path / "store" / "groups").glob("*.parquet"))
@@ -46,12 +46,12 @@ def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path)
     kill_when(
         tmp_path,
         lambda: len(committed()) >= 1 and any((tmp_path / "intake").rglob("*.json")),
-        lambda: len(committed()) < slots,
+        lambda: len(committed()) < specs,
         *TOGETHER,
     )
     finish(tmp_path, *TOGETHER)
     groups = read_groups(tmp_path)
-    assert len({(g.round, g.prompt_id) for g in groups}) == len(groups) == len(committed()) == slots
+    assert len({(g.round, g.prompt_id) for g in groups}) == len(groups) == len(committed()) == specs
     versions = {"base": 0} | {
         json.loads(file.read_text())["fingerprint"]: int(file.parent.name.rpartition("-")[2])
         for file in (tmp_path / "policies").glob("*/policy.json")

@@ -16,7 +16,7 @@ from ft2ray.run import Run, read_groups
 from ft2ray.storage import join, list_files, read_bytes, upload_folder, versions
 from tests.conftest import ASSETS
 from tests.observe.test_tensorboard import read as read_events
-from tests.pipeline.whole_run import SETTINGS, SLOTS, SYSTEMS, TWO_ROUNDS
+from tests.pipeline.whole_run import GROUPS, SETTINGS, SYSTEMS, TWO_ROUNDS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -75,7 +75,7 @@ def test_an_align_on_s3_outlives_outages_and_ends_in_a_report_that_opens(s3, s3_
 
     process = start(run_dir, media)
     outage_when(process, s3_server, lambda: len(groups()) >= 1)
-    assert len(groups()) < SLOTS, "the outage came after the curation"
+    assert len(groups()) < GROUPS, "the outage came after the curation"
     outage_when(process, s3_server, trained)
     last = list_files(join(run_dir, "policies"), "-2/policy.json", recursive=True)
     assert not last, "the outage came after the training"
@@ -85,7 +85,7 @@ def test_an_align_on_s3_outlives_outages_and_ends_in_a_report_that_opens(s3, s3_
     found = read_groups(run_dir)
     wanted = {prompt.prompt_id for prompt in Run.open(run_dir).plan.curation}
     assert {(group.round, group.prompt_id) for group in found} == {(r, p) for r in (0, 1) for p in wanted}
-    assert len(groups()) == len(found) == SLOTS, "a gap, or a group twice"
+    assert len(groups()) == len(found) == GROUPS, "a gap, or a group twice"
     assert all(c.scores is not None for group in found for c in group.candidates)
 
     status = read_status(run_dir)

@@ -18,7 +18,7 @@ from ft2ray.loaders import load_critic, load_generator
 from ft2ray.pipeline.training import new_training, pairs_of
 from ft2ray.records import Candidate, PromptGroup
 from ft2ray.rounds.prompts import plan_prompts
-from ft2ray.rounds.schedule import Slot, slots, training_key
+from ft2ray.rounds.schedule import GroupSpec, group_specs, training_key
 from ft2ray.run import group_store
 from ft2ray.storage import join
 from ft2ray.tlpo.policy import Policy, load_policy
@@ -51,18 +51,18 @@ SCALE = [
 JOIN = "resources.address=auto"
 
 
-def made(slot: Slot) -> PromptGroup:
-    """The slot's group with candidates out of the air."""
-    rng = np.random.default_rng(int(slot.group_id[:8], 16))
+def made(spec: GroupSpec) -> PromptGroup:
+    """The spec's group with candidates out of the air."""
+    rng = np.random.default_rng(int(spec.group_id[:8], 16))
     candidates = [
         Candidate(
-            f"{slot.group_id}-{n}", "base", n, {}, rng.standard_normal((2, FRAMES, 1, 1)).astype("f4"),
+            f"{spec.group_id}-{n}", "base", n, {}, rng.standard_normal((2, FRAMES, 1, 1)).astype("f4"),
             np.ones((2, 1, 1, 1), np.float32), None, rng.uniform(0.1, 0.9, 3).tolist(),
         )
         for n in range(4)
     ]  # fmt: skip
     return PromptGroup(
-        slot.group_id, slot.round, slot.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "trainable",
+        spec.group_id, spec.round, spec.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "trainable",
         "discerning", ("mn", "ls", "vq"), None, rng.standard_normal((2 * FRAMES, 4)).astype("f4"), FRAMES,
         candidates,
     )  # fmt: skip
@@ -76,7 +76,7 @@ def prepared(run_dir: Path, *more: str) -> tuple[AlignConfig, list[PromptGroup],
         load_generator(config.generator.weights, allow_code=True).fingerprint,
         load_critic(config.critic.weights, allow_code=True).fingerprint,
     )
-    groups = [made(slot) for slot in slots(config, *parts, prompts)]
+    groups = [made(spec) for spec in group_specs(config, *parts, prompts)]
     for group in groups:
         group_store(str(run_dir)).commit_once([group.to_row()])
     return config, groups, join(str(run_dir), "policies", f"{training_key(config, *parts, prompts)}-1")

@@ -32,7 +32,7 @@ SETTINGS = [
 # The same on two generator actors and two train workers.
 TWO_ROUNDS = ("schedule.rounds=2", "resources.pools.generators.count=2", "resources.pools.training.count=2")
 WAIT = 900.0  # seconds, on a machine that is busy with other things
-SLOTS = 6  # 3 prompts in 2 rounds
+GROUPS = 6  # 3 prompts in 2 rounds
 
 
 def start(run_dir: Path, *more: str) -> subprocess.Popen:

@@ -7,7 +7,7 @@ from ft2ray.config import load_config
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.preference.wrong_pairs import WrongPair, mark, mark_store, marked, without
 from ft2ray.records import Prompt
-from ft2ray.rounds.schedule import slots, training_key
+from ft2ray.rounds.schedule import group_specs, training_key
 from ft2ray.systems import SUM
 
 PAIRS = [WrongPair("g1", "ls", 0, 1), WrongPair("g1", "mn", 1, 0), WrongPair("g2", "ls", 2, 3)]
@@ -41,6 +41,6 @@ def test_other_marks_are_another_training_and_none_are_the_one_of_before():
     assert training_key(config, "g", "c", []) != training_key(config, "g", "c", [], PAIRS[:1])
     assert training_key(config, "g", "c", [], PAIRS[:1]) != training_key(config, "g", "c", [], PAIRS)
     prompts = [Prompt("prompt", "a.jpg", "b.wav", 0.0, 3.0)]
-    before, after = (slots(config, "g", "c", prompts, wrong) for wrong in ((), PAIRS))
+    before, after = (group_specs(config, "g", "c", prompts, wrong) for wrong in ((), PAIRS))
     assert before[0] == after[0], "what the base makes is the same"
     assert before[1].group_id != after[1].group_id, "what the policy of another training makes is not"

@@ -12,7 +12,7 @@ from ft2ray.preference.rules import Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds import group_loader as module
 from ft2ray.rounds.group_loader import CurationFailed, GroupLoader
-from ft2ray.rounds.schedule import Slot
+from ft2ray.rounds.schedule import GroupSpec
 from ft2ray.run import group_store, refused_store
 from tests.runs import stated
 
@@ -66,24 +66,24 @@ def config(tmp_path, curating):
     return made
 
 
-def slots(rounds=1) -> list[Slot]:
+def specs(rounds=1) -> list[GroupSpec]:
     prompts = [Prompt(f"p{n}", "a.jpg", "b.wav", 0.0, 3.0) for n in range(PROMPTS)]
-    return [Slot(f"g{r}{p.prompt_id}", r, p) for r in range(rounds) for p in prompts]
+    return [GroupSpec(f"g{r}{p.prompt_id}", r, p) for r in range(rounds) for p in prompts]
 
 
-def commit(config, *chosen: Slot) -> None:
-    for slot in chosen:
+def commit(config, *chosen: GroupSpec) -> None:
+    for spec in chosen:
         latents = np.zeros((1, 1, 1, 1), np.float32)
         group = PromptGroup(
-            slot.group_id, slot.round, slot.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "gen", "crit",
+            spec.group_id, spec.round, spec.prompt.prompt_id, "a.jpg", "a", "b.wav", 0.0, 3.0, "gen", "crit",
             DIMENSIONS, None, np.zeros((2, 2), np.float32), 1,
             [Candidate("c", "base", 0, {}, latents, latents, None, [0.5, 0.5, 0.5])],
         )  # fmt: skip
         assert group_store(config.run_dir).commit_once([group.to_row()])
 
 
-def refuse(config, slot: Slot) -> None:
-    row = {"group_id": slot.group_id, "path": "a.jpg", "reason": "no_face", "message": "There is none."}
+def refuse(config, spec: GroupSpec) -> None:
+    row = {"group_id": spec.group_id, "path": "a.jpg", "reason": "no_face", "message": "There is none."}
     refused_store(config.run_dir).commit_once([row])
 
 
@@ -104,11 +104,11 @@ def written(config) -> dict[int, list[str]]:
 
 
 def ids(chosen) -> list[str]:
-    return sorted(slot.group_id for slot in chosen)
+    return sorted(spec.group_id for spec in chosen)
 
 
 def test_in_turns_the_first_step_waits_for_the_whole_round(config):
-    config, wanted, run = config(), slots(), FakeRun()
+    config, wanted, run = config(), specs(), FakeRun()
     loader = loading(config, wanted)
     commit(config, *wanted[:3])
     with pytest.raises(Waited):
@@ -120,7 +120,7 @@ def test_in_turns_the_first_step_waits_for_the_whole_round(config):
 
 
 def test_together_a_step_waits_for_its_share_of_the_groups(config):
-    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    config, wanted, run = config("schedule.max_staleness=1"), specs(), FakeRun()
     loader = loading(config, wanted)
     with pytest.raises(Waited):
         loader(run)  # no pair at all yet
@@ -142,7 +142,7 @@ def test_together_a_step_waits_for_its_share_of_the_groups(config):
 
 
 def test_groups_are_written_down_before_they_join(config):
-    config, wanted, run = config(), slots(), FakeRun()
+    config, wanted, run = config(), specs(), FakeRun()
     commit(config, *wanted)
 
     def killed(group):
@@ -154,7 +154,7 @@ def test_groups_are_written_down_before_they_join(config):
 
 
 def test_started_again_it_sees_the_same_groups_at_the_same_steps_whatever_came_since(config):
-    config, wanted, first = config("schedule.max_staleness=1"), slots(), FakeRun()
+    config, wanted, first = config("schedule.max_staleness=1"), specs(), FakeRun()
     loader = loading(config, wanted)
     for first.step in range(6):
         if first.step in (0, 2, 4):
@@ -177,8 +177,8 @@ def test_started_again_it_sees_the_same_groups_at_the_same_steps_whatever_came_s
     assert loader.complete
 
 
-def test_a_refused_slot_counts_as_filled(config):
-    config, wanted, run = config(), slots(), FakeRun()
+def test_a_refused_group_counts_as_done(config):
+    config, wanted, run = config(), specs(), FakeRun()
     loader = loading(config, wanted)
     commit(config, *wanted[:3])
     refuse(config, wanted[3])
@@ -187,15 +187,15 @@ def test_a_refused_slot_counts_as_filled(config):
 
 
 def test_a_step_waits_for_a_pair_in_every_dimension_while_more_groups_may_come(config):
-    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    config, wanted, run = config("schedule.max_staleness=1"), specs(), FakeRun()
     found = {"g0p0": ("mn", "ls"), "g0p1": ("mn",), "g0p2": ("vq",), "g0p3": ()}
 
     def some(group):
         return {name: [Pair(0, 1, 1.0)] for name in found[group.group_id]}
 
     loader = loading(config, wanted, some)
-    for slot in wanted[:2]:
-        commit(config, slot)
+    for spec in wanted[:2]:
+        commit(config, spec)
         with pytest.raises(Waited):
             loader(run)
     commit(config, wanted[2])
@@ -207,8 +207,8 @@ def test_a_step_waits_for_a_pair_in_every_dimension_while_more_groups_may_come(c
 def test_it_does_not_wait_for_pairs_where_generation_waits_for_its_policy(config, rounds):
     """The last of three rounds is generated by the policy that this very step leads to."""
     config, run = config("schedule.max_staleness=1", f"schedule.rounds={rounds}"), FakeRun()
-    wanted = slots(rounds)
-    possible = [slot for slot in wanted if slot.round <= 1]
+    wanted = specs(rounds)
+    possible = [spec for spec in wanted if spec.round <= 1]
 
     def without_vq(group):
         return {name: [Pair(0, 1, 1.0)] for name in ("mn", "ls")}
@@ -223,7 +223,7 @@ def test_it_does_not_wait_for_pairs_where_generation_waits_for_its_policy(config
 
 
 def test_a_failed_curation_ends_the_waiting(config, curating):
-    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    config, wanted, run = config("schedule.max_staleness=1"), specs(), FakeRun()
     commit(config, *wanted[:2])
     loader = loading(config, wanted)
     loader(run)
@@ -237,14 +237,14 @@ def test_a_failed_curation_ends_the_waiting(config, curating):
 
 
 def test_without_any_pair_there_is_nothing_to_begin_with(config):
-    config, wanted, run = config("schedule.max_staleness=1"), slots(), FakeRun()
+    config, wanted, run = config("schedule.max_staleness=1"), specs(), FakeRun()
     commit(config, *wanted)
     with pytest.raises(CurationFailed):
         loading(config, wanted, lambda group: {})(run)
 
 
 def test_a_complete_intake_looks_at_nothing_any_more(config, monkeypatch):
-    config, wanted, run = config(), slots(), FakeRun()
+    config, wanted, run = config(), specs(), FakeRun()
     commit(config, *wanted)
     loader = loading(config, wanted)
     loader(run)
@@ -267,8 +267,8 @@ def lists_of(config) -> Path:
 
 @pytest.fixture
 def two_lists(config):
-    """Groups that joined before steps 0 and 4: the settings, the slots, the lists."""
-    config, wanted = config("schedule.max_staleness=1", "schedule.rounds=2"), slots(2)
+    """Groups that joined before steps 0 and 4: the settings, the specs, the lists."""
+    config, wanted = config("schedule.max_staleness=1", "schedule.rounds=2"), specs(2)
     commit(config, *wanted[:6])
     loader, run = loading(config, wanted), FakeRun()
     loader(run)

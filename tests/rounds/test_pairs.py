@@ -11,7 +11,7 @@ from ft2ray.pipeline.training import pairs_of
 from ft2ray.preference.rules import FULL
 from ft2ray.preference.wrong_pairs import WrongPair
 from ft2ray.records import Candidate, Prompt, PromptGroup
-from ft2ray.rounds.schedule import Slot
+from ft2ray.rounds.schedule import GroupSpec
 from ft2ray.rounds.scores import pair_counts, pairs_by_group, scored_candidates
 from ft2ray.run import Run, group_store
 from tests.runs import stated
@@ -51,7 +51,7 @@ def stored(tmp_path, *groups: PromptGroup) -> Run:
     config = CONFIG.replaced(run_dir=str(tmp_path))
     group_store(config.run_dir).commit_once([one.to_row() for one in groups])
     prompt = Prompt("prompt", "a.jpg", "b.wav", 0.0, 3.0)
-    return stated(config, [Slot(one.group_id, 0, prompt) for one in groups])
+    return stated(config, [GroupSpec(one.group_id, 0, prompt) for one in groups])
 
 
 def test_scores_of_one_critic_make_pairs(tmp_path):
@@ -72,7 +72,7 @@ def test_scores_of_another_critic_never_become_pairs(tmp_path, critic):
 
 def test_a_pair_that_people_marked_as_wrong_neither_trains_nor_counts(tmp_path):
     run = stored(tmp_path, group("a", "mine"), group("b", "mine"))
-    run = stated(run.config, run.slots, critic="mine")
+    run = stated(run.config, run.specs, critic="mine")
     run.wrong_pairs = (WrongPair("b", "mn", 0, 1),)
     trained = {name: pairs for name, pairs in pairs_by_group(run, ["a", "b"])}
     assert [len(trained[name]["mn"]) for name in "ab"] == [1, 0]
@@ -106,7 +106,7 @@ def test_the_training_gets_the_pairs_of_each_group_from_the_index_alone(tmp_path
 
 
 def test_a_run_folder_with_another_critics_scores_is_refused(tmp_path):
-    """The first round's slots are the same whatever the critic, so a run looks at the scores themselves."""
+    """The first round's specs are the same whatever the critic, so a run looks at the scores themselves."""
     run = stored(tmp_path, group("a", "mine"))
     check_critic(run, card("mine"))
     with pytest.raises(ValueError, match="holds scores of critic mine, now it is tuned again; choose a new"):

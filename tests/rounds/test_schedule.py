@@ -1,4 +1,4 @@
-"""Slots, shares and policies of a schedule: pure arithmetic."""
+"""Groups, shares and policies of a schedule: pure arithmetic."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,11 +9,11 @@ from ft2ray.records import Prompt
 from ft2ray.resources import ResourceSettings
 from ft2ray.rounds.schedule import (
     draws,
+    group_specs,
+    groups_needed,
     last_step,
     oldest_policy,
     recorded,
-    slots,
-    slots_needed,
     training_key,
 )
 from ft2ray.rounds.settings import CurationSettings, ScheduleSettings, Variation
@@ -31,9 +31,9 @@ configs = st.builds(
 
 @given(configs)
 def test_every_slot_has_its_own_id_and_every_round_all_prompts(config):
-    found = slots(config, "gen", "critic", PROMPTS)
-    assert len({slot.group_id for slot in found}) == len(found) == config.schedule.rounds * len(PROMPTS)
-    assert [slot.round for slot in found] == sorted(slot.round for slot in found)
+    found = group_specs(config, "gen", "critic", PROMPTS)
+    assert len({spec.group_id for spec in found}) == len(found) == config.schedule.rounds * len(PROMPTS)
+    assert [spec.round for spec in found] == sorted(spec.round for spec in found)
 
 
 scales = st.lists(st.floats(0.1, 8), min_size=1, max_size=3, unique=True).map(tuple)
@@ -65,7 +65,7 @@ def test_the_trainer_never_needs_what_generation_may_not_make_yet(config):
         may_be_filled = len(PROMPTS) * sum(
             oldest_policy(config, r) <= published for r in range(config.schedule.rounds)
         )
-        assert slots_needed(config, step, total) <= may_be_filled
+        assert groups_needed(config, step, total) <= may_be_filled
 
 
 @given(configs, st.sampled_from(["full", "uniform"]))
@@ -83,7 +83,7 @@ def test_the_gate_learns_at_the_end_of_every_round(config, mode):
 def test_needs_only_grow_and_end_with_everything(config):
     total = config.schedule.rounds * len(PROMPTS)
     last = last_step(config, config.schedule.rounds - 1)
-    needed = [slots_needed(config, step, total) for step in range(last + 1)]
+    needed = [groups_needed(config, step, total) for step in range(last + 1)]
     assert needed == sorted(needed) and needed[-1] == total
     assert needed[last - config.tlpo.gate_updates] == total, "the last gate learns from everything"
     if config.schedule.max_staleness == 0:
@@ -95,7 +95,7 @@ def test_needs_only_grow_and_end_with_everything(config):
 def test_the_first_round_serves_other_trainings_too_and_later_ones_do_not():
     config = AlignConfig(schedule=ScheduleSettings(rounds=2))
     other = config.replaced(tlpo=TlpoSettings(loss=LossSettings(beta=7.0)))
-    ours, theirs = (slots(c, "gen", "critic", PROMPTS) for c in (config, other))
+    ours, theirs = (group_specs(c, "gen", "critic", PROMPTS) for c in (config, other))
     assert [s.group_id for s in ours[:5]] == [s.group_id for s in theirs[:5]]
     assert not {s.group_id for s in ours[5:]} & {s.group_id for s in theirs[5:]}
 

@@ -242,7 +242,7 @@ def test_damaged_shards_are_set_aside_and_made_again(tmp_path, caplog, monkeypat
     assert (tmp_path / ".damaged" / names["b"]).read_bytes() == bad
     assert (tmp_path / ".damaged" / f"{names['b']}.txt").read_text() == said + "\n"
     assert store.committed(set("abcd")) == store.keys() == set("acd")
-    assert groups(tmp_path).commit_once([row("b", value=9.0)]), "the slot is empty again"
+    assert groups(tmp_path).commit_once([row("b", value=9.0)]), "the spec is empty again"
     assert store.keys() == set("abcd") and store.get("b")["parts"][0]["data"][0] == 9.0
     assert store.set_aside_damaged() == []
 
