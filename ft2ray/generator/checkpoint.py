@@ -127,12 +127,6 @@ def from_fantasytalking(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def audio_tensors(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:
-    """The parameters that FantasyTalking adds to Wan, under the names of `AudioWanTransformer`."""
-    keys = transformer.audio_keys()
-    return {key: value for key, value in transformer.state_dict().items() if key in keys}
-
-
 def _renamed(key: str, rules: tuple[tuple[re.Pattern[str], str], ...], what: str) -> str:
     for pattern, replacement in rules:
         if pattern.match(key):

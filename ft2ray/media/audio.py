@@ -137,17 +137,3 @@ def active_dbfs(wav_T: np.ndarray) -> float:
     windows = centred_T[: centred_T.size // window * window].reshape(-1, window)
     rms = np.sqrt(np.mean(windows**2, axis=1))
     return float(20.0 * np.log10(max(np.percentile(rms, 95), 1e-10)))
-
-
-def slice_clips(wav_T: np.ndarray, seconds: float, hop: float) -> list[int]:
-    """Where clips of `seconds` start, every `hop` seconds, each wholly inside the recording.
-
-    Returns:
-        starts: sample indices. A recording shorter than one clip gives none.
-    """
-    if seconds <= 0 or hop <= 0:
-        raise ValueError(
-            f"clip length and hop must be positive, got {seconds=} {hop=}; give both in seconds."
-        )
-    length, step = round(seconds * SAMPLE_RATE), max(round(hop * SAMPLE_RATE), 1)
-    return list(range(0, wav_T.size - length + 1, step))

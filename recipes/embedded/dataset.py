@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from ft2ray.critic.processor import SAMPLE_RATE, ProcessorConfig, log_mel, patches
-from ft2ray.critic.talking.model import TOY_PROCESSOR, ClipBatch
+from ft2ray.critic.talking.model import ClipBatch
 from ft2ray.critic.talking.view import FPS, WINDOW_FRAMES, at_loudness
 from recipes.embedded.synthesis import SyntheticClip
+from recipes.embedded.toy_thinker import TOY_PROCESSOR
 
 FRAME_SAMPLES = SAMPLE_RATE // FPS
 SHORT_SLACK = 5  # frames that a recording may be longer than one window and still count as short

@@ -25,10 +25,10 @@ import ray
 import torch
 
 from ft2ray.critic.calibration import fit_scaling
-from ft2ray.critic.questions import QUESTIONS, build_tokenizer
+from ft2ray.critic.questions import QUESTIONS
 from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.talking.critic import save_critic
-from ft2ray.critic.talking.model import TOY_PROCESSOR, build_model, toy_config
+from ft2ray.critic.talking.model import build_model
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
@@ -42,6 +42,7 @@ from recipes.embedded.faces import draw_face
 from recipes.embedded.motion_sources import MotionSource
 from recipes.embedded.rule_fitting import fit_rules
 from recipes.embedded.synthesis import LIP_CHANNELS, Mix, SyntheticClip, corrupt_and_render, synthesise
+from recipes.embedded.toy_thinker import TOY_PROCESSOR, build_tokenizer, toy_config
 from recipes.embedded.training_media import (
     Media,
     faces_of_clips,

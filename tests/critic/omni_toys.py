@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from ft2ray.critic.omni.whole_clip import WholeClip, WholeClipViewer
 from ft2ray.critic.processor import ProcessorConfig
-from ft2ray.critic.questions import build_tokenizer
-from ft2ray.critic.talking.model import Thinker, toy_config
+from ft2ray.critic.talking.model import Thinker
+from recipes.embedded.toy_thinker import build_tokenizer, toy_config
 
 # As the published chat_template.json: a system line of its own, then the clip, then the question.
 TEMPLATE = """{% for message in messages %}\

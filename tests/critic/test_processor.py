@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from ft2ray.critic.omni.folder import read_prompt
 from ft2ray.critic.omni.whole_clip import scaled
 from ft2ray.critic.processor import ProcessorConfig, audio_token_count, chunk_bounds, patches
-from ft2ray.critic.questions import QUESTIONS, build_tokenizer, prefix_text, question_text
-from ft2ray.critic.talking.model import TOY_PROCESSOR
+from ft2ray.critic.questions import QUESTIONS, prefix_text, question_text
+from recipes.embedded.toy_thinker import TOY_PROCESSOR, build_tokenizer
 from tests.critic.clip_processor import ClipProcessor
 from tests.critic.omni_toys import TEMPLATE
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ft2ray.generator.checkpoint import audio_tensors, from_fantasytalking
+from ft2ray.generator.checkpoint import from_fantasytalking
 from ft2ray.generator.transformer import AudioWanTransformer
 from ft2ray.weights import check_fit
 
@@ -17,6 +17,12 @@ FROM_OURS = (
         r"audio_processor.blocks.\1.cross_attn.processor.\2.weight",
     ),
 )
+
+
+def audio_tensors(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:
+    """The parameters that FantasyTalking adds to Wan, under the names of `AudioWanTransformer`."""
+    keys = transformer.audio_keys()
+    return {key: value for key, value in transformer.state_dict().items() if key in keys}
 
 
 def to_fantasytalking(transformer: AudioWanTransformer) -> dict[str, torch.Tensor]:

@@ -4,11 +4,9 @@ import wave
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ft2ray.errors import MediaError
-from ft2ray.media.audio import SAMPLE_RATE, active_dbfs, check_speech, read_audio, slice_clips
+from ft2ray.media.audio import SAMPLE_RATE, active_dbfs, check_speech, read_audio
 from tests.media.files import encode, tone
 
 
@@ -114,22 +112,3 @@ def test_a_short_word_in_a_long_pause_is_not_silence():
     wav_T[16000:24000] = tone(0.5)
     check_speech(wav_T)
     assert active_dbfs(wav_T) > -15
-
-
-@given(
-    samples=st.integers(0, 200_000),
-    seconds=st.floats(0.5, 5.0),
-    hop=st.floats(0.1, 5.0),
-)
-def test_clips_lie_inside_and_leave_no_room_for_another(samples, seconds, hop):
-    starts = slice_clips(np.zeros(samples, np.float32), seconds, hop)
-    length, step = round(seconds * SAMPLE_RATE), round(hop * SAMPLE_RATE)
-    assert all(start + length <= samples for start in starts)
-    assert [b - a for a, b in zip(starts, starts[1:], strict=False)] == [step] * max(len(starts) - 1, 0)
-    after = starts[-1] + step if starts else 0
-    assert after + length > samples
-
-
-def test_clip_length_must_be_positive():
-    with pytest.raises(ValueError, match="positive"):
-        slice_clips(np.zeros(100), 0.0, 1.0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ft2ray.critic.questions import QUESTIONS, build_tokenizer
-from ft2ray.critic.talking.model import TOY_PROCESSOR, build_model, toy_config
+from ft2ray.critic.questions import QUESTIONS
+from ft2ray.critic.talking.model import build_model
 from recipes.embedded.critic_training import (
     AuxiliaryHeads,
     Setup,
@@ -18,6 +18,7 @@ from recipes.embedded.critic_training import (
 )
 from recipes.embedded.dataset import FRAME_SAMPLES, ClipData, SoundMix, read_shards, write_shard
 from recipes.embedded.synthesis import LIP_CHANNELS, TARGET_SCALE, SyntheticClip
+from recipes.embedded.toy_thinker import TOY_PROCESSOR, build_tokenizer, toy_config
 
 FRAMES = 200
 

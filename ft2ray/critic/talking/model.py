@@ -26,10 +26,9 @@ from transformers import (
 )
 
 from ft2ray.critic.processor import ProcessorConfig, audio_token_count, sounding_video
-from ft2ray.critic.questions import AUDIO, AUDIO_BOS, IMAGE, VIDEO, VISION_BOS, prefix_text, question_text
+from ft2ray.critic.questions import IMAGE, VIDEO, prefix_text, question_text
 
 Thinker = Qwen2_5OmniThinkerForConditionalGeneration
-INITIAL_SPREAD = 0.06  # of weights: about 1 / sqrt(width), as the large models' 0.02 is for their widths
 _PACKED = "packed_flash_sdpa"  # "flash" in the name makes the towers hand over all segments in one call
 
 
@@ -73,69 +72,6 @@ def packed_sdpa(
 
 
 AttentionInterface.register(_PACKED, packed_sdpa)
-
-# Four frames in a patch halve the vision tokens of 25-fps video; one chunk holds a whole window, so
-# all pictures come before all sound and several sounds can be tried on pictures that are read once.
-TOY_PROCESSOR = ProcessorConfig(temporal_patch_size=4, seconds_per_chunk=4)
-
-
-def toy_config(
-    tokenizer: PreTrainedTokenizerFast, processor: ProcessorConfig, width: int = 96
-) -> Qwen2_5OmniThinkerConfig:
-    """Qwen2.5-Omni's thinker at about 0.9 M parameters, for one CPU core."""
-    token = tokenizer.convert_tokens_to_ids
-    heads = 4
-    third = width // heads // 2 // 3
-    settings: dict[str, Any] = {
-        "audio_config": {
-            "initializer_range": INITIAL_SPREAD,
-            "num_mel_bins": processor.mel_bins,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 288,
-            "d_model": 96,
-            "output_dim": width,
-            "n_window": 150,  # one chunk of three seconds: a whole window of the view
-        },
-        "vision_config": {
-            "initializer_range": INITIAL_SPREAD,
-            "depth": 2,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 4,
-            "out_hidden_size": width,
-            "fullatt_block_indexes": [0, 1],
-            "patch_size": processor.patch_size,
-            "temporal_patch_size": processor.temporal_patch_size,
-            "spatial_merge_size": processor.merge_size,
-        },
-        "text_config": {
-            "initializer_range": INITIAL_SPREAD,
-            "vocab_size": len(tokenizer),
-            "hidden_size": width,
-            "intermediate_size": 2 * width,
-            "num_hidden_layers": 4,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "tie_word_embeddings": False,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [width // heads // 2 - 2 * third, third, third],
-            },
-        },
-        "initializer_range": INITIAL_SPREAD,
-        "image_token_id": token(IMAGE),
-        "video_token_id": token(VIDEO),
-        "audio_token_id": token(AUDIO),
-        "vision_start_token_id": token(VISION_BOS),
-        "audio_start_token_id": token(AUDIO_BOS),
-        "audio_end_token_id": tokenizer.audio_eos_token_id,
-        "position_id_per_seconds": processor.position_id_per_seconds,
-        "seconds_per_chunk": processor.seconds_per_chunk,
-        "tie_word_embeddings": False,
-    }
-    return Qwen2_5OmniThinkerConfig(**settings)
 
 
 def build_model(config: Qwen2_5OmniThinkerConfig) -> Thinker:

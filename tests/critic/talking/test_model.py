@@ -8,12 +8,10 @@ from ft2ray.critic.processor import ProcessorConfig, log_mel, patches
 from ft2ray.critic.questions import (
     QUESTIONS,
     answer_token_ids,
-    build_tokenizer,
     prefix_text,
     question_text,
 )
 from ft2ray.critic.talking.model import (
-    TOY_PROCESSOR,
     ClipBatch,
     answer_logits,
     audio_tokens,
@@ -22,9 +20,9 @@ from ft2ray.critic.talking.model import (
     question_token_ids,
     read_prefix,
     still_tokens,
-    toy_config,
     video_tokens,
 )
+from recipes.embedded.toy_thinker import TOY_PROCESSOR, build_tokenizer, toy_config
 from tests.critic.clip_processor import ClipProcessor
 
 

@@ -8,7 +8,7 @@ from diffusers import WanTransformer3DModel
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from ft2ray.generator.audio_attention import AudioCrossAttention, CrossContext, audio_windows, window_ranges
-from ft2ray.generator.checkpoint import audio_tensors, from_fantasytalking
+from ft2ray.generator.checkpoint import from_fantasytalking
 from ft2ray.generator.sampler import guidance_weights, timesteps
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.generator.transformer import AudioWanTransformer
@@ -17,7 +17,7 @@ from ft2ray.media.audio import SAMPLE_RATE
 from ft2ray.tlpo.experts import lora_config
 from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.settings import TARGETS, ExpertSettings, GateSettings
-from tests.generator.fantasytalking import to_fantasytalking
+from tests.generator.fantasytalking import audio_tensors, to_fantasytalking
 
 I2V_14B = dict(
     patch_size=(1, 2, 2), num_attention_heads=40, attention_head_dim=128, in_channels=36, out_channels=16,
