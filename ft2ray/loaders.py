@@ -84,7 +84,7 @@ def load_critic(
         weights: "embedded", a folder, a Qwen2.5-Omni hub name, or "package.module:name".
         fps: pictures a second that a full-size critic looks at, None for its own; others have a fixed view.
         pixels: largest area of these pictures, pixels x pixels.
-        questions: what a model that nobody tuned is asked, by dimension; the others have their own.
+        questions: what an untuned model is asked, by dimension; the others have their own.
         allow_code: whether a "package.module:name" may be imported and called.
 
     Raises:

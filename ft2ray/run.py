@@ -159,7 +159,7 @@ class Run:
     # -- identities --------------------------------------------------------------------------------------
 
     def identify(self, generator: str, critic: str) -> None:
-        """Write down the fingerprints, so that nobody has to load the models to find the groups."""
+        """Write down the fingerprints, so that groups are found without loading the models."""
         self._write_json("fingerprints.json", {"generator": generator, "critic": critic})
         for known in ("_fingerprints", "key", "specs"):
             self.__dict__.pop(known, None)

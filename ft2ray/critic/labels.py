@@ -204,7 +204,7 @@ def read_table(path: str) -> Table:
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     kind = Path(path).suffix.lower()
     if kind not in readers:
-        raise DataError(f"labels: {path} is no {', '.join(readers)} file")
+        raise DataError(f"labels: {path} is not a {', '.join(readers)} file")
     table = Table(path)
     try:
         readers[kind](local_copy(path), table)
@@ -237,7 +237,7 @@ def _read_jsonl(file: Path, table: Table) -> None:
             table.problems.append((number, "", f"is not valid JSON: {error.msg}"))
             continue
         if not isinstance(row, dict):
-            table.problems.append((number, "", "is no JSON object"))
+            table.problems.append((number, "", "is not a JSON object"))
             continue
         columns |= dict.fromkeys(row)
         table.rows.append((number, row))

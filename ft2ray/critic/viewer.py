@@ -1,4 +1,4 @@
-"""How a critic looks at clips, apart from its weights: whoever makes a clip makes the view of it.
+"""How a critic looks at clips, apart from its weights: the process that makes a clip makes its view.
 
 Shape suffixes: F frames, H W 3 pixels, T audio samples, P mesh points.
 """

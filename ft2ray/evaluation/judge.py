@@ -185,7 +185,7 @@ def fit_judge(clips: Sequence[RealClip], decoys: Sequence[Mapping[str, np.ndarra
         decoys: features by kind of other speech; all are cut to the shortest.
         source: words for the report.
     Raises:
-        DataError: fewer than two speakers: nobody could be left out.
+        DataError: fewer than two speakers: none can be left out.
     """
     speakers = {clip.speaker for clip in clips}
     if len(speakers) < 2:

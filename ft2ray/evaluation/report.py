@@ -1,6 +1,6 @@
 """`report.html`: one self-contained page about one run; `report.json` beside it.
 
-The page is for somebody who has not read the code: what was done, whether it helped, on which evidence, and
+The page is for readers who do not know the code: what was done, whether it helped, on which evidence, and
 how to repeat it. It loads nothing from outside: videos are embedded, charts are inline SVG, text is escaped.
 """
 

@@ -70,7 +70,7 @@ class Task:
 
     @cached_property
     def task_id(self) -> str:
-        """Identity: which of two clips stands on the left is no part of it."""
+        """Identity: which of two clips stands on the left does not matter."""
         clips = sorted(filter(None, (self.clip, self.other)))
         return content_id(self.kind, self.annotator, self.dimension, clips, self.sound, self.check)
 
@@ -128,7 +128,7 @@ def current(answers: Iterable[Answer]) -> list[Answer]:
 def annotator_name(text: str) -> str:
     """A name as it is kept.
 
-    Raises UserError where there is none, or it is no single line of text.
+    Raises UserError where there is no name, or it is not a single line of text.
     """
     name = text.strip()
     if not name:

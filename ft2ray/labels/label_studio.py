@@ -38,7 +38,7 @@ def read_label_studio(path: str, source: Source) -> list[Answer]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"labels: {path} is not valid JSON: {error}") from error
     if not isinstance(tasks, list):
-        raise DataError(f"labels: {path} is no list of tasks; export it as JSON (not JSON-MIN)")
+        raise DataError(f"labels: {path} is not a list of tasks; export it as JSON (not JSON-MIN)")
     answers: list[Answer] = []
     faults = []
     for number, task in enumerate(tasks, 1):
@@ -87,7 +87,7 @@ def _clip(data: Mapping[str, Any], source: Source) -> Any:
     named = [data["video"]] if isinstance(data.get("video"), str) else texts
     named = [text for text in named if text.lower().partition("?")[0].endswith(PLAYABLE) or "?d=" in text]
     if len(named) != 1:
-        raise _Fault(f"its data names {len(named)} clips, wanted is one")
+        raise _Fault(f"its data names {len(named)} clips; it must name one")
     # Label Studio serves local files as /data/local-files/?d=folder/clip.mp4.
     path = urllib.parse.unquote(named[0].rpartition("?d=")[2])
     found = [clip for clip in source.clips if path == clip.path or path.endswith("/" + clip.path)]
@@ -108,7 +108,7 @@ def _person(completed_by: Any) -> str:
 def _word(value: Any) -> str:
     choices = value.get("choices") if isinstance(value, Mapping) else None
     if not isinstance(choices, Sequence) or len(choices) != 1:
-        raise _Fault(f"an answer holds {str(value)[:60]}, wanted is one choice")
+        raise _Fault(f"an answer holds {str(value)[:60]}, it must hold one choice")
     word = str(choices[0]).strip().lower().removesuffix(".")
     if word not in (YES, NO):
         raise _Fault(f"the choice {str(choices[0])[:40]!r} is neither Yes nor No")
@@ -120,5 +120,5 @@ def _moment(text: Any) -> float:
         return datetime.fromisoformat(str(text)).timestamp()
     except ValueError as error:
         raise _Fault(
-            f"its annotation was created at {str(text)[:40]!r}, which is no date and time"
+            f"its annotation was created at {str(text)[:40]!r}, which is not a date and time"
         ) from error

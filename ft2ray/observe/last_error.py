@@ -1,4 +1,4 @@
-"""How the last attempt of a run ended where it did not finish: kept in its folder for whoever looks later.
+"""How the last attempt of a run ended where it did not finish: kept in its folder.
 
 The attempt after it starts all the same: what was wrong (a disk, a node, a folder of weights) may be mended
 without a word in the configuration, and everything is checked before a worker is asked for.

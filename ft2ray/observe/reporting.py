@@ -192,7 +192,7 @@ def _words(prompt: Prompt) -> str:
 
 
 def _links(run: Run, policy: str) -> dict[str, str]:
-    """Links to what somebody without the store's credentials may want to load, where the run is on S3."""
+    """Links to files for readers without the store's credentials, where the run is on S3."""
     folder = join("policies", base_name(policy))
     files = [f"{folder}/{file}" for file in list_files(policy, recursive=True)]
     files += [file for file in (PAIRS, "config.yaml", "report.json") if exists(run.file(file))]

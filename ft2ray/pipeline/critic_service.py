@@ -123,7 +123,7 @@ class CriticService:
             raise RuntimeError(f"the built-in clip is scored {p_NK.tolist()}, not {self.usual_NK.tolist()}")
 
     def _score_all(self, views: Sequence[View]) -> list[list[float] | Exception]:
-        """Scores of each clip; where the batch fails one by one, so that a bad clip fails nobody else."""
+        """Scores of each clip; where the batch fails one by one, so that a bad clip fails no other."""
         try:
             return [*self._probabilities(views)]
         except Exception as error:  # raised again by `score`, for its own clip

@@ -237,7 +237,7 @@ class ScoreAndCommit:
 def curate(run: Run, specs: Sequence[GroupSpec]) -> Iterator[dict[str, Any]]:
     """Make, score and commit the groups of `specs`, roughly in order; yields one summary for each.
 
-    Whoever generates a group whose policy is not published yet waits for it, so that one stream, whose models
+    A generator waits for a policy that is not published yet, so that one stream, whose models
     are loaded once, may go through many rounds.
     """
     config = run.config

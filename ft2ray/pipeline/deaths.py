@@ -98,7 +98,7 @@ class DeathWatch:
                 pool = next(
                     reversed(waiting), None
                 )  # where memory is short, most processes die before Ray gives them their actor
-            if pool is None or worker.node_id not in alive:  # somebody else's, or lost with its node
+            if pool is None or worker.node_id not in alive:  # of another job, or lost with its node
                 continue
             new.append(Death(pool, worker.ip, time.time(), why, used, limit))
         for death in new:
@@ -190,7 +190,7 @@ def watched(rows: Iterable[T], run_dir: str) -> Iterator[T]:
         raise RunEnded(verdict(since)) from None
     finally:
         over.set()
-        looking.join()  # whoever asks a Ray that has ended takes the process with it
+        looking.join()  # a call to a Ray that has ended ends the process
 
 
 def places(waiting: Mapping[str, int]) -> str:

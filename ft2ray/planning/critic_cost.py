@@ -219,4 +219,4 @@ def _read_config(weights: str) -> dict[str, Any]:
         values = json.loads(file.read_text())
         return dict(values.get("thinker_config", values))
     except (ValueError, AttributeError) as error:
-        raise UserError(f"plan: {file} is no JSON object: {error}") from error
+        raise UserError(f"plan: {file} is not a JSON object: {error}") from error

@@ -153,7 +153,7 @@ def ranked(
 
 
 def checked(p_NK: np.ndarray) -> np.ndarray:
-    """The scores as float64; ValueError where they are no probabilities."""
+    """The scores as float64; ValueError where they are not probabilities."""
     p_NK = np.asarray(p_NK, dtype=np.float64)
     if p_NK.ndim != 2:
         raise ValueError(f"scores must be [candidates, dimensions], got shape {p_NK.shape}")

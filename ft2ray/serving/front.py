@@ -1,7 +1,7 @@
 """The front door of both applications: who may come in, how much they may bring, how long it may take.
 
 The token is checked before the body is read. A body is read before the request takes one of the few slots, so
-that slow senders wait for nobody but themselves, and one below the least rate is broken off. The deadline
+that slow senders hold up only themselves, and one below the least rate is broken off. The deadline
 counts from the arrival at this replica, which takes far more connections than it has slots.
 
 Headers are read by Ray's HTTP proxy, which limits neither their size nor their time: an ingress has to.
@@ -154,7 +154,7 @@ def body_of(model: type[BaseModel], files: Sequence[str], examples: dict[str, An
 
 
 class Bounds:
-    """ASGI middleware: size and rate of the body, the deadline, and an answer to what nobody caught."""
+    """ASGI middleware: size and rate of the body, the deadline, and an answer to uncaught errors."""
 
     def __init__(self, app: ASGIApp, route: str, settings: FrontSettings):
         self.app, self.route, self.settings = app, route, settings

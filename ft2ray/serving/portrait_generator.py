@@ -2,7 +2,7 @@
 
 A thread looks at the run's current policy and loads a new one beside the work that goes on. The worker that
 makes the clips tries it out and adopts it, so always between two of them: a clip in the making ends on the
-policy that it began with, the next one has the new policy, and nobody waits for the loading.
+policy that it began with, the next one has the new policy, and no request waits for the loading.
 """
 
 from __future__ import annotations

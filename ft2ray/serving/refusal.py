@@ -65,7 +65,7 @@ _FAULTS: dict[type[FT2RayError], tuple[int, str, str]] = {
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """The answer to what went wrong below the front; the log gets whatever the client cannot mend."""
+    """The answer to what went wrong below the front; the log gets what the client cannot mend."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, MediaError):

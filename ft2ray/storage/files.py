@@ -139,7 +139,7 @@ def local_folder(url: str | Path) -> Path:
 
 
 def upload_folder(local: str | Path, url: str | Path, last: str = "") -> None:
-    """Copy all files below a local folder; `last` goes last, so whoever sees it finds all the others."""
+    """Copy all files below a local folder; `last` goes last, so who sees it finds all the others."""
     for file in sorted(list_files(local, recursive=True), key=lambda file: (file == last, file)):
         upload(Path(local) / file, join(url, file))
 
@@ -155,7 +155,7 @@ def new_file(url: str | Path) -> AbstractContextManager[Path]:
 def new_folder(url: str | Path, last: str = "") -> AbstractContextManager[Path]:
     """A local folder to fill, which becomes `url` when the block ends; after an error nothing does.
 
-    Where a folder cannot appear at once (S3), the file `last` appears last: whoever sees it finds the others.
+    Where a folder cannot appear at once (S3), the file `last` appears last, and shows that all are there.
     """
     return files_of(url).new_folder(str(url), last)
 

@@ -1,6 +1,6 @@
 """A lease on S3: only one process works in a folder, and one that died does not keep it for ever.
 
-The lease is one object that its owner writes again every BEAT seconds. Whoever wants it watches it first: if
+The lease is one object that its owner writes again every BEAT seconds. A second process watches it first: if
 it is written meanwhile, its owner lives and the other is refused; if it is EXPIRY seconds old by the store's
 own clock, it is taken over. All writes are conditional on what was read, so of several who try one succeeds.
 
@@ -42,7 +42,7 @@ def lease(url: str, what: str, beat: float = BEAT, expiry: float = EXPIRY) -> It
             try:
                 etag = s3.put(url, _state(owner), if_match=etag) or _etag_if_held(url, owner)
             except (StoreUnavailable, StoreRefused):
-                continue  # the work itself meets the same store; the lease is ours as long as nobody took it
+                continue  # the work itself meets the same store; the lease is ours until another takes it
             if etag is None:
                 log.warning("%s was taken over by another %s while this one did not answer", url, what)
 

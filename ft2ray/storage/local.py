@@ -22,7 +22,7 @@ from ft2ray.storage.interface import Files
 log = logging.getLogger(__name__)
 
 LEFTOVER = re.compile(r"\.ft2ray-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
-LEFTOVER_AGE = 24 * 3600.0  # seconds after which a temporary file of another machine is nobody's
+LEFTOVER_AGE = 24 * 3600.0  # seconds after which a temporary file of another machine counts as left behind
 
 SAYS: dict[int | None, tuple[type[Exception], str]] = {
     errno.ENOSPC: (StoreUnavailable, "the disk is full (No space left on device); free or enlarge it"),

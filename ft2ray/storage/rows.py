@@ -1,7 +1,7 @@
 """Folders of rows: small Parquet shards, each of which appears whole or not at all.
 
     <root>/<id>.parquet         rows that were committed together; the id hashes their keys
-    <root>/.index/*.parquet     the narrow columns of many shards, so that nobody opens 100,000 files
+    <root>/.index/*.parquet     the narrow columns of many shards, so that no reader opens 100,000 files
     <root>/.damaged/            shards that were set aside, each with the reason
 
 Whatever is listed in the store is never made again. The index is only a copy: it is written by those who

@@ -153,7 +153,7 @@ def save_policy(directory: str | Path, policy: Policy) -> str:
 
     The folder appears complete or not at all; on S3 policy.json, which readers look for, is written last.
     Publishing the same policy again changes nothing; a folder that holds another one is refused, since
-    whoever reads it may be half-way through.
+    a reader may be half-way through.
 
     Raises:
         NonFiniteError: for a tensor with NaN or infinity in it.

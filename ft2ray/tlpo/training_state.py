@@ -3,7 +3,7 @@
 state.json            counters (cursors, steps), optimiser settings
 state.safetensors     adapters, gate, optimiser moments, copies of weights where there are any
 
-The frozen base is not in it: it never changes, and whoever resumes has loaded it.
+The frozen base is not in it: it never changes, and a resumed training has loaded it.
 """
 
 from __future__ import annotations

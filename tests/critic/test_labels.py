@@ -105,7 +105,7 @@ def test_twenty_bad_rows_are_shown_and_the_rest_counted(folder):
 def test_broken_lines_of_jsonl_are_named(folder):
     path = folder / "broken.jsonl"
     path.write_text('{"clip": "0.mp4", "mn": true, "ls": null, "vq": 0}\n\n{"clip"\n[1]\n')
-    with pytest.raises(ValueError, match="row 3: is not valid JSON[^\n]*\n  row 4: is no JSON object"):
+    with pytest.raises(ValueError, match="row 3: is not valid JSON[^\n]*\n  row 4: is not a JSON object"):
         read_labels(path, QUESTIONS)
 
 
@@ -115,7 +115,7 @@ def test_broken_lines_of_jsonl_are_named(folder):
         ("x.csv", "clip,mn,vq\n0.mp4,1,1\n", "lacks the column ls; it has clip, mn, vq"),
         ("x.csv", "clip,mn,ls,vq\n", "holds no rows"),
         ("x.csv", "clip,mn,ls,vq\n0.mp4,,,\n", "holds not one answer"),
-        ("x.xlsx", "", "is no .csv, .jsonl, .parquet file"),
+        ("x.xlsx", "", "is not a .csv, .jsonl, .parquet file"),
         ("x.parquet", "PAR1 nothing", "cannot be read as parquet"),
     ],
 )

@@ -138,7 +138,7 @@ def test_label_studio_is_read_with_its_people_and_times(imported, folder):
         (label_studio(A, "Maybe"), "neither Yes nor No"),
         (label_studio(A, dimension="smell"), "answers 'smell'"),
         (label_studio(A, person=None), "who completed it"),
-        (label_studio(A, created_at="yesterday"), "no date and time"),
+        (label_studio(A, created_at="yesterday"), "not a date and time"),
         ({"id": 1}, "it has no data"),
     ],
 )

@@ -4,7 +4,7 @@
                                  alpha of the LoRA, scaling, calibration, fingerprint of what decides a score
     adapter_model.safetensors    the LoRA, under peft's names
 
-A Qwen2.5-Omni folder itself is the critic that nobody tuned: no LoRA, the default questions.
+A Qwen2.5-Omni folder itself is an untuned critic: no LoRA, the default questions.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def read_card(
 ) -> OmniCard:
     """The card of a critic, from the files alone; ValueError where something is missing or does not fit.
 
-    fps, pixels: how to look at clips where nobody tuned it; a tuned critic refuses others than its own.
-    questions: what it is asked where nobody tuned it, None for the default ones.
+    fps, pixels: how an untuned critic looks at clips; a tuned critic refuses others than its own.
+    questions: what an untuned critic is asked, None for the default ones.
     """
     folder = find_omni(path)
     if not (folder / CARD).is_file():

@@ -144,7 +144,7 @@ class OmniCritic(LogitCritic):
         where there is one.
 
         Raises:
-            ValueError: whatever is missing, damaged or does not belong together.
+            ValueError: for files that are missing, damaged or do not belong together.
         """
         if device is None:
             device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"

@@ -21,7 +21,7 @@ from ft2ray.errors import ConfigurationError, MediaError
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.video import MAX_SECONDS
 
-FPS, PIXELS = 10.0, 448  # of a critic that nobody tuned to other values
+FPS, PIXELS = 10.0, 448  # of a critic that was not tuned to other values
 LEAST_LIP_FPS, MOST_FPS = 8.0, 25.0
 SHORTEST_SECONDS = 1.0
 

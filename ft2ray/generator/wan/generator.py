@@ -84,7 +84,7 @@ class WanSettings:
         values = read_config(folder)
         where = f"generator: {folder / CONFIG_FILE}"
         if values.pop("codec") != "wan":
-            raise WeightsError(f"{where} is no Wan generator; it needs codec wan")
+            raise WeightsError(f"{where} is not a Wan generator; it needs codec wan")
         kinds = {f.name: (int, float) if f.type == "float" else {"int": int, "str": str}[str(f.type)]
                  for f in dataclasses.fields(cls)}  # fmt: skip
         for key, value in values.items():

@@ -68,7 +68,7 @@ _ROLE = re.compile(
 _PART = {"A": "A", "down": "A", "B": "B", "up": "B"}
 
 # What wrappers put into names: anywhere (torch.compile, FSDP, checkpointing), and in front of the first block
-# (peft, DDP, DiffSynth, and whoever holds the transformer).
+# (peft, DDP, DiffSynth, and holders of the transformer).
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _HOLDERS = frozenset(
     {"base_model", "model", "module", "pipe", "dit", "transformer", "diffusion_model", "unet", "denoiser"}
