@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.talking.view import TalkingViewer
 from ft2ray.evaluation.judge import Judge
 from ft2ray.evaluation.measure import measure_clip
@@ -33,6 +32,7 @@ from ft2ray.records import Prompt, PromptGroup
 from ft2ray.rounds.measurements import run_judge
 from ft2ray.rounds.prompts import read_clip
 from ft2ray.run import Run, read_groups
+from recipes.embedded.rule_critic import RuleCritic
 
 
 def judged(run_dir: str, group: PromptGroup) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,6 @@ import torch
 
 from ft2ray.critic.base import Critic
 from ft2ray.critic.processor import ProcessorConfig, log_mel
-from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.talking.critic import CONFIG, TalkingCritic
 from ft2ray.critic.talking.model import build_model
 from ft2ray.critic.talking.view import WINDOW_FRAMES, ClipView, TalkingViewer, at_loudness, speech_features
@@ -36,6 +35,7 @@ from ft2ray.media.speech import SpeechEncoder
 from ft2ray.media.video import read_video
 from recipes.embedded.dataset import FRAME_SAMPLES
 from recipes.embedded.motion_sources import LipSource, MotionSource
+from recipes.embedded.rule_critic import RuleCritic
 from recipes.embedded.synthesis import synthesise
 from recipes.embedded.toy_thinker import toy_config
 from recipes.embedded.training_media import Media, faces_of_pictures, listed, recordings, talking_clips

@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 
 from ft2ray.critic.base import Critic
-from ft2ray.critic.rule import RuleCritic
 from ft2ray.errors import CriticError
 from ft2ray.preference.rules import LOGIT_CLIP
-from ft2ray.records import content_id
 
 # (a, b) -> P(a is better than b) in every dimension [K]
 Comparison = Callable[[Any, Any], Sequence[float] | np.ndarray]
@@ -50,15 +48,3 @@ class PairwiseCritic(Critic):
             logit_NNK[i, j] += half
             logit_NNK[j, i] -= half
         return 1.0 / (1.0 + np.exp(-logit_NNK.mean(axis=1) if count else np.zeros((0, len(self.dimensions)))))
-
-
-def by_rules() -> PairwiseCritic:
-    """The packaged rules as a comparison: `critic.weights: ft2ray.critic.pairwise:by_rules`."""
-    rules = RuleCritic.load()
-
-    def judge(a: Any, b: Any) -> np.ndarray:
-        p_NK = np.clip(rules.score([a, b]), LOGIT_CLIP, 1 - LOGIT_CLIP)
-        logit_NK = np.log(p_NK) - np.log1p(-p_NK)
-        return 1.0 / (1.0 + np.exp(logit_NK[1] - logit_NK[0]))
-
-    return PairwiseCritic(judge, rules.dimensions, content_id("pairwise", rules.fingerprint))

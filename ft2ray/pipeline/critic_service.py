@@ -208,26 +208,6 @@ def call_seconds(critic: CriticSettings) -> float:
     return 2 * critic.timeout_seconds
 
 
-def score_together(
-    handle: DeploymentHandle,
-    views: list[View],
-    timeout_seconds: float,
-    retries: int,
-    critic: str | None = None,
-) -> list[tuple[list[float] | None, str | None]]:
-    """As `score_views`, in one call; where it fails all of them have no score."""
-    reason = ""
-    for _ in range(retries + 1 if views else 0):
-        try:
-            scores = handle.score_together.remote(views, critic).result(timeout_s=timeout_seconds)
-            return [(p_K, None) for p_K in scores]
-        except CriticError:
-            raise
-        except Exception as error:  # as in `score_views`
-            reason = reason_of(error)
-    return [(None, reason)] * len(views)
-
-
 def reason_of(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[-1]}"[:500]
@@ -239,25 +219,38 @@ def score_views(
     timeout_seconds: float,
     retries: int,
     critic: str | None = None,
+    groupwise: bool = False,
 ) -> list[tuple[list[float] | None, str | None]]:
-    """(scores, None) or (None, reason) per view; all views are in flight at once so that they batch.
+    """(scores, None) or (None, reason) per view.
+
+    All views are in flight at once so that they batch; those of a `groupwise` critic go in one call, and fail
+    together.
 
     CriticError where a replica's fingerprint is not `critic`: no clip is to blame, and the next replica will
     say the same.
     """
     results: list[tuple[list[float] | None, str | None]] = [(None, None)] * len(views)
-    waiting = list(range(len(views)))
+    everything = list(range(len(views)))
+    waiting = [everything] if groupwise and views else [[n] for n in everything]
     for _ in range(retries + 1):
-        calls = [(n, handle.score.remote(views[n], critic)) for n in waiting]
-        waiting = []
-        for n, call in calls:
+        calls = [
+            handle.score_together.remote([views[n] for n in some], critic)
+            if groupwise
+            else handle.score.remote(views[some[0]], critic)
+            for some in waiting
+        ]
+        failed = []
+        for some, call in zip(waiting, calls, strict=True):
             try:
-                results[n] = (call.result(timeout_s=timeout_seconds), None)
+                answer = call.result(timeout_s=timeout_seconds)
             except CriticError:
                 raise
             except Exception as error:  # whatever the replica died of becomes the reason, never a number
-                results[n] = (None, reason_of(error))
-                waiting.append(n)
-        if not waiting:
-            break
+                failed.append(some)
+                for n in some:
+                    results[n] = None, reason_of(error)
+                continue
+            for n, p_K in zip(some, answer if groupwise else [answer], strict=True):
+                results[n] = p_K, None
+        waiting = failed
     return results

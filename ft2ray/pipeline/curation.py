@@ -187,7 +187,7 @@ class ScoreAndCommit:
         self.groups, self.refused, self.spans = run.groups, run.refused, run.spans
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        from ft2ray.pipeline.critic_service import call_seconds, score_together, score_views
+        from ft2ray.pipeline.critic_service import call_seconds, score_views
 
         spec: GroupSpec = row["spec"]
         summary = {"group_id": spec.group_id, "round": spec.round, "unscored": 0}
@@ -204,9 +204,10 @@ class ScoreAndCommit:
             )
             return summary
         critic = self.config.critic
-        score = score_together if self.groupwise else score_views
         views = [view for _, view in seen]
-        results = score(self.handle, views, call_seconds(critic), critic.retries, self.critic)
+        results = score_views(
+            self.handle, views, call_seconds(critic), critic.retries, self.critic, self.groupwise
+        )
         failed = [error for _, error in results if error is not None]
         if len(failed) > MOST_FAILED * len(seen):
             raise CriticError(

@@ -1,4 +1,4 @@
-"""Fits the rules of `ft2ray.critic.rule`, the baseline that the learnt critic has to beat.
+"""Fits the rules of `recipes.embedded.rule_critic`, the baseline that the learnt critic has to beat.
 
 Shapes: N clips, K dimensions, R measurements.
 """
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ft2ray.critic.calibration import fit_logistic
-from ft2ray.critic.rule import Rule, RuleCritic, measurements
 from ft2ray.critic.talking.view import ClipView
+from recipes.embedded.rule_critic import Rule, RuleCritic, measurements
 
 PENALTY = 0.01
 

@@ -26,7 +26,6 @@ import torch
 
 from ft2ray.critic.calibration import fit_scaling
 from ft2ray.critic.questions import QUESTIONS
-from ft2ray.critic.rule import RuleCritic
 from ft2ray.critic.talking.critic import save_critic
 from ft2ray.critic.talking.model import build_model
 from ft2ray.critic.talking.view import ClipView
@@ -40,6 +39,7 @@ from recipes.embedded.critic_training import AuxiliaryHeads, Setup, TrainingConf
 from recipes.embedded.dataset import SHARD, ClipData, SoundMix, read_shards, write_shard
 from recipes.embedded.faces import draw_face
 from recipes.embedded.motion_sources import MotionSource
+from recipes.embedded.rule_critic import RuleCritic
 from recipes.embedded.rule_fitting import fit_rules
 from recipes.embedded.synthesis import LIP_CHANNELS, Mix, SyntheticClip, corrupt_and_render, synthesise
 from recipes.embedded.toy_thinker import TOY_PROCESSOR, build_tokenizer, toy_config

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft2ray.critic.base import Critic
-from ft2ray.critic.pairwise import PairwiseCritic, by_rules
-from ft2ray.critic.rule import RuleCritic
+from ft2ray.critic.pairwise import PairwiseCritic
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.errors import CriticError
 from ft2ray.loaders import load_critic, load_viewer
-from ft2ray.pipeline.critic_service import CriticService, score_together
+from ft2ray.pipeline.critic_service import CriticService, score_views
 from ft2ray.preference.rules import PairRule, pairs
+from recipes.embedded.rule_critic import RuleCritic, by_rules
 
 
 def sigmoid(x):
@@ -76,8 +76,8 @@ def views(count: int) -> list[ClipView]:
 
 def test_both_short_critics_are_named_by_the_configuration():
     rules, compared = (
-        load_critic("ft2ray.critic.rule:RuleCritic.load", allow_code=True),
-        load_critic(by := "ft2ray.critic.pairwise:by_rules", allow_code=True),
+        load_critic("recipes.embedded.rule_critic:RuleCritic.load", allow_code=True),
+        load_critic(by := "recipes.embedded.rule_critic:by_rules", allow_code=True),
     )
     assert isinstance(rules, RuleCritic) and compared.dimensions == rules.dimensions == ("mn", "ls", "vq")
     assert compared.fingerprint == by_rules().fingerprint != rules.fingerprint
@@ -112,11 +112,11 @@ class Handle:
 
 @pytest.mark.parametrize("failures, scored", [(0, True), (1, True), (2, False)])
 def test_candidates_of_a_prompt_are_compared_in_one_call(failures, scored):
-    service = CriticService.func_or_class("ft2ray.critic.pairwise:by_rules", 600, 60.0)
+    service = CriticService.func_or_class("recipes.embedded.rule_critic:by_rules", 600, 60.0)
     clips = views(3)
     assert service.groupwise()
     handle = Handle(service, failures)
-    results = score_together(handle, clips, timeout_seconds=5.0, retries=1)
+    results = score_views(handle, clips, timeout_seconds=5.0, retries=1, groupwise=True)
     expected = [(row.tolist(), None) for row in by_rules().score(clips)]
     assert results == (expected if scored else [(None, "TimeoutError: no answer")] * 3)
     assert handle.calls == [3] * min(failures + 1, 2)

@@ -11,11 +11,11 @@ import torch
 from ft2ray.critic.base import Critic
 from ft2ray.critic.calibration import fit_scaling
 from ft2ray.critic.questions import QUESTIONS
-from ft2ray.critic.rule import Rule, RuleCritic, correlation
 from ft2ray.critic.talking.critic import CONFIG, WEIGHTS, TalkingCritic, save_critic
 from ft2ray.critic.talking.model import build_model
 from ft2ray.critic.talking.view import ClipView
 from ft2ray.errors import NonFiniteError
+from recipes.embedded.rule_critic import Rule, RuleCritic, correlation
 from recipes.embedded.toy_thinker import TOY_PROCESSOR, build_tokenizer, toy_config
 
 

@@ -1,8 +1,9 @@
 """A critic made of rules: a handful of hand-made measurements, each through a logistic curve.
 
-It is the baseline that a learnt critic has to beat, and the example of a second critic behind
-the same interface. Lip-sync is loudness against the darkness between the lips, motion is how much
-and how jerkily the upper face moves, quality is how much fine detail the stills hold.
+It is the baseline that a learnt critic has to beat, and the example of a second critic behind the same
+interface: `critic.weights: recipes.embedded.rule_critic:RuleCritic.load`. Lip-sync is loudness against the
+darkness between the lips, motion is how much and how jerkily the upper face moves, quality is how much fine
+detail the stills hold.
 
 Shapes: N clips, W windows, F frames, K dimensions, R measurements.
 """
@@ -13,17 +14,21 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from ft2ray.critic.base import LogitCritic
+from ft2ray.critic.pairwise import PairwiseCritic
 from ft2ray.critic.talking.view import FACE_PIXELS, ClipView
+from ft2ray.preference.rules import LOGIT_CLIP
+from ft2ray.records import content_id
 
 LEAST_LAG, MOST_LAG = 5, 15  # frames; wrong alignments that the right one is compared with
 _FLOOR = 1e-3
+RULES = Path(__file__).with_name("rules.json")
 
 
 def measurements(view: ClipView) -> dict[str, np.ndarray]:
@@ -101,10 +106,9 @@ class RuleCritic(LogitCritic):
         self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
-    def load(cls, path: str | Path = "embedded") -> RuleCritic:
-        """Read rules written by `save`; "embedded" is the file in the package."""
-        source = files("ft2ray") / "assets/critic/rules.json" if path == "embedded" else Path(path)
-        return cls({name: Rule(**fields) for name, fields in json.loads(source.read_text()).items()})
+    def load(cls, path: Path = RULES) -> RuleCritic:
+        """Read rules written by `save`."""
+        return cls({name: Rule(**fields) for name, fields in json.loads(path.read_text()).items()})
 
     def save(self, path: Path) -> None:
         path.write_text(
@@ -115,3 +119,15 @@ class RuleCritic(LogitCritic):
         measured = [measurements(view) for view in views]
         rows = [[rule.margin(one[name]) for name, rule in self.rules.items()] for one in measured]
         return np.array(rows).reshape(len(views), len(self.rules))
+
+
+def by_rules() -> PairwiseCritic:
+    """The packaged rules as a comparison: `critic.weights: recipes.embedded.rule_critic:by_rules`."""
+    rules = RuleCritic.load()
+
+    def judge(a: Any, b: Any) -> np.ndarray:
+        p_NK = np.clip(rules.score([a, b]), LOGIT_CLIP, 1 - LOGIT_CLIP)
+        logit_NK = np.log(p_NK) - np.log1p(-p_NK)
+        return 1.0 / (1.0 + np.exp(logit_NK[1] - logit_NK[0]))
+
+    return PairwiseCritic(judge, rules.dimensions, content_id("pairwise", rules.fingerprint))
