@@ -23,7 +23,7 @@ from ft2ray.media.portrait import load_portrait
 from ft2ray.preference.draws import DrawRule, DrawSettings, PairPool, draws
 from ft2ray.preference.rules import FULL, Pair
 from ft2ray.records import Candidate, Prompt, PromptGroup
-from ft2ray.rounds.prompts import plan_prompts, read_clip
+from ft2ray.rounds.prompts import plan_prompts, read_sound
 from ft2ray.rounds.settings import PromptSettings
 from ft2ray.systems import SUM
 from ft2ray.tlpo.run import TlpoRun, conditions_of
@@ -81,7 +81,7 @@ def measure(repetitions: int) -> list[Figure]:
 
 def scored(generator: PortraitGenerator, prompt: Prompt) -> Scored:
     """Candidates of one prompt, which differ in their noise only, and all pairs by each rule."""
-    wav_T = read_clip(prompt, 300.0)
+    wav_T = read_sound(prompt, 300.0)
     cond = generator.encode_prompt(load_portrait(prompt.portrait, size=256), wav_T)
     candidates, scores = [], []
     for n in range(CANDIDATES):

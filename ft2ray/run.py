@@ -1,4 +1,7 @@
-"""A run: what its folder holds, where, and by which identities it is found. No other module spells a path.
+"""A run: what its folder holds, where, and by which identities it is found.
+
+Paths that hold an identity are made here alone; marks, labels and notes (deaths.json, ending.json) have one
+module each.
 
 config.yaml versions.json prompts.json     what was asked, with what, on what (and what was quarantined)
 wrong_pairs.json                           pairs that take no part, for people marked them as wrong

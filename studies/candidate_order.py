@@ -30,7 +30,7 @@ from ft2ray.media.portrait import load_portrait
 from ft2ray.preference.rules import PairRule, pairs
 from ft2ray.records import Prompt, PromptGroup
 from ft2ray.rounds.measurements import run_judge
-from ft2ray.rounds.prompts import read_clip
+from ft2ray.rounds.prompts import read_sound
 from ft2ray.run import Run, read_groups
 from recipes.embedded.rule_critic import RuleCritic
 
@@ -45,7 +45,7 @@ def judged(run_dir: str, group: PromptGroup) -> tuple[np.ndarray, np.ndarray]:
     prompt = Prompt(group.prompt_id, group.portrait, group.speech, group.start_seconds, group.seconds)
     portrait, wav_T = (
         load_portrait(prompt.portrait, size=config.generator.size, mesher=mesher),
-        read_clip(prompt, config.prompts.max_recording_seconds),
+        read_sound(prompt, config.prompts.max_recording_seconds),
     )
     judge_NK = np.full((len(group.candidates), len(group.dimensions)), np.nan)
     rule_NK = judge_NK.copy()

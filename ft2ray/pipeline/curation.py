@@ -26,8 +26,8 @@ from ft2ray.observe.timeline import Span, commit_spans
 from ft2ray.pipeline.deaths import watched
 from ft2ray.pipeline.memory import SCORER
 from ft2ray.records import BASE_POLICY, Candidate, Prompt, PromptGroup, video_of
-from ft2ray.rounds.prompts import read_clip
-from ft2ray.rounds.schedule import GroupSpec, draws, oldest_policy
+from ft2ray.rounds.prompts import read_sound
+from ft2ray.rounds.schedule import GroupSpec, candidate_draws, oldest_policy
 from ft2ray.run import Run
 from ft2ray.storage import exists, new_file
 from ft2ray.systems import TLPO
@@ -78,7 +78,7 @@ class GenerateGroup:
         began = time.time()
         try:
             portrait = load_portrait(prompt.portrait, size=self.config.generator.size, mesher=self.mesher)
-            wav_T = read_clip(prompt, self.config.prompts.max_recording_seconds)
+            wav_T = read_sound(prompt, self.config.prompts.max_recording_seconds)
         except MediaError as error:  # readable when the run was planned, but not any more
             path = f"{prompt.portrait} with {prompt.speech}"
             return out | {"refused": {"path": path, "reason": error.reason, "message": str(error)}}
@@ -117,7 +117,7 @@ class GenerateGroup:
         conditions = self.generator.encode_prompt(portrait, wav_T)
         candidates: list[Candidate] = []
         views: list[Any] = []
-        for draw in draws(self.config, spec.round, prompt.prompt_id):
+        for draw in candidate_draws(self.config, spec.round, prompt.prompt_id):
             x_CFHW = self.generator.sample(conditions, draw.seed, SamplerSettings(**draw.sampler))
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
             identity = draw.candidate_id(prompt.prompt_id, fingerprint, self.policy)

@@ -24,7 +24,7 @@ from ft2ray.pipeline.memory import JUDGE_GB
 from ft2ray.records import Prompt, content_id
 from ft2ray.resources import Pool
 from ft2ray.rounds.measurements import row_id, run_judge
-from ft2ray.rounds.prompts import read_clip
+from ft2ray.rounds.prompts import read_sound
 from ft2ray.run import Run
 from ft2ray.storage import new_file
 from ft2ray.systems import BASE
@@ -89,7 +89,7 @@ class MeasurePrompt:
         from ft2ray.media.portrait import load_portrait
 
         portrait = load_portrait(prompt.portrait, size=self.config.generator.size, mesher=self.mesher)
-        return portrait, read_clip(prompt, self.config.prompts.max_recording_seconds)
+        return portrait, read_sound(prompt, self.config.prompts.max_recording_seconds)
 
     def _row(
         self, prompt_id: str, seed: int, system: str, metrics: dict[str, float | None], video: str | None

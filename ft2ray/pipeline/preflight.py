@@ -38,7 +38,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Demand:
     """`count` actors that each need `each` on one node, on one with the labels `on`."""
 
     name: str
@@ -62,20 +62,20 @@ def amounts(each: Resources) -> str:
     return " and ".join(f"{amount:g} {UNITS[name]}" for name, amount in each.items() if amount)
 
 
-def stages(config: AlignConfig) -> list[list[Pool]]:
+def stages(config: AlignConfig) -> list[list[Demand]]:
     """The pools that have to run at the same time, for each stage."""
     config = with_memory(config)
     pools = config.resources.pools
 
-    def pool(name: str, of: resources.Pool) -> Pool:
+    def pool(name: str, of: resources.Pool) -> Demand:
         assert of.memory is not None, "with_memory has filled it in"
-        return Pool(name, of.count, {"CPU": of.cpus, "GPU": of.gpus, "memory": of.memory}, of.selector)
+        return Demand(name, of.count, {"CPU": of.cpus, "GPU": of.gpus, "memory": of.memory}, of.selector)
 
     generators = pool("generators", pools.generators)
     scorer = {"CPU": SCORER_CPUS, "memory": SCORER}
     curating = [
         generators,
-        Pool("scorers", pools.critic.count, scorer, generators.on),
+        Demand("scorers", pools.critic.count, scorer, generators.on),
         pool("critic replicas", pools.critic),
     ]
     workers = [pool("train workers", pools.training)]
@@ -84,7 +84,7 @@ def stages(config: AlignConfig) -> list[list[Pool]]:
     return [*([curating, workers] if in_turns else [curating + workers]), evaluating]
 
 
-def refusals(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[str]:
+def refusals(pools: Sequence[Demand], nodes: Sequence[Node]) -> list[str]:
     """Why these pools would wait for ever on `nodes`: sentences with the sum; none if they fit."""
     labels: list[Labels] = []
     for pool in pools:
@@ -94,7 +94,7 @@ def refusals(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[str]:
     return short + list(_without_room(pools, nodes, report_crowded=not short))
 
 
-def _short_of(on: Labels, pools: Sequence[Pool], nodes: Sequence[Node]) -> Iterable[str]:
+def _short_of(on: Labels, pools: Sequence[Demand], nodes: Sequence[Node]) -> Iterable[str]:
     """Everybody shares the whole cluster; the nodes of a label, those who keep to it (and maybe others)."""
     bound = [pool for pool in pools if on.items() <= pool.on.items()]
     there = [node for node in nodes if node.carries(on)]
@@ -107,7 +107,7 @@ def _short_of(on: Labels, pools: Sequence[Pool], nodes: Sequence[Node]) -> Itera
             yield f"{parts}: {total:g} {unit} in all, {who} {offered:g}"
 
 
-def _without_room(pools: Sequence[Pool], nodes: Sequence[Node], report_crowded: bool) -> Iterable[str]:
+def _without_room(pools: Sequence[Demand], nodes: Sequence[Node], report_crowded: bool) -> Iterable[str]:
     """Pools one of whose actors fits no node, or not all of whose actors fit the nodes one by one."""
     for pool in pools:
         there = [node for node in nodes if node.carries(pool.on)]

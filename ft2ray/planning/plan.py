@@ -60,7 +60,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostPlan:
     """Everything that the table says; see `make_plan`."""
 
     gpu: str
@@ -107,7 +107,7 @@ class Plan:
             )
 
 
-def make_plan(config: AlignConfig, gpu: str = "H100", cards: int = 8) -> Plan:
+def make_plan(config: AlignConfig, gpu: str = "H100", cards: int = 8) -> CostPlan:
     """Cost of `config` on named cards.
 
     Args:
@@ -159,7 +159,7 @@ def make_plan(config: AlignConfig, gpu: str = "H100", cards: int = 8) -> Plan:
         Worker("critic", {"weights": _bytes(thinker), "cache and activations": scoring.peak_bytes}),
         training_worker(config, cards, base, experts, step.peak_bytes, gate.peak_bytes),
     )
-    return Plan(gpu, cards, _facts(config, shape, critic, base, thinker, experts), workers, works)
+    return CostPlan(gpu, cards, _facts(config, shape, critic, base, thinker, experts), workers, works)
 
 
 def pairs_at_once(config: AlignConfig, workers: int) -> int:

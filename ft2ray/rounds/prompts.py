@@ -95,7 +95,7 @@ def plan_prompts(config: PromptSettings, size: int) -> Plan:
     )
 
 
-def read_clip(prompt: Prompt, max_seconds: float) -> np.ndarray:
+def read_sound(prompt: Prompt, max_seconds: float) -> np.ndarray:
     """wav_T of exactly `prompt.seconds`, filled up with silence where the recording ends."""
     samples = round(prompt.seconds * SAMPLE_RATE)
     start = round(prompt.start_seconds * SAMPLE_RATE)

@@ -32,7 +32,7 @@ class GroupSpec:
     prompt: Prompt
 
 
-def draws(config: AlignConfig, round: int, prompt_id: str) -> list[Draw]:
+def candidate_draws(config: AlignConfig, round: int, prompt_id: str) -> list[Draw]:
     """The candidates of one group: every way to sample that curation knows, then all of them with new noise.
 
     Candidates that differ in the way of sampling alone share their noise, so that they show the same motion
@@ -113,7 +113,7 @@ def group_specs(
                 generator,
                 "base" if round == 0 else key,
                 prompt.prompt_id,
-                [(draw.seed, draw.sampler) for draw in draws(config, round, prompt.prompt_id)],
+                [(draw.seed, draw.sampler) for draw in candidate_draws(config, round, prompt.prompt_id)],
             ),
             round,
             prompt,

@@ -16,7 +16,7 @@ from ft2ray.preference.rules import FULL, Pair
 from ft2ray.preference.scored_rows import pairs_of_rows
 from ft2ray.preference.wrong_pairs import WrongPair, without
 from ft2ray.records import GROUP_INDEX, VIDEOS, video_of
-from ft2ray.rounds.schedule import draws
+from ft2ray.rounds.schedule import candidate_draws
 from ft2ray.run import Run
 from ft2ray.storage import list_files
 from ft2ray.systems import SUM
@@ -54,7 +54,7 @@ def candidates_of(run: Run, group_ids: Sequence[str]) -> pa.Table:
 
 def candidate_video(run: Run, prompt_id: str, row: Mapping[str, Any]) -> str:
     """Where the run folder has the video of a row of `candidates_of`, if videos are kept."""
-    draw = draws(run.config, row["round"], prompt_id)[row["place"]]
+    draw = candidate_draws(run.config, row["round"], prompt_id)[row["place"]]
     return video_of(draw.candidate_id(prompt_id, run.generator, row["policy"]))
 
 

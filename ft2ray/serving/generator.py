@@ -35,7 +35,7 @@ from ft2ray.serving.deaths import DEATHS, ReplicaDeaths, soon
 from ft2ray.serving.decoding import Decoders
 from ft2ray.serving.front import REFUSALS, Deadline, Slots, body_of, deadline_missed, front
 from ft2ray.serving.messages import ClipRequest, Event, State
-from ft2ray.serving.portrait_generator import PortraitGenerator, served_config, served_weights
+from ft2ray.serving.portrait_generator import GeneratorService, served_config, served_weights
 from ft2ray.serving.readers import prompt_reader
 from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import GeneratorServeConfig, check_exposure
@@ -275,4 +275,4 @@ def check(settings: GeneratorServeConfig) -> None:
 def build(args: GeneratorServeConfig) -> serve.Application:
     """The application; a config file may override the limits and scaling of its deployments."""
     stores = args.stores if args.result_store is None else (*args.stores, args.result_store)
-    return application(GeneratorFront, args, PortraitGenerator, (args,), partial(check, args), stores)
+    return application(GeneratorFront, args, GeneratorService, (args,), partial(check, args), stores)

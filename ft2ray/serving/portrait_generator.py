@@ -57,7 +57,7 @@ def served_weights(settings: GeneratorServeConfig) -> tuple[str, bool]:
     health_check_period_s=30,
     health_check_timeout_s=60,
 )
-class PortraitGenerator:
+class GeneratorService:
     def __init__(self, settings: GeneratorServeConfig):
         import torch
 

@@ -3,7 +3,7 @@
 from ft2ray.observe.groups import find_groups, read_group
 from ft2ray.preference.wrong_pairs import WrongPair
 from ft2ray.records import Prompt
-from ft2ray.rounds.schedule import GroupSpec, draws
+from ft2ray.rounds.schedule import GroupSpec, candidate_draws
 from ft2ray.run import group_store
 from tests.rounds.test_pairs import CONFIG, group
 from tests.runs import stated
@@ -21,7 +21,7 @@ def looked_through(tmp_path):
 
 def test_a_group_has_its_candidates_scores_clips_and_pairs(tmp_path):
     run = looked_through(tmp_path)
-    first = draws(run.config, 0, "prompt")[0].candidate_id("prompt", "gen", "base")
+    first = candidate_draws(run.config, 0, "prompt")[0].candidate_id("prompt", "gen", "base")
     (tmp_path / "store" / "videos").mkdir(parents=True)
     (tmp_path / "store" / "videos" / f"{first}.mp4").write_bytes(b"")
     view = read_group(run, "a")

@@ -5,7 +5,7 @@ import pytest
 from ft2ray.config import AlignConfig, load_config
 from ft2ray.errors import ConfigurationError
 from ft2ray.pipeline.memory import EMBEDDED
-from ft2ray.pipeline.preflight import Node, Pool, check_resources, node_groups, ray_node, refusals, stages
+from ft2ray.pipeline.preflight import Demand, Node, check_resources, node_groups, ray_node, refusals, stages
 from ft2ray.resources import Pool as PoolSettings
 from ft2ray.resources import Pools, ResourceSettings
 from ft2ray.rounds.settings import ScheduleSettings
@@ -38,22 +38,22 @@ def test_memory_is_added_up_and_refused_with_its_numbers():
 
 
 def test_one_actor_must_fit_on_one_node():
-    pool = Pool("generators", 1, {"CPU": 1.0, "GPU": 2.0})
+    pool = Demand("generators", 1, {"CPU": 1.0, "GPU": 2.0})
     assert refusals([pool], [Node({"CPU": 4.0, "GPU": 1.0})] * 8) == [
         "no node is large enough for one of generators 1 x 1 CPU and 2 GPU, "
         "the largest offers 4 CPU and 1 GPU"
     ]
-    large = Pool("generators", 1, {"CPU": 1.0, "memory": 28.0})
+    large = Demand("generators", 1, {"CPU": 1.0, "memory": 28.0})
     (sentence,) = refusals([large], [Node({"CPU": 4.0, "memory": 16.0})] * 8)
     assert sentence.endswith("1 x 1 CPU and 28 GB of memory, the largest offers 4 CPU and 16 GB of memory")
 
 
 def test_what_is_left_over_on_several_nodes_is_no_room_for_an_actor():
-    pool, nodes = Pool("train workers", 4, {"CPU": 3.0, "GPU": 0.0}), [Node({"CPU": 4.0})] * 3
+    pool, nodes = Demand("train workers", 4, {"CPU": 3.0, "GPU": 0.0}), [Node({"CPU": 4.0})] * 3
     (sentence,) = refusals([pool], nodes)
     assert sentence.startswith("the nodes have room for 3 of train workers 4 x 3 CPU")
     assert refusals([pool], [*nodes, Node({"CPU": 3.0})]) == []
-    assert refusals([Pool("scorers", 10, {"CPU": 0.1})], [Node({"CPU": 1.0})]) == []
+    assert refusals([Demand("scorers", 10, {"CPU": 0.1})], [Node({"CPU": 1.0})]) == []
 
 
 def test_pools_that_keep_to_nodes_are_added_up_there():

@@ -16,7 +16,7 @@ from ft2ray.planning import critic_cost
 from ft2ray.planning.critic_cost import CriticShape, audio_cost, critic_shape, scoring_cost, vision_cost
 from ft2ray.planning.generation import expert_parameters
 from ft2ray.planning.gpus import memory_gb
-from ft2ray.planning.plan import Plan, Worker, make_plan
+from ft2ray.planning.plan import CostPlan, Worker, make_plan
 from ft2ray.planning.shapes import generator_shape
 from ft2ray.planning.trace import trace
 from ft2ray.tlpo.settings import ExpertSettings
@@ -99,7 +99,7 @@ def test_the_critic_costs_what_it_does_on_real_tensors(monkeypatch):
 
 def plan_with(**amounts):
     worker = Worker("training", {name: value * 1e9 for name, value in amounts.items()})
-    return Plan("H100", 8, {"clip": "1 s"}, (worker,))
+    return CostPlan("H100", 8, {"clip": "1 s"}, (worker,))
 
 
 def test_a_plan_that_can_not_fit_is_refused_with_the_sum():

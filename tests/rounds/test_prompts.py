@@ -17,7 +17,7 @@ from ft2ray import storage
 from ft2ray.errors import MediaError, UserError
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.rounds.duplicates import picture_print, same_picture, same_sound, sound_print
-from ft2ray.rounds.prompts import plan_prompts, read_clip
+from ft2ray.rounds.prompts import plan_prompts, read_sound
 from ft2ray.rounds.settings import PromptSettings
 
 ASSETS = Path(str(resources.files("ft2ray"))) / "assets"
@@ -158,7 +158,7 @@ def test_a_clip_is_always_exactly_as_long_as_asked(media):
         wavfile.write(media[1] / name, SAMPLE_RATE, wav_T)
     planned = plan(media)
     (prompt,) = planned.curation
-    clip_T = read_clip(prompt, 300.0)
+    clip_T = read_sound(prompt, 300.0)
     assert clip_T.shape == (3 * SAMPLE_RATE,)
     assert np.abs(clip_T[:samples]).max() > 0 and not clip_T[samples:].any()
 
@@ -171,11 +171,11 @@ def test_folders_on_s3_give_the_same_prompts_under_their_urls(media, s3):
         assert [p.prompt_id for p in one] == [p.prompt_id for p in other]
     prompt = there.curation[0]
     assert prompt.portrait == f"{s3}/portraits/grace_hopper.jpg" and prompt.speech.startswith(f"{s3}/speech/")
-    assert np.array_equal(read_clip(prompt, 300.0), read_clip(here.curation[0], 300.0))
+    assert np.array_equal(read_sound(prompt, 300.0), read_sound(here.curation[0], 300.0))
     assert [q.path for q in there.quarantined] == [f"{s3}/portraits/text.jpg"]
     storage.delete(prompt.speech)
     with pytest.raises(MediaError, match="there is no such file"):
-        read_clip(prompt, 300.0)
+        read_sound(prompt, 300.0)
     with pytest.raises(ValueError, match="holds no files"):
         plan((f"{s3}/portraits", f"{s3}/nothing"))
 

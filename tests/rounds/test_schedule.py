@@ -8,7 +8,7 @@ from ft2ray.generator.settings import SamplerSettings
 from ft2ray.records import Prompt
 from ft2ray.resources import ResourceSettings
 from ft2ray.rounds.schedule import (
-    draws,
+    candidate_draws,
     group_specs,
     groups_needed,
     last_step,
@@ -44,7 +44,7 @@ def test_candidates_take_every_way_of_sampling_before_new_noise(audio_scales, no
     curation = CurationSettings(
         candidates=candidates, vary=Variation(audio_scale=audio_scales, noise_scale=noise_scales)
     )
-    found = draws(AlignConfig(curation=curation), 0, "p0")
+    found = candidate_draws(AlignConfig(curation=curation), 0, "p0")
     ways = [(draw.sampler["audio_scale"], draw.sampler["noise_scale"]) for draw in found]
     seeds = [draw.seed for draw in found]
     every = len(audio_scales) * len(noise_scales)
@@ -183,7 +183,7 @@ def test_a_way_to_sample_is_recorded_with_later_settings_only_where_they_are_use
 
 def test_by_default_candidates_differ_by_their_seed_alone():
     config = AlignConfig()
-    made = draws(config, 0, "p")
+    made = candidate_draws(config, 0, "p")
     assert len({draw.seed for draw in made}) == config.curation.candidates
     assert all(draw.sampler == made[0].sampler for draw in made)
     assert made[0].sampler["audio_scale"] == config.generator.sampling.audio_scale

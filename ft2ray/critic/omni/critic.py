@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ft2ray.critic.base import LogitCritic
 from ft2ray.critic.omni.card import OmniCard, read_card
-from ft2ray.critic.omni.folder import Prompt, load_thinker, load_tokenizer, processor_of, read_prompt
+from ft2ray.critic.omni.folder import PromptTemplate, load_thinker, load_tokenizer, processor_of, read_prompt
 from ft2ray.critic.omni.lora import attach_adapter
 from ft2ray.critic.omni.whole_clip import WholeClip
 from ft2ray.critic.processor import ProcessorConfig, audio_token_count, log_mel, patches, sounding_video
@@ -36,7 +36,7 @@ class Reader:
     model: Thinker
     tokenizer: PreTrainedTokenizerFast
     processor: ProcessorConfig
-    prompt: Prompt
+    prompt: PromptTemplate
 
     @classmethod
     def load(cls, folder: Path, card: OmniCard, device: torch.device | str) -> Reader:

@@ -38,7 +38,7 @@ _TO_OURS = (
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptTemplate:
     """The folder's chat template around one clip: what all questions share, and each question's own end."""
 
     prefix: str
@@ -129,7 +129,7 @@ def load_tokenizer(folder: Path, config: Qwen2_5OmniThinkerConfig) -> PreTrained
     return tokenizer
 
 
-def read_prompt(tokenizer: PreTrainedTokenizerFast, questions: dict[str, str]) -> Prompt:
+def read_prompt(tokenizer: PreTrainedTokenizerFast, questions: dict[str, str]) -> PromptTemplate:
     """The text around a clip, by the tokenizer's chat template; ValueError where it holds no single video."""
     prefixes, endings = set(), []
     for question in questions.values():
@@ -143,7 +143,7 @@ def read_prompt(tokenizer: PreTrainedTokenizerFast, questions: dict[str, str]) -
         endings.append(ending)
     if len(prefixes) != 1:
         raise WeightsError("critic: the chat template changes the text before the video with the question")
-    return Prompt(prefixes.pop(), tuple(endings))
+    return PromptTemplate(prefixes.pop(), tuple(endings))
 
 
 def processor_of(config: Any, fps: float) -> ProcessorConfig:
