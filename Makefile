@@ -35,7 +35,7 @@ test-cluster: $(STAMP)
 
 # The page in Chromium (apt-get install chromium); makes the pictures of docs/ui too.
 test-browser: $(STAMP)
-	$(BIN)/python -m pytest -m browser $(ARGS)
+	$(BIN)/python -m pytest -m browser tests/ui $(ARGS)
 
 # On any cluster that kubectl reaches and that CONTEXT names: make test-kubernetes CONTEXT=kind-kind
 test-kubernetes: $(STAMP)

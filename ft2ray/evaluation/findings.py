@@ -177,7 +177,7 @@ def _with_delta(title: str, figures: Mapping) -> str:
     if figures["delta_vs_base"] is None:
         return f"{title} (not measured)"
     if figures["delta_ci95"] is None:
-        return f"{title} ({figures['delta_vs_base']:+.3f}, one prompt: no interval)"
+        return f"{title} ({figures['delta_vs_base']:+.3f}, too few prompts for an interval)"
     low, high = figures["delta_ci95"]
     return f"{title} ({figures['delta_vs_base']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
 
@@ -188,7 +188,7 @@ def _rival_sentence(main_system: str, own: float, rival: str, figures: Mapping) 
         f"{figures['rival_value']:+.2f} (in standard deviations of the base's clips): "
     )
     if figures["ci95"] is None:
-        return text + "one prompt has no interval, so nothing is shown."
+        return text + "too few prompts for an interval, so nothing is shown."
     low, high = figures["ci95"]
     word = "better" if low > 0 else "worse" if high < 0 else "not shown to differ"
     return (

@@ -25,6 +25,9 @@ from ft2ray.systems import BASE, TLPO
 MAX_VIDEO_BYTES = 20_000_000
 """Embedded videos in all; a page much larger opens slowly and cannot be mailed."""
 
+PALE = 0.02
+"""Weights of the gate that differ by less than this are not drawn in full colour."""
+
 FIRST_COLUMNS = {BASE: 0, TLPO: 1}
 
 METRIC_WORDS = {
@@ -171,8 +174,8 @@ def _heat_maps(gate: GateMap | None) -> dict[str, Any]:
     if gate is None:
         return {}
     weights_TLK = np.asarray(gate.weights_TLK, dtype=np.float64)
-    middle = 1 / len(gate.experts)
-    reach = float(np.abs(weights_TLK - middle).max())
+    middle = float(weights_TLK.mean())
+    reach = max(float(np.abs(weights_TLK - middle).max()), PALE)
     maps = {
         name: heat_map(f"weight of the {name} expert", weights_TLK[..., k], gate.timesteps_T, middle, reach)
         for k, name in enumerate(gate.experts)

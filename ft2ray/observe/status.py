@@ -54,7 +54,7 @@ class Status:
             "staleness   "
             + (", ".join(f"{n} rounds: {count} groups" for n, count in self.staleness.items()) or "no group"),
             "generation  " + self._generation(),
-            f"training    step {self.step} of {self.last_step}, {self.policies} policies published",
+            f"training    step {self.step} of {self.last_step}, policies published: {self.policies}",
             f"overlap     {self.overlap_seconds:.0f} s with generation and training both at work",
         ]
         lines += [f"died        {text}" for text in self.deaths]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from ft2ray.observe.comparison import Gain, gains
 from ft2ray.observe.curves import training_curves
 from ft2ray.observe.status import read_status
 from ft2ray.run import Run
-from ft2ray.ui.words import paragraph, table
+from ft2ray.ui.words import paragraph, side_by_side, table
 
 EVERY_SECONDS = 10.0
 
@@ -41,7 +42,7 @@ def align_tab(page: gr.Blocks, run: Run) -> None:
     def on_compare(others: str) -> Markup:
         folders = [run.url, *(line.strip() for line in others.splitlines() if line.strip())]
         try:
-            return gain_table(gains(folders))
+            return gain_table(gains(folders), {d.name: d.title for d in run.config.dimensions})
         except FT2RayError as error:
             return paragraph(str(error), "error")
 
@@ -56,19 +57,17 @@ def _curves(run: Run) -> Markup:
     if newest == 0:
         return paragraph("No policy is published yet.")
     charts = training_curves(run.curves(run.policy(newest)))
-    return Markup().join(
-        Markup("<h3>{}</h3>{}").format(name, line_chart(name, lines)) for name, lines in charts.items()
-    )
+    return side_by_side({name: line_chart(name, lines) for name, lines in charts.items()})
 
 
-def gain_table(found: list[Gain]) -> Markup:
+def gain_table(found: list[Gain], titles: Mapping[str, str]) -> Markup:
     """A row for each system of each run: differences to its own base with 95 % intervals."""
     dimensions = list(dict.fromkeys(gain.dimension for gain in found))
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for gain in found:
         rows.setdefault((gain.run, gain.system), {})[gain.dimension] = _words(gain)
     return table(
-        ("run", "system", *(f"{name} against the base" for name in dimensions)),
+        ("run", "system", *(f"{titles.get(name, name)} against the base" for name in dimensions)),
         [(*key, *(said.get(name, "\u2013") for name in dimensions)) for key, said in rows.items()],
     )
 

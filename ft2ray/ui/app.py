@@ -11,6 +11,7 @@ import ipaddress
 from pathlib import Path
 
 import gradio as gr
+from markupsafe import Markup
 
 from ft2ray.errors import ConfigurationError
 from ft2ray.labels.clips import Source, is_run, open_source
@@ -23,9 +24,9 @@ from ft2ray.ui.critic import critic_tab
 from ft2ray.ui.curate import curate_tab
 from ft2ray.ui.label import label_tab
 from ft2ray.ui.play import MAX_UPLOAD_MB, play_tab
+from ft2ray.ui.words import paragraph
 
 HERE = Path(__file__).parent
-FONTS = ("system-ui", "sans-serif")
 
 
 def build(source: Source, run: Run | None, scratch: Path) -> gr.Blocks:
@@ -35,7 +36,7 @@ def build(source: Source, run: Run | None, scratch: Path) -> gr.Blocks:
     `scratch`: folder for the clips on the screen.
     """
     with gr.Blocks(title="ft2ray", analytics_enabled=False) as page:
-        gr.HTML("<h1>ft2ray</h1>", padding=False)
+        gr.HTML(Markup("<h1>ft2ray</h1>") + paragraph(source.url), padding=False)
         with gr.Tab("Label"):
             label_tab(source, scratch)
         if run is not None:
@@ -82,11 +83,26 @@ def serve(url: str, host: str, port: int, wait: bool = True) -> gr.Blocks:
             show_error=True,
             css_paths=[HERE / "page.css"],
             js=(HERE / "page.js").read_text(),
-            theme=gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
+            theme=_theme(),
         )
         if wait:
             page.block_thread()
     return page
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts that every machine has, and colours that stand out as WCAG AA asks."""
+    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+    return gr.themes.Default(primary_hue="blue", **fonts).set(
+        color_accent="*primary_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        body_text_color_subdued="*neutral_600",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
 
 
 def check_exposure(host: str, token: str | None) -> None:

@@ -29,6 +29,11 @@ BUTTONS = {
 }
 
 
+# On a phone, settings fill the screen: the clip and its buttons come into view.
+SCROLL = """() => [...document.querySelectorAll(".ft-keys")]
+  .find((element) => element.offsetParent !== null)?.scrollIntoView({ block: "nearest" })"""
+
+
 @dataclass
 class Desk:
     """A sitting and the folder that its clips are shown from; one answer at a time."""
@@ -95,7 +100,7 @@ def asking(begin: Callable[..., Desk], inputs: list[Any], summary: Callable[[Des
             return _screen(made, said, summary)
 
     quiet: Mapping[str, Any] = {"outputs": shown, "show_progress": "hidden", "api_visibility": "private"}
-    start.click(on_start, inputs, **quiet)
+    start.click(on_start, inputs, **quiet).then(None, js=SCROLL)
     for word, button in buttons.items():
         button.click(on_answer(word), [desk, seen], **quiet)
     undo.click(on_undo, [desk], **quiet)

@@ -14,14 +14,21 @@ from ft2ray.labels.sitting import Sitting
 from ft2ray.run import Run
 from ft2ray.systems import BASE, TLPO
 from ft2ray.ui.asking import Desk, asking, new_desk
-from ft2ray.ui.words import paragraph
+from ft2ray.ui.words import paragraph, system_choices
 
 
 def blind_tab(run: Run, scratch: Path) -> None:
+    gr.HTML(
+        paragraph(
+            "Two clips of one prompt, one by the base and one by the system chosen; which is which is hidden."
+        )
+    )
     with gr.Row():
         name = gr.Textbox("", label="Your name", max_lines=1)
         system = gr.Radio(
-            [s for s in run.config.systems if s != BASE], value=TLPO, label="Compared with the base"
+            [choice for choice in system_choices(run.config) if choice[1] != BASE],
+            value=TLPO,
+            label="Compared with the base",
         )
 
     def begin(annotator: str, system: str) -> Desk:
@@ -32,11 +39,11 @@ def blind_tab(run: Run, scratch: Path) -> None:
 
     def summary(desk: Desk | None) -> Markup:
         if desk is None:
-            return paragraph("Two clips of one prompt, one of them by the aligned generator.")
-        return paragraph(f"{len(desk.sitting.said)} of {len(desk.sitting.tasks)} answers.")
+            return Markup()
+        return paragraph(f"You have answered {len(desk.sitting.said)} of {len(desk.sitting.tasks)}.")
 
     asking(begin, [name, system], summary)
-    gr.HTML(paragraph("Look at the result when you have answered: whoever knows it judges otherwise."))
+    gr.HTML(paragraph("Look at the result after you have answered: knowing it changes how you judge."))
     show = gr.Button("Result so far, into the report")
     result = gr.HTML()
 

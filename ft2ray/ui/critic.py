@@ -27,9 +27,14 @@ SHOWN = 6  # of the clips on which the critic is most wrong
 
 def critic_tab(source: Source, scratch: Path) -> None:
     labels_file = join(source.url, "labels.jsonl")
+    gr.HTML(
+        paragraph(
+            "How often the critic says what people said under Label, and a scaling fitted on their answers."
+        )
+    )
     out = gr.Textbox(join(source.url, "critic"), label="Folder for the critic that is fitted", max_lines=1)
     with gr.Row():
-        look = gr.Button("Compare the packaged critic with people's answers", variant="primary")
+        look = gr.Button("Compare the critic with people", variant="primary")
         fit = gr.Button("Fit its scaling on them")
     note, result, worst = gr.HTML(), gr.HTML(), gr.HTML()
     gr.HTML(

@@ -17,10 +17,15 @@ from ft2ray.observe.groups import GroupView, find_groups, read_group, refusals, 
 from ft2ray.preference.wrong_pairs import mark, mark_store, marked
 from ft2ray.run import Run
 from ft2ray.storage import exists, local_copy
-from ft2ray.ui.words import captioned, number, paragraph, table
+from ft2ray.ui.words import captioned, number, paragraph, side_by_side, table
 
 
 def curate_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
+    gr.HTML(
+        paragraph(
+            "What the run made for each prompt, what the critic says of it, and the pairs it learns from."
+        )
+    )
     with gr.Row():
         search = gr.Textbox("", label="Portrait or recording", placeholder="part of a name", max_lines=1)
         policy = gr.Textbox("", label="Policy", placeholder="beginning of its fingerprint", max_lines=1)
@@ -29,6 +34,7 @@ def curate_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
     with gr.Row():
         pair = gr.Dropdown([], label="Pair (winner, loser)", scale=3)
         name = gr.Textbox("", label="Your name", max_lines=1)
+    with gr.Row():
         wrong = gr.Button("Mark as wrong")
         right = gr.Button("Take the mark back")
     note = gr.HTML()
@@ -98,9 +104,9 @@ def _copies(run: Run, view: GroupView, scratch: Path) -> list[tuple[int, Path]]:
 
 
 def _scores(run: Run, view: GroupView) -> Markup:
-    names = run.config.dimension_names
+    titles = _titles(run)
     rows = [
-        (c.place, *(number(c.p_yes.get(name)) for name in names), c.policy, c.error or "")
+        (c.place, *(number(c.p_yes.get(name)) for name in titles), c.policy, c.error or "")
         for c in view.candidates
     ]
     kept = any(candidate.video for candidate in view.candidates)
@@ -108,17 +114,17 @@ def _scores(run: Run, view: GroupView) -> Markup:
         Markup() if kept else paragraph("The videos were not kept (resources.keep_videos=true keeps them).")
     )
     return said + table(
-        ("candidate", *(f"P(Yes) {name}" for name in names), "policy", "no score because"), rows
+        ("candidate", *(f"P(Yes) {title}" for title in titles.values()), "policy", "no score because"), rows
     )
 
 
 def _pair_choices(run: Run, view: GroupView) -> list[tuple[str, int]]:
     """Pairs by their number in the view."""
-    wrong = set(marked(mark_store(run.url)))
+    wrong, titles = set(marked(mark_store(run.url))), _titles(run)
     return [
         (
-            f"{pair.dimension}: {pair.winner} over {pair.loser}, margin {margin:.2f}"
-            + (" (marked as wrong)" if pair in wrong else ""),
+            f"{titles.get(pair.dimension, pair.dimension)}: {pair.winner} over {pair.loser}, "
+            f"margin {margin:.2f}" + (" (marked as wrong)" if pair in wrong else ""),
             number,
         )
         for number, (pair, margin) in enumerate(view.pairs)
@@ -130,11 +136,18 @@ def _charts(run: Run) -> Markup:
         scores = scores_by_dimension(run)
     except FT2RayError as error:
         return paragraph(str(error), "error")
-    return Markup().join(
-        Markup("<h3>{} ({} scores)</h3>{}").format(name, len(values), histogram(name, values))
-        for name, values in scores.items()
-        if values
+    titles = _titles(run)
+    return side_by_side(
+        {
+            f"{titles[name]} ({len(values)} scores)": histogram(titles[name], values)
+            for name, values in scores.items()
+            if values
+        }
     )
+
+
+def _titles(run: Run) -> dict[str, str]:
+    return {dimension.name: dimension.title for dimension in run.config.dimensions}
 
 
 def _refused(run: Run) -> Markup:

@@ -21,9 +21,16 @@ ORDERS = {"by chance": "random", "where the critic is least sure": "unsure"}
 
 
 def label_tab(source: Source, scratch: Path) -> None:
+    questions = [(dimension.title, dimension.name) for dimension in source.dimensions]
+    gr.HTML(
+        paragraph(
+            "Type your name, press Start, watch each clip with its sound and answer the question above it. "
+            "Answers are kept at once; you can stop and come back at any time."
+        )
+    )
     with gr.Row():
         name = gr.Textbox("", label="Your name", max_lines=1)
-        dimension = gr.Radio([ALL, *(d.name for d in source.dimensions)], value=ALL, label="Question")
+        dimension = gr.Radio([ALL, *questions], value=ALL, label="Question")
         kind = gr.Radio(list(KINDS), value=next(iter(KINDS)), label="What is shown")
         order = gr.Radio(list(ORDERS), value=next(iter(ORDERS)), label="Order")
 
@@ -38,7 +45,7 @@ def label_tab(source: Source, scratch: Path) -> None:
         progress = Markup()
         if desk is not None:
             done = sum(answer.task.check is None for answer in desk.sitting.said)
-            progress = paragraph(f"{done} answers of you, {len(desk.sitting.tasks)} tasks.")
+            progress = paragraph(f"You have answered {done} of {len(desk.sitting.tasks)}.")
         return progress + agreement_tables(agreement(answers), reliability(answers))
 
     asking(begin, [name, dimension, kind, order], summary)

@@ -17,7 +17,7 @@ from ft2ray.generator.settings import SamplerSettings
 from ft2ray.play import Player, PlaySettings, settings_of
 from ft2ray.run import Run
 from ft2ray.systems import BASE, TLPO
-from ft2ray.ui.words import captioned, paragraph
+from ft2ray.ui.words import captioned, paragraph, system_choices
 
 if TYPE_CHECKING:  # heavy: loaded with the first clip that is asked for
     from ft2ray.animator import Progress
@@ -37,21 +37,19 @@ def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
         weights=dict.fromkeys(names, 1.0),
     )
     player = Player(run)
+    gr.HTML(paragraph("A portrait and speech through the systems of this run, side by side."))
     with gr.Row():
         portrait = gr.Image(
             type="filepath", sources=["upload", "webcam"], label="Portrait", height=280, elem_id="portrait"
         )
-        with gr.Column():
-            speech = gr.Audio(
-                type="filepath", sources=["upload", "microphone"], label="Speech", elem_id="speech"
-            )
-            systems = gr.CheckboxGroup(list(run.config.systems), value=list(default.systems), label="Systems")
+        speech = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech", elem_id="speech")
     gr.HTML(
         Markup('<p class="ft-error ft-too-large" role="alert" data-limit="{}"></p>').format(
             MAX_UPLOAD_MB * 2**20
         ),
         padding=False,
     )
+    systems = gr.CheckboxGroup(system_choices(run.config), value=list(default.systems), label="Systems")
     with gr.Row():
         sliders = [_slider(dimension) for dimension in run.config.dimensions]
     with gr.Row():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from markupsafe import Markup
 
+from ft2ray.config import AlignConfig
 from ft2ray.labels.agreement import Agreement, Reliability
+from ft2ray.systems import SUM, systems_of
 
 FILE = "/gradio_api/file="
 
@@ -28,6 +30,19 @@ def captioned(clips: Sequence[tuple[str, Path]]) -> Markup:
         for words, path in clips
     ]
     return Markup('<div class="ft-clips">{}</div>').format(Markup().join(figures))
+
+
+def side_by_side(charts: Mapping[str, Markup]) -> Markup:
+    """Charts under their titles, as many in a row as there is room for."""
+    cells = [Markup("<div><h3>{}</h3>{}</div>").format(title, chart) for title, chart in charts.items()]
+    return Markup('<div class="ft-charts">{}</div>').format(Markup().join(cells))
+
+
+def system_choices(config: AlignConfig) -> list[tuple[str, str]]:
+    """(words for people, name) of every system of a run."""
+    titles = {dimension.name: dimension.title for dimension in config.dimensions}
+    systems = systems_of(config.dimension_names, (*titles, SUM), gate=True, titles=titles)
+    return [(f"{systems[name].title} ({name})", name) for name in config.systems]
 
 
 def paragraph(text: str, kind: str = "quiet") -> Markup:

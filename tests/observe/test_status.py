@@ -90,7 +90,7 @@ def test_groups_pairs_staleness_and_refusals_are_counted(run):
         "round 2     2 of 3 groups",
         "candidates  11, 3 without a score",
         "staleness   0 rounds: 3 groups, 1 rounds: 2 groups",
-        "training    step 4 of 21, 1 policies published",
+        "training    step 4 of 21, policies published: 1",
         "quarantined c.jpg [no_face]",
         "quarantined late.jpg [unreadable]",
     ):

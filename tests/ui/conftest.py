@@ -16,6 +16,7 @@ import pytest
 
 from tests.pipeline.whole_run import finish
 
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()  # lists what stands out too little
 DOCS = Path(__file__).parents[2] / "docs" / "ui"
 
 
@@ -117,12 +118,20 @@ def address(shared) -> Iterator[str]:
         yield url
 
 
+def too_pale(page) -> list[str]:
+    """Text that stands out less than WCAG AA asks, once whatever fades in has done so."""
+    deadline = time.monotonic() + 20
+    while (faults := page.evaluate(CONTRAST)) and time.monotonic() < deadline:
+        page.wait_for_timeout(200)
+    return faults
+
+
 @pytest.fixture
 def photograph() -> Callable[..., None]:
     """Keep a picture of the page for the documentation."""
 
     def take(page, name: str) -> None:
         DOCS.mkdir(exist_ok=True)
-        page.screenshot(path=DOCS / f"{name}.jpg", type="jpeg", quality=70)
+        page.screenshot(path=DOCS / f"{name}.jpg", type="jpeg", quality=60)
 
     return take

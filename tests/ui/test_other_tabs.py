@@ -79,7 +79,7 @@ def test_the_critic_is_compared_with_people(page, copied, photograph):
         for key in "yn":
             press(page, key)
         page.get_by_role("tab", name="Critic").click()
-        page.get_by_role("button", name="Compare the packaged critic").click()
+        page.get_by_role("button", name="Compare the critic with people").click()
         page.get_by_text("balanced").wait_for(timeout=300_000)
         photograph(page, "critic")
         page.get_by_role("button", name="Fit its scaling").click()

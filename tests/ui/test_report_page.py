@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from tests.ui.conftest import too_pale
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -24,6 +26,14 @@ def test_base_and_aligned_play_in_step_with_one_sound(page, finished, photograph
     assert not first[0] and not second[0] and all(paused for paused, *_ in others)
     assert (first[1], second[1]) == (False, True)
     assert abs(first[2] - second[2]) < 0.15
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out(chromium, finished, scheme):
+    page = chromium.new_page(color_scheme=scheme)
+    page.goto(f"file://{finished}/report.html")
+    assert too_pale(page) == []
+    page.close()
 
 
 def test_it_fits_a_phone(chromium, finished):
