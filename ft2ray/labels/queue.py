@@ -6,6 +6,7 @@ an answer back, meets the same task again.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -42,11 +43,17 @@ def queue(source: Source, dimensions: Sequence[str], annotator: str, settings: Q
             for clip in source.clips
             for name in dimensions
         ]
-    by_chance = {task: _hash(settings.seed, annotator, task.clip, task.dimension) for task, _ in found}
+    drawn = hashlib.sha256(content_id(settings.seed, annotator).encode())
+
+    def by_chance(task: Task) -> bytes:  # of thousands of tasks before the first clip is on the screen
+        own = drawn.copy()
+        own.update(f"{task.dimension} {task.clip}".encode())
+        return own.digest()
+
     if settings.order == "unsure":
-        found.sort(key=lambda entry: (entry[1], by_chance[entry[0]]))
+        found.sort(key=lambda entry: (entry[1], by_chance(entry[0])))
     else:
-        found.sort(key=lambda entry: by_chance[entry[0]])
+        found.sort(key=lambda entry: by_chance(entry[0]))
     return [task for task, _ in found]
 
 
