@@ -1,8 +1,8 @@
 """The generator and the critic that two settings name.
 
 "embedded" is the package's own, a path or s3:// URL is a folder of weights for the same classes (a critic may
-also be a Qwen2.5-Omni folder or hub name, or a tuned critic's folder), and "package.module:name" (or
-"package.module:Class.load") is called without arguments and returns your own
+also be a Qwen2.5-Omni folder or hub name, a tuned critic's folder, or "openai:MODEL@URL"), and
+"package.module:name" (or "package.module:Class.load") is called without arguments and returns your own
 `ft2ray.generator.base.Generator` or `ft2ray.critic.base.Critic`.
 
 Every process loads one or the other, so each function imports what it needs: together they take five seconds.
@@ -81,7 +81,7 @@ def load_critic(
     """Load the critic that `weights` names.
 
     Args:
-        weights: "embedded", a folder, a Qwen2.5-Omni hub name, or "package.module:name".
+        weights: "embedded", a folder, a Qwen2.5-Omni hub name, "openai:MODEL@URL", or "package.module:name".
         fps: pictures a second that a full-size critic looks at, None for its own; others have a fixed view.
         pixels: largest area of these pictures, pixels x pixels.
         questions: what an untuned model is asked, by dimension; the others have their own.
@@ -94,6 +94,10 @@ def load_critic(
 
     if is_code(weights):
         return _made(weights, Critic, "critic.weights", allow_code)
+    if is_remote(weights):
+        from ft2ray.critic.remote import RemoteCritic
+
+        return RemoteCritic.load(weights, fps, pixels, questions)
     folder = _critic_folder(weights)
     if _is_full_size(folder):
         from ft2ray.critic.omni.critic import OmniCritic
@@ -117,6 +121,10 @@ def critic_card(
     if is_code(weights):
         critic = load_critic(weights, allow_code=allow_code)
         return CriticCard(critic.dimensions, critic.fingerprint, critic.calibration)
+    if is_remote(weights):
+        from ft2ray.critic.remote import remote_card
+
+        return remote_card(weights, fps, pixels, questions)
     folder = _critic_folder(weights)
     if _is_full_size(folder):
         from ft2ray.critic.omni.card import read_card
@@ -143,6 +151,10 @@ def load_viewer(
             if isinstance(found, type) and issubclass(found, Critic):
                 return found.viewer
         return load_critic(weights, allow_code=allow_code).viewer
+    if is_remote(weights):
+        from ft2ray.critic.remote import remote_viewer
+
+        return remote_viewer(weights, fps, pixels)
     folder = _critic_folder(weights)
     return read_viewer(folder, fps, pixels) if _is_full_size(folder) else Critic.viewer
 
@@ -159,9 +171,14 @@ def _is_full_size(folder: str | Path) -> bool:
     return is_omni(folder)
 
 
+def is_remote(weights: str) -> bool:
+    """Whether `weights` names an OpenAI-compatible endpoint, "openai:MODEL@URL"."""
+    return weights.startswith("openai:")
+
+
 def is_code(weights: str) -> bool:
     """Whether `weights` is a "package.module:name" instead of data."""
-    return _FACTORY.fullmatch(weights) is not None
+    return not is_remote(weights) and _FACTORY.fullmatch(weights) is not None
 
 
 def _made(factory: str, kind: Any, setting: str, allow_code: bool) -> Any:

@@ -10,7 +10,7 @@ from ft2ray.settings import Settings, Text
 class CriticSettings(Settings):
     """Which critic scores clips, and how long a run waits for it."""
 
-    weights: Text = "embedded"  # or a folder, a Qwen2.5-Omni hub name, package.module:Class.load
+    weights: Text = "embedded"  # or a folder, a Qwen2.5-Omni hub name, openai:MODEL@URL, package.module:Class
     # What a full-size critic sees: frames a second (8 to 12), and the largest area, pixels x pixels. None: as
     # it was tuned, 10 and 448 for one that was not. The packaged critic has a view of its own.
     fps: float | None = Field(None, gt=0)
