@@ -7,11 +7,19 @@ import pytest
 
 from ft2ray.preference.wrong_pairs import mark_store, marked
 from ft2ray.ui.play import MAX_UPLOAD_MB
-from tests.ui.conftest import serving
+from tests.ui.conftest import CONTRAST, serving, too_pale
 from tests.ui.test_label_tab import begin, press, said_by
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ASSETS = Path(__file__).parents[2] / "ft2ray" / "assets"
+TABS = {
+    "Label": "Type your name",
+    "Blind test": "which is which is hidden",
+    "Curate": "candidate 0",
+    "Critic": "tuned by a job",
+    "Align": "groups a minute",
+    "Play": "Amount of motion",
+}
 SPEECH = ASSETS / "speech" / "sense_and_sensibility_0870.flac"
 
 
@@ -102,3 +110,21 @@ def test_an_upload_that_is_too_large_is_refused(page, address, tmp_path):
     page.locator("#speech input[type=file]").set_input_files(SPEECH)
     page.locator("#speech audio, #speech .waveform-container").first.wait_for(state="attached")
     assert page.get_by_text("is larger than").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_and_every_tab_fits_a_phone(chromium, address, scheme):
+    page = chromium.new_page(color_scheme=scheme)
+    page.set_default_timeout(90_000)
+    page.goto(address)
+    page.get_by_role("button", name="Start").first.wait_for()
+    for name in TABS:
+        page.set_viewport_size({"width": 1100, "height": 950})
+        page.get_by_role("tab", name=name, exact=True).click()
+        page.get_by_text(TABS[name]).first.wait_for()
+        assert too_pale(page) == [], name
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+    page.add_style_tag(content="h1 { color: #777 !important; background: #777 }")
+    assert page.evaluate(CONTRAST) == ["ft2ray: 1.00"], "what is measured"
+    page.close()
