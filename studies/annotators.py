@@ -8,11 +8,12 @@ base's own training, from the lips that the curated base makes for the same soun
 more person (role `annotators` of split.csv): other people and other predictors than those of the judges.
 
 Rules, per clip, higher is better:
-    mn  head and lids: minus how far the head's amplitude and speed and the lids' activity lie below those of
-        clean clips, minus half of what lies more than two deviations above them, minus how much the head
-        trembles; in deviations over clean clips
-    ls  correlation of the lips' gap with what the sound asks for: the mean over CURATED_SAMPLES samples of
-        the curated base (weight 2) and a ridge on speech features (weight 1), each standardised
+    mn  head and lids: how far the head's amplitude and speed and the lids' activity lie below those of clean
+        clips, half of what lies more than two deviations above them, and half of how much more the head
+        trembles; in deviations over clean clips, minus their quadratic mean, since one fault is seen at once
+    ls  how much better the lips' gap fits what the sound asks for than the same shifted in time; it asks for
+        the mean over CURATED_SAMPLES samples of the curated base (weight 2) and a ridge on speech features
+        (weight 1), each standardised
     vq  shape: minus the excess of slow movement in the channels that say what shape the face has
 
 A panel has ANNOTATORS members. Each adds own noise of ERROR deviations of the candidates' scores and
@@ -33,7 +34,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 from scipy.ndimage import gaussian_filter1d
 
-from ft2ray.evaluation.lipsync import Ridge, fit_ridge, mouth_curve, speech_features, windowed_correlation
+from ft2ray.evaluation.lipsync import (
+    MAX_LAG,
+    Ridge,
+    contrast,
+    fit_ridge,
+    mouth_curve,
+    speech_features,
+    sync_by_lag,
+)
 from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.portrait.motion import MotionBasis
 from ft2ray.generator.sampler import Conditions, integrate
@@ -124,12 +133,12 @@ class Annotators:
     def scores(self, x_CF: np.ndarray, expected_F: np.ndarray) -> np.ndarray:
         """The three rules on one clip's whitened motion, without error: [K]."""
         z_S = (motion_statistics(x_CF, self.basis) - self.mean_S) / self.deviation_S
-        lively = [min(z, 0.0) - 0.5 * max(z - LIVELY_DEVIATIONS, 0.0) for z in z_S[: LIDS + 1]]
-        sync = windowed_correlation(expected_F, lip_gap(x_CF, self.basis))
+        faults = [max(-z, 0.0) + 0.5 * max(z - LIVELY_DEVIATIONS, 0.0) for z in z_S[: LIDS + 1]]
+        faults.append(0.5 * max(z_S[TREMOR], 0.0))
         return np.array(
             [
-                np.mean(lively) - 0.5 * max(z_S[TREMOR], 0.0),
-                0.0 if np.isnan(sync) else sync,  # lips that never move are with no sound and against none
+                -np.sqrt(np.mean(np.square(faults))),
+                in_time(expected_F, lip_gap(x_CF, self.basis)),
                 -np.logaddexp(0.0, z_S[SHAPE]),
             ]
         )
@@ -149,6 +158,12 @@ class Annotators:
             seen_NK = seen_NK - THRESHOLD_SPREAD * rng.standard_normal(z_NK.shape[1])
             panel.append(1 / (1 + np.exp(-2 * seen_NK)))
         return np.mean(panel, axis=0)
+
+
+def in_time(expected_F: np.ndarray, gap_F: np.ndarray) -> float:
+    """How much better the lips fit the sound than when either is shifted."""
+    above = float(contrast(sync_by_lag(expected_F, gap_F))[MAX_LAG])
+    return 0.0 if np.isnan(above) else above  # lips that never move are with no sound and against none
 
 
 def standard(curves_F: np.ndarray) -> np.ndarray:

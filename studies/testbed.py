@@ -80,18 +80,22 @@ class Testbed:
         return made
 
     def prompts(self, split: str, count: int) -> list[Prompt]:
-        """`count` windows of SECONDS, one after the other from every recording, so that all people speak."""
+        """`count` windows of SECONDS, one after the other from every recording, so that all people speak.
+
+        Those of `train` overlap: they start a second apart.
+        """
         return self.kept(f"prompts-{split}-{count}.pkl", lambda: self._read_prompts(split, count))
 
     def _read_prompts(self, split: str, count: int) -> list[Prompt]:
         names = sorted(files_of("prompts", split, kind="speech"))
         recordings = {name: read_audio(self.media / name) for name in names}
-        length, found = SECONDS * SAMPLE_RATE, []
+        length, hop = SECONDS * SAMPLE_RATE, (1 if split == "train" else SECONDS) * SAMPLE_RATE
+        found: list[Prompt] = []
         for number in range(FIRST_WINDOW.get(split, 0), 10):
             for name, wav_T in recordings.items():
-                piece_T = wav_T[number * length : (number + 1) * length]
+                piece_T = wav_T[number * hop : number * hop + length]
                 if len(piece_T) == length and len(found) < count:
-                    found.append(self._prompt(f"{name}@{number * SECONDS}", piece_T))
+                    found.append(self._prompt(f"{name}@{number * hop // SAMPLE_RATE}", piece_T))
         return found
 
     def _prompt(self, name: str, wav_T: np.ndarray) -> Prompt:

@@ -1,6 +1,6 @@
 """The study: what does alignment gain from the uncurated base, and what is it that gains?
 
-    python studies/tlpo.py MEDIA OUT [--seeds 3] [--part online offline] [--explore]
+    python studies/tlpo.py MEDIA OUT [--seeds 3] [--part core controls online] [--explore]
 
 Resumable: what lies in OUT is not made again. One thread. Every system learns from the same candidates and
 the same answers of the simulated panel (studies/annotators.py), with equal numbers of updates; the systems
@@ -39,7 +39,7 @@ from studies.tlpo_table import chosen_strength, read_rows
 from studies.trainings import soup, train_experts, train_gate, train_one, train_wide
 
 log = logging.getLogger(__name__)
-STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+STRENGTHS = (0.5, 1.0, 2.0, 3.0)
 PROMPTS = 24
 NOISES = {"validation": 1, "test": 2}
 GATE_UPDATES = 40
@@ -64,6 +64,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 }
 """One adapter on the summed score. sft: DPO's own term is a thousandth of the winners'."""
 GATES = ("full", "timestep", "layer")
+PARTS = ("core", "controls", "online")
 
 
 def attach(generator: PortraitGenerator, system: System, strength: float = 1.0) -> None:
@@ -132,22 +133,36 @@ class Study:
         attach(self.testbed.generator, system)
         return self.testbed.groups(name, seed, round, self.prompts)
 
-    def offline(self, seed: int) -> None:
+    def core(self, seed: int) -> None:
         """What learns from candidates of the base, in one round."""
         groups = self.groups("base", seed, 0, System(None))
-        experts = self.trained(f"experts-{seed}-0.pkl", train_experts, groups, seed, self.updates)
+        experts = self.experts(seed, groups)
         self.test("tlpo_offline", seed, System(experts))
         self.test("uniform", seed, System(experts, (1 / 3,) * 3))
+        self.one("dpo_sum", seed, groups)
+        self.one("simpo", seed, groups)
+        wide = self.trained(f"wide-{seed}-0.pkl", train_wide, groups, seed, self.updates)
+        self.test("wide", seed, System(wide))
+
+    def controls(self, seed: int) -> None:
+        """Parts of the core, other losses on the same groups, and labels that say nothing."""
+        groups = self.groups("base", seed, 0, System(None))
+        experts = self.experts(seed, groups)
         for k, dimension in enumerate(DIMENSIONS):
             self.test(f"expert_{dimension}", seed, System(experts, tuple(float(i == k) for i in range(3))))
         self.test("soup", seed, System(soup(experts)))
+        for name in ("shuffled", "sft", "ipo", "sdpo"):
+            self.one(name, seed, groups)
         routed = self.trained(f"group-{seed}-0.pkl", train_experts, groups, seed, self.updates, kind="nft")
         self.test("tlpo_group_loss", seed, System(routed))
-        wide = self.trained(f"wide-{seed}-0.pkl", train_wide, groups, seed, self.updates)
-        self.test("wide", seed, System(wide))
-        for name, loss in BASELINES.items():
-            policy = self.trained(f"{name}-{seed}-0.pkl", train_one, groups, seed, self.updates, **loss)
-            self.test(name, seed, System(policy))
+
+    def experts(self, seed: int, groups: Sequence[PromptGroup]) -> Policy:
+        return self.trained(f"experts-{seed}-0.pkl", train_experts, groups, seed, self.updates)
+
+    def one(self, name: str, seed: int, groups: Sequence[PromptGroup]) -> None:
+        loss = BASELINES[name]
+        policy = self.trained(f"{name}-{seed}-0.pkl", train_one, groups, seed, self.updates, **loss)
+        self.test(name, seed, System(policy))
 
     def online(self, seed: int) -> None:
         """Further rounds on a system's own candidates; before each the gates learn from what is new."""
@@ -188,10 +203,10 @@ def main() -> None:
     parser.add_argument("--base", default="embedded-uncurated")
     parser.add_argument("--curated", default="embedded", help="what curation of the data reaches")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
-    parser.add_argument("--prompts", type=int, default=60, help="of the candidates")
+    parser.add_argument("--prompts", type=int, default=120, help="of the candidates")
     parser.add_argument("--updates", type=int, default=80, help="of each expert and round")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--part", choices=("online", "offline"), nargs="*", default=("online", "offline"))
+    parser.add_argument("--part", choices=PARTS, nargs="*", default=PARTS)
     parser.add_argument("--explore", action="store_true", help="leave the test prompts alone")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -25,7 +25,7 @@ from ft2ray.tlpo.step import expert_step
 from ft2ray.training import update
 from studies.annotators import DIMENSIONS
 
-RANK = 16
+EXPERTS = ExpertSettings(rank=16, alpha=16.0, audio=True)
 MASKS = masks(DEFAULT_DIMENSIONS)
 RULE = PairRule(margin=0.0, full_tolerance=0.0)
 """Best against worst of every group, by the panel's answers in logits."""
@@ -90,8 +90,9 @@ def train_wide(
     batches = [run._batch(name) for _ in range(updates) for name in DIMENSIONS]
     loss, rate = run.settings.loss, run.settings.optimizer.learning_rate
     detach_experts(generator.transformer)
-    rank = len(DIMENSIONS) * RANK
-    experts = Experts(generator.transformer, (ONE,), ExpertSettings(rank=rank, alpha=float(rank)), seed)
+    rank = len(DIMENSIONS) * EXPERTS.rank
+    triple = EXPERTS.replaced(rank=rank, alpha=float(rank))
+    experts = Experts(generator.transformer, (ONE,), triple, seed)
     if start is not None:
         experts.load_state(ONE, start.adapters[ONE][1])
     optimizer = torch.optim.AdamW(experts.parameters(ONE), rate, weight_decay=0.0)
@@ -132,8 +133,8 @@ def _settings(updates: int, **loss: Any) -> TlpoSettings:
         gate_groups=0.0,
         baseline=False,
         gate=GateSettings(mode="sum"),
-        experts=ExpertSettings(rank=RANK, alpha=float(RANK)),
-        loss=LossSettings(**loss),
+        experts=EXPERTS,
+        loss=LossSettings(weighted=False, **loss),
     )
 
 

@@ -36,7 +36,16 @@ from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.media.face import FaceMesher
 from ft2ray.media.portrait import load_portrait
 from ft2ray.media.speech import TOKENS_PER_FRAME
-from studies.annotators import ANNOTATORS, ERROR, Annotators, lip_gap, motion_of, sample_motion, standard
+from studies.annotators import (
+    ANNOTATORS,
+    ERROR,
+    Annotators,
+    in_time,
+    lip_gap,
+    motion_of,
+    sample_motion,
+    standard,
+)
 from studies.make_split import files_of
 
 WINDOW, STRIDE = 3 * SAMPLE_RATE, 5 * SAMPLE_RATE // 4
@@ -190,7 +199,7 @@ def train(speech: Speech, tracker: Tracker, seed: int = 0) -> MotionHead:
         speech_BDF = rolled(speech.speech_NDF[heard_B], moved_B)
         expected_BF, gap_BF = standard(rolled(expected_NF[heard_B], moved_B)), gap_NJF[n_B, j_B]
         score_BK = speech.score_NJK[n_B, j_B].astype(np.float64)
-        score_BK[:, 1] = (expected_BF * gap_BF).mean(axis=1)
+        score_BK[:, 1] = [in_time(heard_F, gap_F) for heard_F, gap_F in zip(expected_BF, gap_BF, strict=True)]
         noise_ABK = ERROR * rng.standard_normal((ANNOTATORS, *score_BK.shape))
         p_BK = (1 / (1 + np.exp(-2 * ((score_BK - mean_K) / spread_K + noise_ABK)))).mean(axis=0)
         motion_BCF = torch.from_numpy(seen[n_B * candidates + j_B, v_B])
