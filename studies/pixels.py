@@ -31,7 +31,12 @@ from studies.tlpo import PROMPTS, System, attach
 from studies.tlpo_table import chosen_strength, interval, read_rows
 
 DIMENSIONS = ("mn", "ls", "vq")
-FILES = {"tlpo_round1": "experts-{seed}-1.pkl", "dpo_sum_round1": "dpo_sum-{seed}-1.pkl"}
+FILES = {
+    "tlpo_offline": "experts-{seed}-0.pkl",
+    "dpo_sum": "dpo_sum-{seed}-0.pkl",
+    "tlpo_round1": "experts-{seed}-1.pkl",
+    "dpo_sum_round1": "dpo_sum-{seed}-1.pkl",
+}
 """Systems with trainings, and the files of their policies."""
 
 

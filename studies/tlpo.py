@@ -40,6 +40,8 @@ from studies.trainings import soup, train_experts, train_gate, train_one, train_
 
 log = logging.getLogger(__name__)
 STRENGTHS = (0.5, 1.0, 2.0, 3.0)
+LEAST_STRENGTH = 1 / 32
+"""Where the best lies at the low end of STRENGTHS, halves of it are tried down to this."""
 PROMPTS = 24
 NOISES = {"validation": 1, "test": 2}
 GATE_UPDATES = 40
@@ -98,10 +100,22 @@ class Study:
 
     def test(self, name: str, seed: int, system: System) -> None:
         """Choose the strength on validation prompts, then measure on test prompts."""
-        for strength in STRENGTHS if system.policy else (1.0,):
+        if system.policy is None:
+            for split in ("validation",) if self.explore else NOISES:
+                self.measure(name, seed, system, split, 1.0)
+            return
+        for strength in STRENGTHS:
             self.measure(name, seed, system, "validation", strength)
+        chosen = chosen_strength(self.rows, name, seed)
+        while chosen > LEAST_STRENGTH and chosen == self.least_tried(name, seed):
+            self.measure(name, seed, system, "validation", chosen / 2)
+            chosen = chosen_strength(self.rows, name, seed)
         if not self.explore:
-            self.measure(name, seed, system, "test", chosen_strength(self.rows, name, seed))
+            self.measure(name, seed, system, "test", chosen)
+
+    def least_tried(self, name: str, seed: int) -> float:
+        of = (name, seed, "validation")
+        return min(r["strength"] for r in self.rows if (r["system"], r["seed"], r["split"]) == of)
 
     def measure(self, name: str, seed: int, system: System, split: str, strength: float) -> None:
         """Append the rows of a system, unless they are there."""

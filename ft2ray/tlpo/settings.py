@@ -24,7 +24,9 @@ class ExpertSettings(Settings):
     rank: int = Field(16, ge=1, le=4096)
     alpha: float = Field(16.0, gt=0)
     targets: str = TARGETS  # a regular expression over module names
-    audio: bool = False  # also adapt how the cross-attention listens to the speech; the paper does not
+    # Also adapt how the cross-attention listens to the speech. The paper does not; on the packaged generator the
+    # lip-sync expert gains three times as much with it (docs/lab-log.md).
+    audio: bool = True
 
     @field_validator("targets")
     @classmethod
@@ -56,8 +58,8 @@ class LossSettings(Settings):
     winner_weight: float | None = Field(None, ge=0)
     winner_fades: bool = True  # with sigmoid(-margin), as DPO's own weight; False: it stays as at the start
     # Count the errors of channels as the base's own training did (Generator.channel_weights): the packaged
-    # base's lids six times, its mouth one and a half times.
-    weighted: bool = True
+    # base's lids six times, its mouth one and a half times. Motion gains less with it (docs/lab-log.md).
+    weighted: bool = False
     # Outside of its dimension's mask an expert is held to the reference's velocity: weight of their mean
     # squared difference. It costs no further forward, since the reference is run for the loss anyway.
     anchor: float = Field(200.0, ge=0)

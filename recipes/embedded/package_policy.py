@@ -1,7 +1,7 @@
 """Put a policy of the study into the package: python -m recipes.embedded.package_policy OUT SEED ROUND.
 
-OUT is the folder of studies/tlpo.py. The policy is that of `tlpo` after this round, at the strength that
-validation prompts chose for it, which goes into the adapters' alpha.
+OUT is the folder of studies/tlpo.py. The policy is that of `tlpo` after this round (0: offline), at the
+strength that validation prompts chose for it, which goes into the adapters' alpha.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("round", type=int)
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in (arguments.out / "rows.jsonl").read_text().splitlines()]
-    strength = chosen_strength(rows, f"tlpo_round{arguments.round}", arguments.seed)
+    name = f"tlpo_round{arguments.round}" if arguments.round else "tlpo_offline"
+    strength = chosen_strength(rows, name, arguments.seed)
     kept = arguments.out / f"experts-{arguments.seed}-{arguments.round}.pkl"
     policy = pickle.loads(kept.read_bytes())  # noqa: S301  # written by the study on this machine
     card = (EMBEDDED / "README.md").read_bytes() if EMBEDDED.exists() else None

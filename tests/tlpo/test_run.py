@@ -275,7 +275,7 @@ def test_a_loss_without_a_reference_has_none_to_keep():
 def test_errors_count_channels_as_the_bases_own_training_did():
     weights = torch.tensor([1.0, 1.0, 6.0, 1.0])
     curves = {}
-    for name, loss in (("weighted", SETTINGS.loss), ("alike", SETTINGS.loss.replaced(weighted=False))):
+    for name, loss in (("weighted", SETTINGS.loss.replaced(weighted=True)), ("alike", SETTINGS.loss)):
         run = make_run(loss=loss, microbatch=1)
         run.generator.channel_weights = weights
         assert (run._batch("mn").weight_C is not None) == (name == "weighted")
