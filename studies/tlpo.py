@@ -1,6 +1,6 @@
 """The study: what does alignment gain from the uncurated base, and what is it that gains?
 
-    python studies/tlpo.py MEDIA OUT [--seeds 3] [--part core controls online] [--explore]
+    python studies/tlpo.py MEDIA OUT [--seeds 3] [--part core controls gates online] [--explore]
 
 Resumable: what lies in OUT is not made again. One thread. Every system learns from the same candidates and
 the same answers of the simulated panel (studies/annotators.py), with equal numbers of updates; the systems
@@ -66,7 +66,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 }
 """One adapter on the summed score. sft: DPO's own term is a thousandth of the winners'."""
 GATES = ("full", "timestep", "layer")
-PARTS = ("core", "controls", "online")
+PARTS = ("core", "controls", "gates", "online")
 
 
 def attach(generator: PortraitGenerator, system: System, strength: float = 1.0) -> None:
@@ -162,8 +162,11 @@ class Study:
         """Parts of the core, other losses on the same groups, and labels that say nothing."""
         groups = self.groups("base", seed, 0, System(None))
         experts = self.experts(seed, groups)
-        for k, dimension in enumerate(DIMENSIONS):
-            self.test(f"expert_{dimension}", seed, System(experts, tuple(float(i == k) for i in range(3))))
+        together = chosen_strength(self.rows, "tlpo_offline", seed)
+        for k, dimension in enumerate(DIMENSIONS):  # one dimension's expert is not chosen by the least gain
+            alone = System(experts, tuple(float(i == k) for i in range(3)))
+            split = "validation" if self.explore else "test"
+            self.measure(f"expert_{dimension}", seed, alone, split, together)
         self.test("soup", seed, System(soup(experts)))
         for name in ("shuffled", "sft", "ipo", "sdpo"):
             self.one(name, seed, groups)
@@ -179,7 +182,7 @@ class Study:
         self.test(name, seed, System(policy))
 
     def online(self, seed: int) -> None:
-        """Further rounds on a system's own candidates; before each the gates learn from what is new."""
+        """Further rounds on a system's own candidates."""
         base = self.groups("base", seed, 0, System(None))
         ways: dict[str, tuple[str, Callable[..., Policy]]] = {
             "tlpo": ("experts", train_experts),
@@ -190,8 +193,6 @@ class Study:
             policy = self.trained(f"{file}-{seed}-0.pkl", train, base, seed, self.updates)
             for round in range(1, self.rounds):
                 groups = self.groups(name, seed, round, System(policy))
-                if name == "tlpo" and round == 1:
-                    self.gates(seed, policy, groups)
                 policy = self.trained(
                     f"{file}-{seed}-{round}.pkl",
                     train,
@@ -202,7 +203,10 @@ class Study:
                 )
                 self.test(f"{name}_round{round}", seed, System(policy))
 
-    def gates(self, seed: int, experts: Policy, groups: Sequence[PromptGroup]) -> None:
+    def gates(self, seed: int) -> None:
+        """Stage 2 over the offline experts, on their own candidates, which they did not learn from."""
+        experts = self.experts(seed, self.groups("base", seed, 0, System(None)))
+        groups = self.groups("tlpo", seed, 1, System(experts))
         for mode in GATES:
             policy = self.trained(
                 f"gate-{mode}-{seed}.pkl", train_gate, groups, seed, experts, mode, GATE_UPDATES
