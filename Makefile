@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo ui test test-fast test-cluster test-kubernetes test-browser lint docs bench locks clean
 
 demo: $(STAMP)
-	$(BIN)/ft2ray align run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
+	$(BIN)/ft2ray align recipes/demo.yaml run_dir="$(RUN)" prompts.portraits="$(PORTRAITS)" prompts.speech="$(SPEECH)" $(ARGS)
 
 # The page over a run, such as the demo's, or over a folder of clips: make ui RUN=my/clips
 ui: $(STAMP)

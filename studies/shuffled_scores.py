@@ -2,7 +2,7 @@
 
     python studies/shuffled_scores.py RUN_DIR OUT_DIR [--seed 0]
     ft2ray align run_dir=OUT_DIR ...      # with the settings of RUN_DIR
-    python studies/readme.py OUT_DIR
+    python studies/report_table.py OUT_DIR
 
 Each dimension's scores are permuted within each group of RUN_DIR, so that there are about as many pairs as
 before and they say nothing. What this run gains is no work of the critic's.

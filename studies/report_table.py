@@ -1,7 +1,6 @@
-"""The README's picture and table, from a run folder.
+"""The table of a run folder as Markdown.
 
-python studies/readme.py RUN_DIR            # prints the table as Markdown
-python studies/readme.py RUN_DIR --picture bench/result.jpg
+python studies/report_table.py RUN_DIR
 """
 
 from __future__ import annotations
@@ -9,36 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
-
-from ft2ray.media.video import read_video
-from ft2ray.run import Run
-
-SYSTEMS = ("base", "tlpo")
-COLUMNS = 7
-SIDE = 192
-
-
-def picture(run_dir: Path) -> Image.Image:
-    """Rows: base and TLPO for every portrait that has videos; columns: moments of the clip."""
-    rows, seen = [], set()
-    for prompt in Run.open(run_dir).plan.evaluation:
-        videos = [run_dir / "videos" / f"{prompt.prompt_id}_{system}.mp4" for system in SYSTEMS]
-        if prompt.portrait in seen or not all(video.is_file() for video in videos):
-            continue
-        seen.add(prompt.portrait)
-        for video in videos:
-            frames_FHW3, _ = read_video(video)
-            chosen = np.linspace(4, len(frames_FHW3) - 5, COLUMNS).astype(int)
-            images = [
-                Image.fromarray(frames_FHW3[i]).resize((SIDE, SIDE), Image.Resampling.LANCZOS) for i in chosen
-            ]
-            rows.append(np.concatenate([np.asarray(image) for image in images], axis=1))
-    if not rows:
-        raise SystemExit(f"{run_dir} holds no videos of {' and '.join(SYSTEMS)}")
-    return Image.fromarray(np.concatenate(rows))
 
 
 def table(report: dict) -> str:
@@ -67,13 +36,10 @@ def _cell(figures: dict, system: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     report = json.loads((arguments.run / "report.json").read_text())
     print(table(report))
     print(f"\n{report['prompts']} prompts, seeds {report['seeds']}, {report['seconds']:.0f} s in all.")
-    if arguments.picture:
-        picture(arguments.run).save(arguments.picture, quality=88)
 
 
 if __name__ == "__main__":
