@@ -1,8 +1,8 @@
 """The README's picture, docs/lips.svg: python studies/picture.py MEDIA OUT
 
 OUT is the folder of studies/tlpo.py. Lip gap over time of the base and of TLPO after its second round,
-training seed 0, same noise, against the gap that the judges hear in the speech. The prompt is the test prompt whose
-gain in lip-sync is the median.
+training seed 0, same noise, against the gap that the judges hear in the speech. The prompt is the
+test prompt whose gain in lip-sync is the median.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class ExpertSettings(Settings):
     rank: int = Field(16, ge=1, le=4096)
     alpha: float = Field(16.0, gt=0)
     targets: str = TARGETS  # a regular expression over module names
-    # Also adapt how the cross-attention listens to the speech. The paper does not; on the packaged generator the
-    # lip-sync expert gains three times as much with it (docs/lab-log.md).
+    # Also adapt how the cross-attention listens to the speech. The paper does not; on the packaged generator
+    # the lip-sync expert gains several times as much with it (docs/lab-log.md).
     audio: bool = True
 
     @field_validator("targets")

@@ -5,12 +5,12 @@ import pytest
 
 from studies.tlpo_table import DIMENSIONS, RULES, chosen_strength, interval, margin, table
 
-KEYS = (*DIMENSIONS, *RULES)
+KEYS = tuple(dict.fromkeys((*DIMENSIONS, *RULES)))
 
 
 def rows(system, values, prompts=8, split="test", strength=1.0, seed=0):
     """`values`: by which every dimension's figure exceeds the base's."""
-    gain = dict(zip(DIMENSIONS, values, strict=True)) | dict.fromkeys(RULES, 0.0)
+    gain = dict.fromkeys(RULES, 0.0) | dict(zip(DIMENSIONS, values, strict=True))
     place = {"system": system, "seed": seed, "split": split, "strength": strength, "displacement": 0.1}
     return [
         place | {"prompt": f"p{n}", "noise": i} | {key: n + i + gain[key] for key in KEYS}
@@ -26,6 +26,7 @@ def test_differences_are_paired_by_prompt_and_the_worst_dimension_counts():
         difference = system["difference"][name]
         assert difference["mean"] == difference["low"] == difference["high"] == pytest.approx(value)
     assert system["least_in_spread_of_base"] == pytest.approx(-1 / found["spread_of_base"]["vq"])
+    assert system["least_by_rules"] == pytest.approx(-1 / found["spread_of_base"]["vq"])
     assert system["joint"] == {"better": 0.0, "worse": 0.0}
     assert found["references"]["curated"]["joint"]["better"] == 1 and "curated" not in found["systems"]
 
@@ -60,3 +61,5 @@ def test_a_margin_compares_worst_dimensions():
     compared = margin(found, "tlpo_offline", "dpo_sum")
     assert compared["mean"] == pytest.approx(1 / spread) and compared["low"] > 0
     assert table(found)["margins"]["tlpo_offline"]["dpo_sum"] == compared
+    by_rules = table(found)["margins_by_rules"]["tlpo_offline"]["dpo_sum"]
+    assert by_rules["mean"] == 0  # both gain nothing by two of the rules
