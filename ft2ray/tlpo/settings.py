@@ -25,8 +25,9 @@ class ExpertSettings(Settings):
     alpha: float = Field(16.0, gt=0)
     targets: str = TARGETS  # a regular expression over module names
     # Also adapt how the cross-attention listens to the speech. The paper does not; on the packaged generator
-    # the lip-sync expert gains several times as much with it (docs/lab-log.md).
-    audio: bool = True
+    # the lip-sync expert gains several times as much with it (docs/lab-log.md). Wan's original layout has no
+    # names for these layers: such experts are exported to diffusers' only.
+    audio: bool = False
 
     @field_validator("targets")
     @classmethod

@@ -17,7 +17,7 @@ from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.settings import ExpertSettings, LossSettings
 from ft2ray.tlpo.step import PairBatch, expert_step
 
-EXPERT = ExpertSettings(rank=4, alpha=4.0, audio=False)  # no condition leads to an adapter
+EXPERT = ExpertSettings(rank=4, alpha=4.0)
 PAIRS = 1
 WIDTH = 64
 HEARD = 17  # audio tokens around each latent frame

@@ -75,7 +75,7 @@ def test_works_on_the_audio_transformer_and_leaves_its_cross_attention_alone():
         patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
         text_dim=8, freq_dim=16, ffn_dim=32, num_layers=2, audio_features=6, audio_dim=8, audio_stride=1,
     )  # fmt: skip
-    experts = Experts(model, DIMS, ExpertSettings(rank=2, audio=False))
+    experts = Experts(model, DIMS, ExpertSettings(rank=2))
     adapted = {name.split(".lora_A")[0] for name in experts.named_parameters("ls") if ".lora_A." in name}
     wanted = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "ffn.net.0.proj", "ffn.net.2")
     assert adapted == {f"blocks.{i}.{name}" for i in range(2) for name in wanted}
