@@ -5,7 +5,8 @@
     openai:qwen2.5-omni@http://localhost:8000/v1?per_minute=600&tokens=20000000
 
 What stands after the question mark is `Limits`. The key comes from the environment variable FT2RAY_CRITIC_KEY
-alone. One request is one question about one clip; answers are kept, so that a health check costs nothing.
+alone. One request is one question about one clip. The last answers are kept, so that neither a health check
+nor the clips beside one that failed are paid for twice.
 
 Shape suffixes: F frames, H W 3 pixels, T audio samples, N clips, K dimensions.
 """
@@ -24,6 +25,7 @@ import time
 import urllib.error
 import urllib.request
 import wave
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ from ft2ray.settings import Settings
 
 KEY = "FT2RAY_CRITIC_KEY"
 AT_ONCE = 8  # requests under way
+KEPT = 1024  # answers
+LONGEST_ANSWER = 1_000_000  # bytes
 BLOCK = 28  # pixels; sides of the pictures are multiples of it
 LONGEST_PAUSE = 60.0  # seconds before a request is repeated
 _AROUND = " \n\t.\"'\u2581\u0120"  # what tokenizers leave around a word
@@ -137,7 +141,8 @@ class RemoteCritic(Critic):
         self.at, self.questions, self.viewer = at, card.questions, viewer
         self.dimensions, self.fingerprint, self.calibration = card.dimensions, card.fingerprint, None
         self._client = Client(at)
-        self._known: dict[str, float] = {}
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._lock = threading.Lock()
 
     @staticmethod
     def load(
@@ -152,19 +157,25 @@ class RemoteCritic(Critic):
     def score(self, views: Sequence[WholeClip]) -> np.ndarray:
         """As `Critic.score`; MediaError for a clip that got no answer, and why."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            rows = [
-                [pool.submit(self._p_yes, content, text) for text in self.questions.values()]
-                for content in (contents(view, self.at.limits.sound) for view in views)
-            ]
+            rows = []
+            for content in (contents(view, self.at.limits.sound) for view in views):
+                clip = content_id(content)
+                rows.append([pool.submit(self._p_yes, content, clip, q) for q in self.questions.values()])
             p_NK = [[answer.result() for answer in row] for row in rows]
         return np.array(p_NK, np.float64).reshape(len(views), len(self.dimensions))
 
-    def _p_yes(self, content: list[dict[str, Any]], question: str) -> float:
-        known = content_id(content, question)
-        if known not in self._known:
-            text = f"{question} Answer with one word, {YES} or {NO}."
-            self._known[known] = p_yes(self._client.ask([*content, {"type": "text", "text": text}]))
-        return self._known[known]
+    def _p_yes(self, content: list[dict[str, Any]], clip: str, question: str) -> float:
+        with self._lock:
+            if (clip, question) in self._known:
+                self._known.move_to_end((clip, question))
+                return self._known[clip, question]
+        text = f"{question} Answer with one word, {YES} or {NO}."
+        answer = p_yes(self._client.ask([*content, {"type": "text", "text": text}]))
+        with self._lock:
+            self._known[clip, question] = answer
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return answer
 
 
 def contents(view: WholeClip, sound: bool) -> list[dict[str, Any]]:
@@ -241,22 +252,31 @@ class Client:
             pause = min(2.0**attempt, LONGEST_PAUSE)
             try:
                 with self._opener.open(request, timeout=self.at.limits.seconds) as response:
-                    answer = json.load(response)
+                    answer = json.loads(response.read(LONGEST_ANSWER))
             except urllib.error.HTTPError as error:
                 reason = f"{error.code} {error.reason}: {error.read(300).decode(errors='replace')}"
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
                 pause = _seconds(error.headers.get("Retry-After"), pause)
-            except (OSError, ValueError) as error:  # not reached, too slow, or no JSON
+            except (OSError, ValueError) as error:  # not reached, too slow, or not JSON
                 reason = str(error)
             else:
-                used = answer.get("usage") if isinstance(answer, dict) else None
-                with self._lock:
-                    self.tokens += int((used or {}).get("total_tokens") or 0)
+                self._count(answer)
                 return answer
             if attempt < self.at.limits.retries:
                 self.sleep(pause)
         raise MediaError("no_answer", f"the critic at {self.at.url} gave no answer ({reason}).")
+
+    def _count(self, answer: Any) -> None:
+        """Add what the answer cost; MediaError where it does not say, since then nothing holds the cap."""
+        if not isinstance(answer, dict):
+            return  # no answer of this kind at all, which `p_yes` says
+        used = answer.get("usage")
+        tokens = used.get("total_tokens") if isinstance(used, dict) else None
+        if type(tokens) is not int or tokens < 0:
+            raise MediaError("no_usage", f"the critic does not say how many tokens it used ({used!r}).")
+        with self._lock:
+            self.tokens += tokens
 
     def _wait_for_turn(self) -> None:
         with self._lock:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ft2ray.critic import remote
 from ft2ray.critic.omni.whole_clip import WholeClip
 from ft2ray.critic.remote import KEY, Client, RemoteCritic, endpoint, p_yes
 from ft2ray.errors import ConfigurationError, MediaError
@@ -19,15 +20,15 @@ from ft2ray.loaders import critic_card, load_critic, load_viewer
 ASKED = {"mn": "Is the motion natural?", "vq": "Is the visual quality good?"}
 
 
+USED = {"usage": {"total_tokens": 100}}
+
+
 def said(**words):
     """An answer whose first word has these probabilities."""
     likely = [{"token": word, "logprob": math.log(p)} for word, p in words.items()]
     content = [{"token": next(iter(words)), "top_logprobs": likely}]
     message = {"content": next(iter(words))}
-    return {
-        "choices": [{"message": message, "logprobs": {"content": content}}],
-        "usage": {"total_tokens": 100},
-    }
+    return {"choices": [{"message": message, "logprobs": {"content": content}}], **USED}
 
 
 @pytest.fixture
@@ -100,6 +101,16 @@ def test_what_was_asked_once_is_remembered_so_that_a_health_check_costs_nothing(
     assert len(stub.seen) == 4
 
 
+def test_no_more_answers_are_kept_than_a_bound_and_those_asked_for_last_stay(stub, monkeypatch):
+    monkeypatch.setattr(remote, "KEPT", 2)
+    critic = load_critic(named(stub), questions={"mn": ASKED["mn"]})
+    for grey in (1, 2, 1, 3, 1):  # 3 puts 2 out, since 1 was asked for again
+        critic.score([clip(grey)])
+    assert len(stub.seen) == 3 and len(critic._known) == 2
+    critic.score([clip(2)])
+    assert len(stub.seen) == 4
+
+
 def test_card_and_viewer_need_no_endpoint_and_agree_with_the_critic(stub):
     critic = load_critic(named(stub), 8.0, 224, ASKED)
     card = critic_card(named(stub), 8.0, 224, ASKED)
@@ -129,11 +140,18 @@ def test_a_busy_endpoint_is_asked_again_after_the_time_that_it_names(stub):
         ((500, {}, {"error": "down"}), 3, "gave no answer (500"),
         ((401, {}, {"error": "no such key"}), 1, "no such key"),
         ((302, {"Location": "http://127.0.0.1:9/"}, {}), 1, "gave no answer (302"),
-        ({"choices": [{"message": {"refusal": "I judge no faces"}}]}, 1, "I judge no faces"),
+        ({"choices": [{"message": {"refusal": "I judge no faces"}}], **USED}, 1, "I judge no faces"),
         (said(Maybe=0.9), 1, "neither Yes nor No: 'Maybe'"),
-        ({"choices": [{"message": {"content": "Yes"}, "logprobs": None}]}, 1, "no log-probabilities: 'Yes'"),
-        ({"choices": []}, 1, "another form"),
+        (
+            {"choices": [{"message": {"content": "Yes"}, "logprobs": None}], **USED},
+            1,
+            "no log-probabilities: 'Yes'",
+        ),
+        ({"choices": [], **USED}, 1, "another form"),
+        ({key: value for key, value in said(Yes=1.0).items() if key != "usage"}, 1, "how many tokens"),
+        (said(Yes=1.0) | {"usage": {"total_tokens": None}}, 1, "how many tokens"),
         ("text", 1, "another form"),
+        ("x" * 2_000_000, 3, "gave no answer"),
     ],
 )
 def test_without_an_answer_there_is_no_score_but_a_reason(stub, answer, asked, reason):
