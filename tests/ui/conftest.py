@@ -18,6 +18,14 @@ from tests.pipeline.whole_run import finish
 
 CONTRAST = Path(__file__).with_name("contrast.js").read_text()  # lists what stands out too little
 DOCS = Path(__file__).parents[2] / "docs" / "ui"
+# Pictures show runs/mine, not where this machine keeps its temporary folders.
+SHORTEN = """() => {
+  const short = (text) => text.replaceAll(/\\S*\\/runs\\/mine/g, "runs/mine");
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = short(texts.currentNode.data);
+  const fields = document.querySelectorAll("input:not([type=file]), textarea");
+  for (const field of fields) field.value = short(field.value);
+}"""
 
 
 @pytest.fixture(scope="session")
@@ -102,13 +110,13 @@ def without_answers(finished: Path, folder: Path) -> Path:
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
     """A run of the test's own."""
-    return without_answers(finished, tmp_path / "run")
+    return without_answers(finished, tmp_path / "runs" / "mine")
 
 
 @pytest.fixture(scope="session")
 def shared(finished, tmp_path_factory) -> Path:
     """A run that tests share; each writes under a name of its own."""
-    return without_answers(finished, tmp_path_factory.mktemp("shared") / "run")
+    return without_answers(finished, tmp_path_factory.mktemp("shared") / "runs" / "mine")
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +140,7 @@ def photograph() -> Callable[..., None]:
 
     def take(page, name: str) -> None:
         DOCS.mkdir(exist_ok=True)
+        page.evaluate(SHORTEN)
         page.screenshot(path=DOCS / f"{name}.jpg", type="jpeg", quality=60)
 
     return take
