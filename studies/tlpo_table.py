@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ DIMENSIONS = ("mn", "ls", "vq")
 RULES = ("rule_mn", "rule_ls", "vq")
 """The same three by the annotators' own rules without their error; `vq` is such a rule already."""
 LEAST_PROMPTS = 6
-REFERENCES = ("curated",)
+CURATED = "curated"
+"""The reference: what curation of the training data reaches."""
 RIVALS = ("dpo_sum", "uniform", "simpo", "wide")
+GATE, GATE_RIVALS = "gate_full", ("gate_timestep", "gate_layer", "tlpo_offline")
+"""The full gate against its halves and against the plain sum of the same experts."""
 
 Rows = Sequence[dict[str, Any]]
 
@@ -100,23 +103,45 @@ def interval(gain_SP: np.ndarray) -> dict[str, float | None]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def margin(
-    rows: Rows, name: str, rival: str, keys: Sequence[str] = DIMENSIONS, draws: int = 4000
+def resampled(
+    statistic: Callable[[np.ndarray, np.ndarray], float], seeds: int, prompts: int, draws: int = 4000
 ) -> dict[str, float]:
-    """Excess of the least gain of `name` over that of `rival` on test prompts: bootstrap over prompts."""
-    spread, rng = spread_of_base(rows, "test"), np.random.default_rng(0)
-    own, other = (
-        np.stack([gains(rows, system, "test", key).mean(axis=0) / spread[key] for key in keys])
-        for system in (name, rival)
-    )
-    at_NP = rng.integers(own.shape[1], size=(draws, own.shape[1]))
-    drawn = own[:, at_NP].mean(axis=2).min(axis=0) - other[:, at_NP].mean(axis=2).min(axis=0)
+    """`statistic` (of places of seeds and of prompts) with its 95 % interval by bootstrap over both.
+
+    With one seed it is over prompts only.
+    """
+    rng = np.random.default_rng(0)
+    drawn = [
+        statistic(rng.integers(seeds, size=seeds), rng.integers(prompts, size=prompts)) for _ in range(draws)
+    ]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {
-        "mean": float(own.mean(axis=1).min() - other.mean(axis=1).min()),
-        "low": float(low),
-        "high": float(high),
-    }
+    return {"mean": statistic(np.arange(seeds), np.arange(prompts)), "low": float(low), "high": float(high)}
+
+
+def margin(rows: Rows, name: str, rival: str, keys: Sequence[str] = DIMENSIONS) -> dict[str, float]:
+    """Excess of the least gain of `name` over that of `rival` on test prompts, of shared trainings."""
+    spread = spread_of_base(rows, "test")
+    seeds = [{row["seed"] for row in rows if row["system"] == system} for system in (name, rival)]
+    rows = [row for row in rows if row["system"] == "base" or row["seed"] in seeds[0] & seeds[1]]
+    both_2KSP = np.array(
+        [[gains(rows, system, "test", key) / spread[key] for key in keys] for system in (name, rival)]
+    )
+
+    def excess(seeds: np.ndarray, prompts: np.ndarray) -> float:
+        own, other = both_2KSP[:, :, seeds][..., prompts].mean(axis=(2, 3)).min(axis=1)
+        return float(own - other)
+
+    return resampled(excess, *both_2KSP.shape[2:])
+
+
+def recovered(rows: Rows, name: str) -> dict[str, float]:
+    """Gain in lip-sync over that of the curated base on test prompts."""
+    own_SP, curated_P = gains(rows, name, "test", "ls"), gains(rows, CURATED, "test", "ls").mean(axis=0)
+
+    def share(seeds: np.ndarray, prompts: np.ndarray) -> float:
+        return float(own_SP[seeds][:, prompts].mean() / curated_P[prompts].mean())
+
+    return resampled(share, *own_SP.shape)
 
 
 def table(rows: Rows) -> dict[str, Any]:
@@ -127,6 +152,7 @@ def table(rows: Rows) -> dict[str, Any]:
         "spread_of_base": spread_of_base(rows, "test"),
         "systems": {},
         "references": {},
+        "recovered": {},
         "margins": {},
         "margins_by_rules": {},
         "front": front(rows),
@@ -136,7 +162,7 @@ def table(rows: Rows) -> dict[str, Any]:
         own = [row for row in rows if row["system"] == name and row["split"] == "test"]
         by_key = {key: gains(rows, name, "test", key) for key in dict.fromkeys((*DIMENSIONS, *RULES))}
         mean = np.stack([by_key[key].mean(axis=0) for key in DIMENSIONS])
-        out["references" if name in REFERENCES else "systems"][name] = {
+        out["references" if name == CURATED else "systems"][name] = {
             "seeds": len({row["seed"] for row in own}),
             "strengths": [
                 next(r["strength"] for r in own if r["seed"] == s) for s in sorted({r["seed"] for r in own})
@@ -152,10 +178,17 @@ def table(rows: Rows) -> dict[str, Any]:
             },
         }
     finals = [name for name in names if name.startswith("tlpo_")]
-    for name in finals:
-        rivals = [
+    if CURATED in names:
+        out["recovered"] = {name: recovered(rows, name) for name in finals}
+    rivals_of = {
+        name: [
             rival for rival in names if rival in RIVALS or rival.rsplit("_round", 1)[0] in ("dpo_sum", "wide")
         ]
+        for name in finals
+    }
+    if GATE in names:
+        rivals_of[GATE] = [rival for rival in GATE_RIVALS if rival in names]
+    for name, rivals in rivals_of.items():
         for place, keys in (("margins", DIMENSIONS), ("margins_by_rules", RULES)):
             out[place][name] = {rival: margin(rows, name, rival, keys) for rival in rivals}
     return out
@@ -163,28 +196,19 @@ def table(rows: Rows) -> dict[str, Any]:
 
 def front(rows: Rows) -> list[dict[str, Any]]:
     """Least gains against displacement on validation prompts: every system at every strength."""
-    seen = dict.fromkeys(
-        (row["system"], row["strength"])
-        for row in rows
-        if row["split"] == "validation" and row["system"] != "base"
-    )
+    moved: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        if row["split"] == "validation" and row["system"] != "base":
+            moved.setdefault((row["system"], row["strength"]), []).append(row["displacement"])
     return [
         {
             "system": name,
             "strength": strength,
             "least": least(rows, name, "validation", strength),
             "least_by_rules": least(rows, name, "validation", strength, keys=RULES),
-            "displacement": float(
-                np.mean(
-                    [
-                        row["displacement"]
-                        for row in rows
-                        if (row["system"], row["split"], row["strength"]) == (name, "validation", strength)
-                    ]
-                )
-            ),
+            "displacement": float(np.mean(displacements)),
         }
-        for name, strength in seen
+        for (name, strength), displacements in sorted(moved.items())
     ]
 
 
@@ -216,8 +240,14 @@ def page(found: dict[str, Any], critic: dict[str, Any] | None) -> str:
             f"| {name} | {row['seeds']} | {strengths} | {' | '.join(cells)} | {row['displacement']:.2f} |"
         )
     lines += ["", "Bold: the whole interval is above zero; italic: below.", ""]
+    for name, share in found["recovered"].items():
+        mean, low, high = (f"{100 * share[end]:.0f}" for end in ("mean", "low", "high"))
+        lines.append(f"- {name} gains {mean} % ({low} to {high}) of the lip-sync that curation gives.")
     lines += [
-        "## Least gain of TLPO less that of its rivals",
+        "",
+        "## Least gains compared",
+        "",
+        "Differences over the training seeds that both have; intervals by bootstrap over prompts and seeds.",
         "",
         "| | measured | by rules |",
         "|---|---|---|",
@@ -287,7 +317,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     arguments = parser.parse_args()
     results, docs = Path(__file__).with_name("results"), Path(__file__).parents[1] / "docs"
-    found = table([json.loads(line) for line in arguments.rows.read_text().splitlines()])
+    found = table(read_rows(arguments.rows))
     (results / "tlpo.json").write_text(json.dumps(found, indent=2) + "\n")
     critic = results / "critic.json"
     text = page(found, json.loads(critic.read_text()) if critic.exists() else None)

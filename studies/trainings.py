@@ -134,7 +134,7 @@ def _settings(updates: int, **loss: Any) -> TlpoSettings:
         baseline=False,
         gate=GateSettings(mode="sum"),
         experts=EXPERTS,
-        loss=LossSettings(weighted=False, **loss),
+        loss=LossSettings(**loss),
     )
 
 

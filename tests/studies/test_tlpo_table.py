@@ -31,6 +31,12 @@ def test_differences_are_paired_by_prompt_and_the_worst_dimension_counts():
     assert found["references"]["curated"]["joint"]["better"] == 1 and "curated" not in found["systems"]
 
 
+def test_what_is_recovered_is_a_share_of_what_curation_gives():
+    found = rows("base", (0, 0, 0)) + rows("tlpo_offline", (0, 1, 0)) + rows("curated", (0, 4, 0))
+    share = table(found)["recovered"]["tlpo_offline"]
+    assert share["mean"] == share["low"] == share["high"] == pytest.approx(0.25)
+
+
 def test_an_interval_of_few_prompts_is_refused_and_one_of_many_holds_the_mean():
     assert interval(np.arange(5.0)[None])["low"] is None
     rng = np.random.default_rng(0)
@@ -61,5 +67,7 @@ def test_a_margin_compares_worst_dimensions():
     compared = margin(found, "tlpo_offline", "dpo_sum")
     assert compared["mean"] == pytest.approx(1 / spread) and compared["low"] > 0
     assert table(found)["margins"]["tlpo_offline"]["dpo_sum"] == compared
+    other = rows("tlpo_offline", (0, 0, 0), seed=1)  # of a training that the rival does not have
+    assert margin(found + other, "tlpo_offline", "dpo_sum") == compared
     by_rules = table(found)["margins_by_rules"]["tlpo_offline"]["dpo_sum"]
     assert by_rules["mean"] == 0  # both gain nothing by two of the rules
