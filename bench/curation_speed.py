@@ -31,8 +31,8 @@ from ft2ray.rounds.prompts import plan_prompts
 from ft2ray.rounds.settings import PromptSettings
 from ft2ray.run import Run
 
-STAND_INS = ["generator.weights=fakes:SleepingGenerator", "critic.weights=fakes:BriefCritic"]
-SLEEPING = [*STAND_INS, "prompts.seconds=1.0", "prompts.curation_prompts=12", "curation.candidates=2"]
+FAKES = ["generator.weights=fakes:SleepingGenerator", "critic.weights=fakes:BriefCritic"]
+SLEEPING = [*FAKES, "prompts.seconds=1.0", "prompts.curation_prompts=12", "curation.candidates=2"]
 REAL = [
     "resources.pools.generators.count=1",
     "prompts.seconds=2.0",
@@ -103,7 +103,7 @@ def overhead(repetitions: int) -> Figure:
 
 
 def curated(config: AlignConfig) -> tuple[list[Span], float]:
-    """Fill all specs in a new folder: the groups' spans, and when the last one was committed."""
+    """Curate all groups in a new folder: their spans, and when the last one was committed."""
     with tempfile.TemporaryDirectory() as folder:
         run = begun(config, folder)
         for _ in curate(run, run.specs):

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 
 import torch
-from curation_speed import STAND_INS, begun, planned
+from curation_speed import FAKES, begun, planned
 from figures import Figure, main, seconds
 
 from ft2ray.pipeline.align import run_together, take_turns
@@ -24,7 +24,7 @@ from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.run import Run
 
 SETTINGS = [
-    *STAND_INS,
+    *FAKES,
     "prompts.seconds=1.0",
     "prompts.curation_prompts=16",
     "curation.candidates=2",

@@ -130,7 +130,7 @@ def run_at(root: str) -> Any:
 
 
 def resume(root: str) -> None:
-    """Which specs are filled."""
+    """Which groups are committed."""
     run = run_at(root)
     assert run.missing(run.specs) == []
 

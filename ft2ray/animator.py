@@ -57,13 +57,16 @@ class Animator:
 
     def attach(self, policy: Policy) -> None:
         """Work with this policy from the next clip on; where it does not fit, with the old one as before."""
-        transformer, old = self.generator.transformer, self.attached
+        old = self.attached
         try:
-            self.attached = AttachedPolicy(transformer, policy)
+            self.attached = AttachedPolicy(self.generator.transformer, policy)
         except Exception:
-            detach_experts(transformer)
-            self.attached = None if old is None else AttachedPolicy(transformer, old.policy)
+            self._go_back_to(old)
             raise
+
+    def _go_back_to(self, old: AttachedPolicy | None) -> None:
+        detach_experts(self.generator.transformer)
+        self.attached = None if old is None else AttachedPolicy(self.generator.transformer, old.policy)
 
     def adopt(self, policy: Policy) -> None:
         """`attach` a policy that every system of it works with; else raise and keep the old one.
@@ -79,8 +82,7 @@ class Animator:
                 self._use(system, None)
                 self.probe()
         except Exception:
-            detach_experts(self.generator.transformer)
-            self.attached = None if old is None else AttachedPolicy(self.generator.transformer, old.policy)
+            self._go_back_to(old)
             raise
 
     def animate(

@@ -139,7 +139,7 @@ def local_folder(url: str | Path) -> Path:
 
 
 def upload_folder(local: str | Path, url: str | Path, last: str = "") -> None:
-    """Copy all files below a local folder; `last` goes last, so who sees it finds all the others."""
+    """Copy all files below a local folder; `last` goes last and shows that all are there."""
     for file in sorted(list_files(local, recursive=True), key=lambda file: (file == last, file)):
         upload(Path(local) / file, join(url, file))
 

@@ -7,7 +7,6 @@ strength that validation prompts chose for it, which goes into the adapters' alp
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.tlpo.policy import EMBEDDED, Policy, save_policy
-from studies.tlpo_table import chosen_strength
+from studies.tlpo_table import chosen_strength, read_rows
 
 
 def stronger(policy: Policy, strength: float, base_fingerprint: str) -> Policy:
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("round", type=int)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in (arguments.out / "rows.jsonl").read_text().splitlines()]
+    rows = read_rows(arguments.out / "rows.jsonl")
     name = f"tlpo_round{arguments.round}" if arguments.round else "tlpo_offline"
     strength = chosen_strength(rows, name, arguments.seed)
     kept = arguments.out / f"experts-{arguments.seed}-{arguments.round}.pkl"
