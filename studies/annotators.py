@@ -28,6 +28,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -90,7 +91,17 @@ def still_mesh(x_CF: np.ndarray, basis: MotionBasis) -> np.ndarray:
     return basis.decode(still_CF, 100 * basis.canonical_P3)
 
 
-def sample_motion(generator: PortraitGenerator, cond: Conditions, seeds: Sequence[int]) -> torch.Tensor:
+class Sampled(Protocol):
+    """What a clip is sampled from: a generator, or one that puts several velocities together."""
+
+    codec: Any
+
+    def velocity(
+        self, x_BCFHW: torch.Tensor, t_B: torch.Tensor, conds: Sequence[Conditions]
+    ) -> torch.Tensor: ...
+
+
+def sample_motion(generator: Sampled, cond: Conditions, seeds: Sequence[int]) -> torch.Tensor:
     """Latents x_BCFHW of these seeds at guidance 1, in one batch."""
     shape, conds = generator.codec.latent_shape(cond.frames), [cond] * len(seeds)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

@@ -33,7 +33,7 @@ from ft2ray.generator.portrait.generator import PortraitGenerator
 from ft2ray.generator.sampler import Conditions
 from ft2ray.media.audio import SAMPLE_RATE, read_audio
 from ft2ray.records import Candidate, PromptGroup
-from studies.annotators import DIMENSIONS, Annotators, motion_of, sample_motion
+from studies.annotators import DIMENSIONS, Annotators, Sampled, motion_of, sample_motion
 from studies.make_split import files_of
 
 log = logging.getLogger(__name__)
@@ -163,9 +163,9 @@ class Testbed:
         )  # fmt: skip
 
 
-def sample_all(testbed: Testbed, prompts: Sequence[Prompt], noises: int) -> list[torch.Tensor]:
+def sample_all(generator: Sampled, prompts: Sequence[Prompt], noises: int) -> list[torch.Tensor]:
     """Latents of every prompt, for noises that are the same for every system."""
     return [
-        sample_motion(testbed.generator, p.cond, [7000 + 10 * number + n for n in range(noises)])
+        sample_motion(generator, p.cond, [7000 + 10 * number + n for n in range(noises)])
         for number, p in enumerate(prompts)
     ]

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from ft2ray.generator.portrait.generator import PortraitGenerator
+from ft2ray.generator.sampler import Conditions
 from ft2ray.records import PromptGroup
 from ft2ray.tlpo.experts import Experts, detach_experts
 from ft2ray.tlpo.gate import UserWeights
@@ -36,12 +37,22 @@ from ft2ray.tlpo.policy import Policy
 from studies.annotators import DIMENSIONS
 from studies.testbed import Testbed, sample_all
 from studies.tlpo_table import chosen_strength, read_rows
-from studies.trainings import soup, train_experts, train_gate, train_one, train_wide
+from studies.trainings import (
+    least_motion,
+    segments,
+    shuffled,
+    soup,
+    train_experts,
+    train_gate,
+    train_map_reduce,
+    train_one,
+    train_wide,
+)
 
 log = logging.getLogger(__name__)
 STRENGTHS = (0.5, 1.0, 2.0, 3.0)
-LEAST_STRENGTH = 1 / 32
-"""Where the best lies at the low end of STRENGTHS, halves of it are tried down to this."""
+LEAST_STRENGTH, GREATEST_STRENGTH = 1 / 32, 16.0
+"""Where the best lies at an end of STRENGTHS, halves of it or one more are tried, as far as these."""
 PROMPTS = 24
 NOISES = {"validation": 1, "test": 2}
 GATE_UPDATES = 40
@@ -49,16 +60,22 @@ GATE_UPDATES = 40
 
 @dataclass(frozen=True)
 class System:
-    """A policy, which of its adapters are used with which weights, and whether its gate is."""
+    """A policy, which of its adapters are used with which weights, and how they are put together.
+
+    gated: by the policy's gate. blended: the changes of velocity that each adapter makes on its own are
+    added, instead of the changes of weights.
+    """
 
     policy: Policy | None
     weights: tuple[float, ...] = ()
     gated: bool = False
+    blended: bool = False
 
 
 BASELINES: dict[str, dict[str, Any]] = {
     "dpo_sum": {},
-    "shuffled": {"shuffled": True},
+    "shuffled": {"relabel": shuffled},
+    "least_motion": {"relabel": least_motion},
     "simpo": {"kind": "simpo", "gamma": 0.5},
     "ipo": {"kind": "ipo"},
     "sdpo": {"safeguard_mu": 0.9},
@@ -69,14 +86,33 @@ GATES = ("full", "timestep", "layer")
 PARTS = ("core", "controls", "gates", "online")
 
 
-def attach(generator: PortraitGenerator, system: System, strength: float = 1.0) -> None:
-    """Put a system on the generator in place of the one that is there."""
+class Blend:
+    """A generator's velocity plus `strength` times what each expert alone changes of it."""
+
+    def __init__(self, generator: PortraitGenerator, experts: Experts, strength: float) -> None:
+        self.codec, self.generator = generator.codec, generator
+        self.experts, self.strength = experts, strength
+
+    def velocity(self, x: torch.Tensor, t: torch.Tensor, conds: Sequence[Conditions]) -> torch.Tensor:
+        with self.experts.reference():
+            v0 = self.generator.velocity(x, t, conds)
+        v = v0.clone()
+        for name in self.experts.names:
+            with self.experts.fused((name,), None):
+                v += self.strength * (self.generator.velocity(x, t, conds) - v0)
+        return v
+
+
+def attach(generator: PortraitGenerator, system: System, strength: float = 1.0) -> PortraitGenerator | Blend:
+    """Put a system on the generator in place of the one that is there; returns what to sample from."""
     detach_experts(generator.transformer)
     if system.policy is None:
-        return
+        return generator
     experts = Experts.from_states(generator.transformer, system.policy.adapters)
     names = system.policy.dimensions
     weights = strength * torch.tensor(system.weights or (1.0,) * len(names))
+    if system.blended:
+        return Blend(generator, experts, strength)
     if system.gated:
         assert system.policy.gate is not None
         experts.use(
@@ -87,6 +123,7 @@ def attach(generator: PortraitGenerator, system: System, strength: float = 1.0) 
         )
     else:
         experts.use(names, weights)
+    return generator
 
 
 class Study:
@@ -106,16 +143,18 @@ class Study:
             return
         for strength in STRENGTHS:
             self.measure(name, seed, system, "validation", strength)
-        chosen = chosen_strength(self.rows, name, seed)
-        while chosen > LEAST_STRENGTH and chosen == self.least_tried(name, seed):
-            self.measure(name, seed, system, "validation", chosen / 2)
-            chosen = chosen_strength(self.rows, name, seed)
+        while (further := self.beyond(name, seed)) is not None:
+            self.measure(name, seed, system, "validation", further)
         if not self.explore:
-            self.measure(name, seed, system, "test", chosen)
+            self.measure(name, seed, system, "test", chosen_strength(self.rows, name, seed))
 
-    def least_tried(self, name: str, seed: int) -> float:
-        of = (name, seed, "validation")
-        return min(r["strength"] for r in self.rows if (r["system"], r["seed"], r["split"]) == of)
+    def beyond(self, name: str, seed: int) -> float | None:
+        """The next strength to try, where the best lies at an end of those that were tried."""
+        of, chosen = (name, seed, "validation"), chosen_strength(self.rows, name, seed)
+        tried = [r["strength"] for r in self.rows if (r["system"], r["seed"], r["split"]) == of]
+        if chosen == min(tried) and chosen > LEAST_STRENGTH:
+            return chosen / 2
+        return chosen + 1 if chosen == max(tried) and chosen < GREATEST_STRENGTH else None
 
     def measure(self, name: str, seed: int, system: System, split: str, strength: float) -> None:
         """Append the rows of a system, unless they are there."""
@@ -125,9 +164,9 @@ class Study:
         testbed, noises = self.testbed, NOISES[split]
         prompts = testbed.prompts(split, PROMPTS)
         attach(self.testbed.generator, System(None))
-        base = testbed.kept(f"base-{split}.pkl", lambda: sample_all(testbed, prompts, noises))
-        attach(self.testbed.generator, system, strength)
-        sampled, new = sample_all(testbed, prompts, noises), []
+        base = testbed.kept(f"base-{split}.pkl", lambda: sample_all(testbed.generator, prompts, noises))
+        generator = attach(self.testbed.generator, system, strength)
+        sampled, new = sample_all(generator, prompts, noises), []
         for prompt, xs, before in zip(prompts, sampled, base, strict=True):
             for noise, (x, x0) in enumerate(zip(xs, before, strict=True)):
                 moved = float((x - x0).norm() / x0.norm())
@@ -168,7 +207,11 @@ class Study:
             split = "validation" if self.explore else "test"
             self.measure(f"expert_{dimension}", seed, alone, split, together)
         self.test("soup", seed, System(soup(experts)))
-        for name in ("shuffled", "sft", "ipo", "sdpo"):
+        self.test("blend", seed, System(experts, blended=True))
+        self.test("segments", seed, System(replace(experts, gate=segments()), gated=True))
+        merged = self.trained(f"map-reduce-{seed}-0.pkl", train_map_reduce, groups, seed, self.updates)
+        self.test("map_reduce", seed, System(merged, (1 / 3,) * len(merged.dimensions)))
+        for name in ("shuffled", "least_motion", "sft", "ipo", "sdpo"):
             self.one(name, seed, groups)
         routed = self.trained(f"group-{seed}-0.pkl", train_experts, groups, seed, self.updates, kind="nft")
         self.test("tlpo_group_loss", seed, System(routed))

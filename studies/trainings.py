@@ -5,12 +5,15 @@ Shape suffixes: N candidates, K dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig
 
 from ft2ray.dimensions import DEFAULT_DIMENSIONS, masks
 from ft2ray.generator.portrait.generator import PortraitGenerator
@@ -18,6 +21,7 @@ from ft2ray.preference.rules import FULL, Pair, PairRule, pairs
 from ft2ray.records import PromptGroup
 from ft2ray.systems import SUM
 from ft2ray.tlpo.experts import Experts, detach_experts
+from ft2ray.tlpo.gate import TimestepLayerGate
 from ft2ray.tlpo.policy import Policy, policy_of
 from ft2ray.tlpo.run import TlpoRun
 from ft2ray.tlpo.settings import ExpertSettings, GateSettings, LossSettings, TlpoSettings
@@ -32,11 +36,24 @@ RULE = PairRule(margin=0.0, full_tolerance=0.0)
 ONE = "all"  # name of the one adapter of a system that does not decouple
 
 
-def pairs_of(group: PromptGroup, shuffle: np.random.Generator | None = None) -> dict[str, list[Pair]]:
-    """Pairs by pool; `shuffle` hands the answers to other candidates of the group: the control."""
-    p_NK = group.scores_NK()
-    if shuffle is not None:
-        p_NK = shuffle.permutation(p_NK)
+Relabel = Callable[[PromptGroup, np.random.Generator], np.ndarray]
+"""Other answers p_NK for the candidates of a group: a control."""
+
+
+def shuffled(group: PromptGroup, rng: np.random.Generator) -> np.ndarray:
+    """The answers handed to other candidates of the group."""
+    return rng.permutation(group.scores_NK())
+
+
+def least_motion(group: PromptGroup, rng: np.random.Generator) -> np.ndarray:
+    """The smaller the latents the better, in every dimension: what sampling with less noise would give."""
+    size_N = np.array([np.linalg.norm(c.latents_CFHW) for c in group.candidates])
+    return np.repeat(1 / (1 + size_N / size_N.mean())[:, None], len(DIMENSIONS), axis=1)
+
+
+def pairs_of(group: PromptGroup, p_NK: np.ndarray | None = None) -> dict[str, list[Pair]]:
+    """Pairs by pool, by the panel's answers or by other ones."""
+    p_NK = group.scores_NK() if p_NK is None else p_NK
     found = pairs(p_NK, DIMENSIONS, RULE, (*DIMENSIONS, SUM, FULL))
     return {ONE if pool == SUM else pool: value for pool, value in found.items()}
 
@@ -61,14 +78,14 @@ def train_one(
     seed: int,
     updates: int,
     start: Policy | None = None,
-    shuffled: bool = False,
+    relabel: Relabel | None = None,
     **loss: Any,
 ) -> Policy:
     """One adapter on the pairs of the summed score, with as many updates as all experts together."""
     detach_experts(generator.transformer)
-    rng = np.random.default_rng(seed) if shuffled else None
     run = TlpoRun(generator, (ONE,), _settings(len(DIMENSIONS) * updates, **loss), seed=seed)
-    return _trained(run, groups, start, rng)
+    rng = np.random.default_rng(seed)
+    return _trained(run, groups, start, relabel and partial(relabel, rng=rng))
 
 
 def train_wide(
@@ -126,6 +143,41 @@ def soup(policy: Policy) -> Policy:
     return replace(policy, adapters={ONE: (config, mean)}, dimensions=(ONE,), gate=None)
 
 
+def segments() -> TimestepLayerGate:
+    """One expert at a time (AlignHuman): motion where noise is greatest, then lips, then the face's shape."""
+    return TimestepLayerGate(1, len(DIMENSIONS), 1, GateSettings(mode="segments", order=(2, 1, 0)))
+
+
+def train_map_reduce(
+    generator: PortraitGenerator, groups: Sequence[PromptGroup], seed: int, updates: int, iterations: int = 2
+) -> Policy:
+    """MapReduce LoRA: experts learn apart, their mean is merged into the base, and so on from there.
+
+    The policy holds the experts of every iteration, each to be added with weight 1 / K.
+    """
+    detach_experts(generator.transformer)
+    merged, adapters = copy.deepcopy(generator), {}
+    for iteration in range(iterations):
+        experts = train_experts(merged, groups, seed + 1000 * iteration, updates // iterations)
+        detach_experts(merged.transformer)
+        for name, (config, tensors) in experts.adapters.items():
+            _merge(merged.transformer, config, tensors, 1 / len(DIMENSIONS))
+            adapters[f"{name}_{iteration}"] = (config, tensors)
+    return replace(experts, adapters=adapters, dimensions=tuple(adapters), gate=None)
+
+
+def _merge(
+    transformer: torch.nn.Module, config: LoraConfig, tensors: Mapping[str, torch.Tensor], weight: float
+) -> None:
+    """Add `weight` times an adapter's change to the transformer's own weights."""
+    for key, a in tensors.items():
+        if ".lora_A." in key:
+            layer = transformer.get_submodule(key.split(".lora_A.")[0])
+            change = tensors[key.replace(".lora_A.", ".lora_B.")] @ a * config.lora_alpha / config.r
+            with torch.no_grad():
+                layer.weight += weight * change  # type: ignore[operator]
+
+
 def _settings(updates: int, **loss: Any) -> TlpoSettings:
     return TlpoSettings().replaced(
         steps=updates,
@@ -139,12 +191,15 @@ def _settings(updates: int, **loss: Any) -> TlpoSettings:
 
 
 def _trained(
-    run: TlpoRun, groups: Sequence[PromptGroup], start: Policy | None, rng: np.random.Generator | None = None
+    run: TlpoRun,
+    groups: Sequence[PromptGroup],
+    start: Policy | None,
+    relabel: Callable[[PromptGroup], np.ndarray] | None = None,
 ) -> Policy:
     adapters: Mapping[str, Any] = start.adapters if start else {}
     for name, (_, tensors) in adapters.items():
         run.experts.load_state(name, tensors)
     for group in groups:
-        run.add(group, pairs_of(group, rng))
+        run.add(group, pairs_of(group, relabel and relabel(group)))
     run.train(run.last_step, lambda run: None)
     return run.policy()
