@@ -51,8 +51,8 @@ from studies.trainings import (
 
 log = logging.getLogger(__name__)
 STRENGTHS = (0.5, 1.0, 2.0, 3.0)
-LEAST_STRENGTH, GREATEST_STRENGTH = 1 / 32, 16.0
-"""Where the best lies at an end of STRENGTHS, halves of it or one more are tried, as far as these."""
+LEAST_STRENGTH, GREATEST_STRENGTH = 1 / 32, 30.0
+"""Where the best lies at an end of STRENGTHS, half of it or half as much again is tried, as far as these."""
 PROMPTS = 24
 NOISES = {"validation": 1, "test": 2}
 GATE_UPDATES = 40
@@ -154,7 +154,7 @@ class Study:
         tried = [r["strength"] for r in self.rows if (r["system"], r["seed"], r["split"]) == of]
         if chosen == min(tried) and chosen > LEAST_STRENGTH:
             return chosen / 2
-        return chosen + 1 if chosen == max(tried) and chosen < GREATEST_STRENGTH else None
+        return 1.5 * chosen if chosen == max(tried) and chosen < GREATEST_STRENGTH else None
 
     def measure(self, name: str, seed: int, system: System, split: str, strength: float) -> None:
         """Append the rows of a system, unless they are there."""
