@@ -8,19 +8,20 @@ Shapes: N clips, K dimensions, W windows, F frames.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import ray
 from ray import serve
+from ray.actor import ActorHandle
 from ray.serve.handle import DeploymentHandle
 
 from ft2ray.critic.settings import CriticSettings
 from ft2ray.critic.talking.view import WINDOW_FRAMES
-from ft2ray.errors import CriticError, FT2RayError, WeightsError
+from ft2ray.errors import CriticError, UserError
 from ft2ray.observe.deaths import advice
 from ft2ray.pipeline.failures import GOES_ON
 from ft2ray.resources import Pool
@@ -29,9 +30,22 @@ if TYPE_CHECKING:
     from ft2ray.critic.base import Critic
     from ft2ray.critic.viewer import View
 
-_MISTAKE = re.compile(r"^ft2ray\.errors\.(?:WeightsError|ConfigurationError|UserError): (.+)$", re.M)
 APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
 BATCH_WAIT_SECONDS = 0.02
+
+
+@ray.remote(num_cpus=0)
+class Refusals:
+    """The errors of replicas that cannot start: mistakes of the user, which Serve would pass on as text."""
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+
+    def add(self, error: UserError) -> None:
+        self.errors.append(error)
+
+    def all(self) -> list[UserError]:
+        return self.errors
 
 
 def clip_frames(views: Sequence[View], most: int) -> int:
@@ -56,13 +70,19 @@ class CriticService:
         fps: float | None = None,
         pixels: int | None = None,
         questions: dict[str, str] | None = None,
+        refusals: ActorHandle | None = None,
     ):
         import torch
 
         from ft2ray.loaders import load_critic
 
         torch.set_num_threads(1)
-        self.critic = load_critic(weights, fps, pixels, questions, allow_code=True)  # a user's own words
+        try:
+            self.critic = load_critic(weights, fps, pixels, questions, allow_code=True)  # a user's own words
+        except UserError as error:
+            if refusals is not None:
+                ray.get(refusals.add.remote(error))
+            raise
         self.timeout_seconds = timeout_seconds
         self.probe = self.critic.viewer.probe()
         self.usual_NK = first_answer(self.critic, self.probe, timeout_seconds)
@@ -157,7 +177,9 @@ def first_answer(critic: Critic, probe: View, seconds: float) -> np.ndarray:
         thread.shutdown(wait=False)
 
 
-def critic_app(critic: CriticSettings, pool: Pool, questions: dict[str, str]) -> serve.Application:
+def critic_app(
+    critic: CriticSettings, pool: Pool, questions: dict[str, str], refusals: ActorHandle | None = None
+) -> serve.Application:
     """The critic of a run: `batch` clips of one window at a time, waiting ones bounded by the curation."""
     return CriticService.options(  # type: ignore[attr-defined]  # the decorator makes it a Deployment
         num_replicas=pool.count,
@@ -172,6 +194,7 @@ def critic_app(critic: CriticSettings, pool: Pool, questions: dict[str, str]) ->
         critic.fps,
         critic.pixels,
         questions,
+        refusals,
     )
 
 
@@ -179,25 +202,21 @@ def start_critic(critic: CriticSettings, pool: Pool, questions: dict[str, str]) 
     """Deploy inside the cluster only: handles, no HTTP port.
 
     Raises:
-        WeightsError: weights that no replica can load.
+        UserError: what a replica met, such as weights that it cannot load.
         CriticError: replicas that died or did not get ready at every start.
     """
     serve.start(proxy_location="Disabled")
+    refusals = Refusals.remote()  # type: ignore[attr-defined]  # the decorator makes it an actor's class
     try:
-        return serve.run(critic_app(critic, pool, questions), name=APP, route_prefix=None)
-    except RuntimeError as error:  # what the replicas of a failed deployment met arrives as text
-        raise not_started(str(error)) from error
-
-
-def not_started(text: str) -> FT2RayError:
-    """Name why a deployment failed: a mistake where a replica raised one, else a critic that dies."""
-    if mistake := _MISTAKE.search(text):
-        return WeightsError(mistake[1])
-    last = (text.strip().splitlines() or ["no reason given"])[-1].strip()
-    return CriticError(
-        f"the critic died or was not ready at every start ({last[:300]}); {advice('critic')}, "
-        f"or a longer critic.timeout_seconds; {GOES_ON}"
-    )
+        return serve.run(critic_app(critic, pool, questions, refusals), name=APP, route_prefix=None)
+    except RuntimeError as error:
+        for refusal in ray.get(refusals.all.remote()):
+            raise refusal from None
+        last = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
+        raise CriticError(
+            f"the critic died or was not ready at every start ({last[:300]}); {advice('critic')}, "
+            f"or a longer critic.timeout_seconds; {GOES_ON}"
+        ) from error
 
 
 def call_seconds(critic: CriticSettings) -> float:

@@ -261,4 +261,4 @@ def curate(run: Run, specs: Sequence[GroupSpec]) -> Iterator[dict[str, Any]]:
             label_selector=config.resources.pools.generators.selector,
         )
     )
-    yield from watched(groups.iter_rows(), config.run_dir)
+    yield from watched(groups, config.run_dir)

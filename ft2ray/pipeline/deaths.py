@@ -6,17 +6,16 @@ do not fit the memory of their nodes would go on for ever and finish nothing.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.state.exception import RayStateApiException
 
 from ft2ray.errors import RunEnded
@@ -24,8 +23,11 @@ from ft2ray.observe.deaths import Death, advice, read_deaths, reason, write_deat
 from ft2ray.observe.metrics import metric
 from ft2ray.pipeline.failures import GOES_ON
 
+if TYPE_CHECKING:
+    from ray.data import Dataset
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MOST_DEATHS = 6  # in a row, without one finished row in between
 EVERY_SECONDS = 5.0
@@ -124,70 +126,40 @@ def note(run_dir: str, deaths: list[Death]) -> None:
     write_deaths(run_dir, [*read_deaths(run_dir), *deaths])
 
 
-class _Hopeless(BaseException):
-    """Ends a wait for rows; a BaseException, as a key press would be, so that Ray Data shuts down on it."""
-
-
-class _Wait:
-    """A thread that waits for a row, and may be woken by another one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: int | None = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        self._waiting = threading.get_ident()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting = None
-
-    def end(self) -> bool:
-        """Raise _Hopeless where the wait is; False where nobody waits just now."""
-        with self._lock:
-            if self._waiting is None:
-                return False
-            thread = ctypes.c_ulong(self._waiting)
-            return ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_Hopeless)) == 1
-
-
-def watched(rows: Iterable[T], run_dir: str) -> Iterator[T]:
-    """`rows`, as they come, while the processes that make them are watched.
+def watched(rows: Dataset, run_dir: str) -> Iterator[dict[str, Any]]:
+    """The rows, as they come, while the processes that make them are watched.
 
     Raises:
         RunEnded: after MOST_DEATHS deaths without a row in between, with the reason of the last.
     """
-    watch, wait, over = DeathWatch(POOLS, partial(note, run_dir)), _Wait(), threading.Event()
+    watch, over = DeathWatch(POOLS, partial(note, run_dir)), threading.Event()
     watch.look()  # those before are not of this stage
     since: list[Death] = []
     moved = time.monotonic()  # when the last row came, or when it was said that none comes
+
+    class Ending(ExecutionCallback):
+        """What Ray Data calls between any two of its own steps; an error in it ends the execution."""
+
+        def on_execution_step(self, executor: StreamingExecutor) -> None:
+            if len(since) >= MOST_DEATHS:
+                raise RunEnded(verdict(since))
 
     def look() -> None:
         nonlocal moved
         while not over.wait(EVERY_SECONDS):
             since.extend(watch.look())
-            if len(since) >= MOST_DEATHS and wait.end():
-                return
             if watch.waiting and time.monotonic() - moved > QUIET_SECONDS:
                 moved = time.monotonic()
                 log.warning("nothing was finished for %g min: %s", QUIET_SECONDS / 60, places(watch.waiting))
 
+    rows.context.custom_execution_callback_classes.append(Ending)
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
-    remaining = iter(rows)
     try:
-        while True:
-            with wait():
-                row = next(remaining, None)
-            if row is None:
-                return
+        for row in rows.iter_rows():
             since.clear()
             moved = time.monotonic()
             yield row
-    except _Hopeless:
-        raise RunEnded(verdict(since)) from None
     finally:
         over.set()
         looking.join()  # a call to a Ray that has ended ends the process

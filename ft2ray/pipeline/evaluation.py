@@ -137,4 +137,4 @@ def evaluate(run: Run, judge: str, policy_dir: str) -> Iterator[dict[str, Any]]:
         compute=ActorPoolStrategy(size=min(config.resources.pools.generators.count, len(todo))),
         **evaluators(config).options(),
     )
-    yield from watched(rows.iter_rows(), config.run_dir)
+    yield from watched(rows, config.run_dir)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import GetTimeoutError
 
 from ft2ray.config import load_config
@@ -33,6 +34,21 @@ class Watch:
     def look(self):
         self.asked += 1
         return [DEATH]
+
+
+class Rows:
+    """A dataset: between two looks for a row Ray Data calls the callbacks of the dataset's context."""
+
+    def __init__(self, rows):
+        self.rows, self.context = rows, SimpleNamespace(custom_execution_callback_classes=[])
+
+    def iter_rows(self):
+        callbacks = [kind() for kind in self.context.custom_execution_callback_classes]
+        for row in self.rows:
+            for callback in callbacks:
+                callback.on_execution_step(None)
+            if row is not None:  # None: there is no row yet
+                yield row
 
 
 @pytest.fixture
@@ -85,40 +101,35 @@ def test_only_the_pools_that_are_watched_are_noted(monkeypatch):
 
 
 def test_rows_pass_in_their_order_and_errors_too(dying):
-    assert list(watched(iter("abc"), "run")) == ["a", "b", "c"]
+    assert list(watched(Rows("abc"), "run")) == ["a", "b", "c"]
 
     def rows():
         yield 1
         raise ValueError("broken")
 
-    passing = watched(rows(), "run")
+    passing = watched(Rows(rows()), "run")
     assert next(passing) == 1
     with pytest.raises(ValueError, match="broken"):
         next(passing)
 
 
 def test_too_many_deaths_without_a_row_end_the_stage(dying):
-    released, closed = threading.Event(), threading.Event()
-
     def rows():
         yield "first"
-        try:
-            while not released.wait(0.01):  # as Ray Data waits
-                pass
-        except BaseException:
-            closed.set()
-            raise
+        while True:
+            time.sleep(0.01)
+            yield None
 
-    passing = watched(rows(), "run")
+    dataset = Rows(rows())
+    passing = watched(dataset, "run")
     assert next(passing) == "first"
     with pytest.raises(RunEnded) as ended:
         next(passing)
-    released.set()
     text = str(ended.value)
     assert f"processes died {MOST_DEATHS} times" in text and "1.4 of 1.46 GB" in text
-    assert closed.is_set(), "whoever makes the rows has to learn of it, to stop its processes"
     assert "resources.pools.generators.memory" in text and "the same command goes on" in text
     assert ended.value.exit_code == 75
+    assert cloudpickle.dumps(dataset.context), "Ray sends the context to the processes that make the rows"
 
 
 def test_a_row_in_between_counts_from_nought_again(monkeypatch):
@@ -138,7 +149,7 @@ def test_a_row_in_between_counts_from_nought_again(monkeypatch):
             turn.acquire()
             yield str(number)
 
-    assert len(list(watched(rows(), "run"))) == 3 * MOST_DEATHS
+    assert len(list(watched(Rows(rows()), "run"))) == 3 * MOST_DEATHS
 
 
 def test_a_pool_that_finds_no_place_is_named(monkeypatch, caplog):
@@ -158,7 +169,7 @@ def test_a_pool_that_finds_no_place_is_named(monkeypatch, caplog):
             time.sleep(0.01)
         yield "first"
 
-    assert list(watched(rows(), "run")) == ["first"]
+    assert list(watched(Rows(rows()), "run")) == ["first"]
     assert "(2 of generators, 1 of critic); `ray status`" in caplog.text
 
 
