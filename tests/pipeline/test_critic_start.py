@@ -1,4 +1,4 @@
-"""A critic that no replica can load ends the start with the replica's own error, not with Serve's text of it."""
+"""A critic that no replica can load ends the start with the error of the replica, not with a text of it."""
 
 import os
 
