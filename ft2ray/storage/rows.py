@@ -132,7 +132,7 @@ class RowStore:
     def committed(self, keys: set[str]) -> set[str]:
         """Those of `keys` that are committed in shards of their own: one listing, nothing is read."""
         shards = set(self.shards())
-        return {key for key in keys if _shard_name([key]) in shards}
+        return {key for key in keys if _shard_name([key]) in shards} if shards else set()
 
     def set_aside_damaged(self, keys: Iterable[str] | None = None) -> list[str]:
         """Read the shards of these keys (None: all shards) and move the damaged ones out of the store.
