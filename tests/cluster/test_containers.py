@@ -18,13 +18,17 @@ HEAD = "ray start --head --num-cpus=4 --memory=8000000000 --object-store-memory=
 LITTLE = " ".join(f"resources.pools.{pool}.memory=0.1" for pool in ("generators", "critic", "training"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _image():
+def needs_image() -> None:
     if shutil.which("docker") is None:
         pytest.skip("needs docker")
     found = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, text=True)
     if found.returncode:
         pytest.skip(f"needs a running Docker engine with the image {IMAGE}: {found.stderr.strip()}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _image():
+    needs_image()
 
 
 def inside(script: str, *options: str, seconds: int = 1500) -> str:
