@@ -25,6 +25,7 @@ from ft2ray.run import read_groups
 from ft2ray.storage import join, list_files, read_bytes
 from tests.pipeline.faulty_models import FOLDER
 from tests.pipeline.stage_alone import replayed
+from tests.pipeline.whole_run import joined
 from tests.ray_head import RayHead
 from tests.s3_server import HOST, Line, free_ports
 
@@ -227,8 +228,8 @@ def test_together_a_train_worker_a_generator_and_the_driver_that_are_killed_cost
     assert status.step == status.last_step and status.policies == 3 and status.overlap_seconds > 0
     late = {c.policy for g in read_groups(run_dir) if g.round == 2 for c in g.candidates}
     assert late <= {learnt(tmp_path, version)[0] for version in (1, 2)}, "a policy was not picked up"
-    joined = [json.loads(file.read_text()) for file in (tmp_path / "intake").rglob("*.json")]
-    assert sorted(sum(joined, [])) == sorted(g.group_id for g in read_groups(run_dir)) and len(joined) > 1
+    lists = joined(tmp_path)
+    assert sorted(sum(lists, [])) == sorted(g.group_id for g in read_groups(run_dir)) and len(lists) > 1
     assert learnt(tmp_path, 3) == replayed([f"run_dir={tmp_path}", *SETTINGS, *together])
 
     rare = {"ft2ray_refused_total", "ft2ray_candidates_unscored_total", "ft2ray_serving_deaths_total"}

@@ -7,7 +7,7 @@ import pytest
 
 from ft2ray.observe.timeline import read_spans
 from ft2ray.run import Run, read_groups, span_store
-from tests.pipeline.whole_run import GROUPS, TWO_ROUNDS, finish, kill_when, result
+from tests.pipeline.whole_run import GROUPS, TWO_ROUNDS, finish, joined, kill_when, result
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -61,9 +61,9 @@ def test_curated_and_trained_together_a_kill_loses_and_doubles_nothing(tmp_path)
     lanes = {span.lane for span in read_spans(span_store(tmp_path)) if span.kind == "generate"}
     assert len(lanes) <= 2 * 2, "two attempts with two generators each started more than these"
 
-    joined = [json.loads(file.read_text()) for file in sorted((tmp_path / "intake").rglob("*.json"))]
-    assert sorted(sum(joined, [])) == sorted(g.group_id for g in groups), "every group joined exactly once"
-    assert len(joined) > 1, "the training began before all groups were there"
+    lists = joined(tmp_path)
+    assert sorted(sum(lists, [])) == sorted(g.group_id for g in groups), "every group joined exactly once"
+    assert len(lists) > 1, "the training began before all groups were there"
 
     policy = result(tmp_path)["policy"]
     shutil.rmtree(tmp_path / "train")

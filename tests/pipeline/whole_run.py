@@ -63,6 +63,11 @@ def kill_when(run_dir: Path, reached, still_open, *more: str) -> None:
         process.wait()
 
 
+def joined(run_dir: Path) -> list[list[str]]:
+    """The groups that joined the training, one list for each time that some did."""
+    return [json.loads(file.read_text())["groups"] for file in sorted((run_dir / "intake").rglob("*.json"))]
+
+
 def result(run_dir: Path) -> dict:
     """Everything that must not depend on how often the run was interrupted."""
     measured = sorted(
