@@ -30,9 +30,18 @@ def check_inputs(config: AlignConfig) -> None:
         UserError: for the first that cannot work.
     """
     check_run_dir(config.run_dir)
-    check_targets(config)
+    check_packaged(config)
     media_files(config.prompts.portraits, "portraits")
     media_files(config.prompts.speech, "speech")
+
+
+def check_packaged(config: AlignConfig) -> None:
+    """Compare the settings with the packaged weights, which are the same on every machine.
+
+    Raises:
+        UserError: for the first that cannot work.
+    """
+    check_targets(config)
     if config.generator.weights in PACKAGED:
         generator_fingerprint(config.generator.weights)
     if config.critic.weights in PACKAGED:

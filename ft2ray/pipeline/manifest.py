@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ft2ray.checks import check_inputs
+from ft2ray.checks import check_inputs, check_packaged
 from ft2ray.config import AlignConfig
 from ft2ray.errors import ConfigurationError
 from ft2ray.pipeline.memory import check_weights
@@ -138,13 +138,14 @@ def check(config: AlignConfig, manifest: str | None = None) -> list[str]:
     """Check what can be checked without a node; returns what has to be there when the manifest is applied.
 
     Raises:
-        ConfigurationError: pools that do not fit, settings that do not agree with the manifest.
+        ConfigurationError: pools that do not fit, settings that do not agree with the manifest or the critic.
         WeightsError: weights that are missing.
     """
     if manifest is None:
         check_inputs(config)
         check_weights(config)
         return []
+    check_packaged(config)
     found = read_manifest(manifest)
     stated, given = node_groups(config.resources.may_add), [group for group in found.groups if group[0]]
     if sorted(map(str, stated)) != sorted(map(str, given)):
@@ -157,6 +158,8 @@ def check(config: AlignConfig, manifest: str | None = None) -> list[str]:
         ("run_dir", config.run_dir),
         ("generator.weights", config.generator.weights),
         ("critic.weights", config.critic.weights),
+        ("prompts.portraits", config.prompts.portraits),
+        ("prompts.speech", config.prompts.speech),
     ):
         if folder.startswith("/") and not any(Path(folder).is_relative_to(mount) for mount in found.mounts):
             raise ConfigurationError(

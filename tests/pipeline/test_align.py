@@ -34,6 +34,8 @@ def test_a_run_ends_in_a_complete_report(undisturbed):
     )
     plan = Run.open(undisturbed).plan
     assert len(plan.curation) == len(read_groups(undisturbed)) == 3
+    (log,) = (undisturbed / "logs").glob("*.log")
+    assert "of memory per worker" not in log.read_text(), "Ray Data asks for more memory than was declared"
 
 
 def test_killed_in_every_stage_it_goes_on_and_ends_the_same(undisturbed, tmp_path):

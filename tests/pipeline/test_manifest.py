@@ -45,9 +45,19 @@ def test_what_the_manifest_may_add_must_be_stated():
         checked("cpu", "resources.may_add=[]")
 
 
-def test_folders_must_lie_on_a_volume():
-    with pytest.raises(ConfigurationError, match="run_dir /home/me lies on no volume .* mounted are /runs"):
-        checked("cpu", "run_dir=/home/me")
+@pytest.mark.parametrize(
+    "setting", ["run_dir", "generator.weights", "critic.weights", "prompts.portraits", "prompts.speech"]
+)
+def test_folders_must_lie_on_a_volume(setting):
+    with pytest.raises(ConfigurationError, match=f"{setting} /home/me lies on no .* mounted are /runs"):
+        checked("cpu", f"{setting}=/home/me")
+
+
+def test_settings_must_fit_the_packaged_weights_there_too():
+    with pytest.raises(ConfigurationError, match="tlpo.experts.targets 'nothing' is the name of no linear"):
+        checked("cpu", "tlpo.experts.targets=nothing")
+    with pytest.raises(ConfigurationError, match="are not the critic's"):
+        checked("cpu", "dimensions=[mn]")
 
 
 def test_without_a_manifest_weights_are_looked_for(tmp_path):

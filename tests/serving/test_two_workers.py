@@ -64,7 +64,8 @@ class Service:
     def deploy(self, **changes: str) -> None:
         file = self.folder / "serve.yaml"
         file.write_text(yaml.safe_dump(laptop_service(self.port, **changes)))
-        deployed = self.head.run(str(Path(RAY).parent / "serve"), "deploy", str(file))
+        serve = str(Path(RAY).parent / "serve")
+        deployed = self.head.run(serve, "deploy", str(file), RAY_DASHBOARD_ADDRESS=self.head.dashboard)
         assert deployed.returncode == 0, deployed.stdout
 
     def application(self) -> dict:
