@@ -17,6 +17,7 @@ from ft2ray.pipeline.align import critic_running, run_together, take_turns
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.curation import curate
 from ft2ray.pipeline.failures import as_user_error
+from ft2ray.pipeline.memory import with_memory
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import new_training, train
 from ft2ray.rounds.group_loader import GroupLoader
@@ -60,6 +61,7 @@ def replayed(given: Sequence[str]) -> tuple[str, list]:
 
 def main(stage: str, *given: str) -> None:
     run = begun(given)
+    run.config = with_memory(run.config)
     stages = {"curate": curate_all, "train": train_all, "turns": take_turns, "together": run_together}
     with as_user_error(run.url), ray_cluster(run.config.resources.address):
         check_resources(run.config)

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from ft2ray.pipeline.curation import SCORER
+from ft2ray.pipeline.deaths import POOLS
+from ft2ray.pipeline.memory import PROCESS
 from tests.pipeline.test_faults import SETTINGS
-from tests.ray_head import RayHead
+from tests.ray_head import RAY, RayHead
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -44,6 +47,16 @@ def ended(head: RayHead, run_dir: Path, *settings: str) -> tuple[int, str, set[s
     return process.returncode, output.splitlines()[-1], workers
 
 
+def memory(head: RayHead) -> dict[str, set[float]]:
+    """GB that the processes of each pool have asked for, as Ray lists them; those that are gone too."""
+    listed = head.run(RAY, "list", "actors", "--detail", "--format=json", "--limit=1000")
+    actors = json.loads(listed.stdout[listed.stdout.index("[") :])
+    return {
+        part: {a["required_resources"].get("memory", 0) / 1e9 for a in actors if part in a["class_name"]}
+        for part in POOLS
+    }
+
+
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
@@ -73,3 +86,15 @@ def test_a_critic_that_dies_at_every_start_ends_the_run_which_says_what_to_chang
     assert "resources.pools.critic.memory" in sentence and "the same command goes on" in sentence
     kept = json.loads((run_dir / "ending.json").read_text())
     assert f"ft2ray: {kept['sentence']}" == sentence and kept["exit_code"] == 75
+
+
+def test_every_process_of_a_stage_declares_its_memory(head, tmp_path):
+    command = [sys.executable, "-m", "tests.pipeline.stage_alone", "turns", f"run_dir={tmp_path}"]
+    settings = [*SETTINGS, "resources.address=auto", MAY_ADD, "resources.pools.training.memory=1.5"]
+    process = head.start(*command, *settings)
+    output, _ = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, output[-3000:]
+    asked = memory(head)
+    assert asked.pop("MeasurePrompt") == set(), "no evaluation is part of this stage"
+    assert asked.pop("ScoreAndCommit") == {SCORER} and asked.pop("RayTrainWorker") == {1.5}
+    assert set(map(frozenset, asked.values())) == {frozenset({PROCESS})}, asked
