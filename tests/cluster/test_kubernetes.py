@@ -200,13 +200,18 @@ def test_jobs_are_taken_with_the_token_only(cluster):
         lambda: len(cluster.pods("ray.io/cluster=ft2ray,ray.io/node-type=head")) == 1, START_SECONDS, "head"
     )
     with forwarded(cluster, "ft2ray-head-svc", 8265) as url:
-        codes = []
-        for given in (token, "another"):
-            environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": given}
-            command = ["ray", "job", "submit", "--address", url, "--", "python", "-c", "print('taken')"]
-            codes.append(subprocess.run(command, env=environment, capture_output=True).returncode)
-    cluster.row("ray job submit", f"exit code {codes[0]} with the token, {codes[1]} with another one")
-    assert codes[0] == 0 and codes[1] != 0
+        command = ["ray", "job", "submit", "--address", url, "--", "python", "-c", "print('taken')"]
+        given = {
+            "with the token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
+            "with another one": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another"},
+            "without one": {"RAY_AUTH_MODE": "disabled"},
+        }
+        codes = {
+            how: subprocess.run(command, env=os.environ | environment, capture_output=True).returncode
+            for how, environment in given.items()
+        }
+    cluster.row("ray job submit", ", ".join(f"exit code {code} {how}" for how, code in codes.items()))
+    assert codes["with the token"] == 0 and codes["with another one"] != 0 and codes["without one"] != 0
 
 
 def test_strangers_reach_nothing(cluster):
