@@ -31,6 +31,10 @@ class Node:
     def carries(self, labels: Labels) -> bool:
         return labels.items() <= self.labels.items()
 
+    def works_for(self, each: Resources) -> bool:
+        """False for a head without CPUs, whose memory is of no use to actors that need one."""
+        return bool(self.offers.get("CPU")) or not each.get("CPU")
+
     def holds(self, each: Resources) -> int:
         """How many actors that need `each` find room on this node if nobody else is there."""
         shares = [self.offers.get(name, 0.0) / amount for name, amount in each.items() if amount]
@@ -97,7 +101,7 @@ def refusals(pools: Sequence[Demand], nodes: Sequence[Node]) -> list[str]:
 def _short_of(on: Labels, pools: Sequence[Demand], nodes: Sequence[Node]) -> Iterable[str]:
     """Everybody shares the whole cluster; the nodes of a label, those who keep to it (and maybe others)."""
     bound = [pool for pool in pools if on.items() <= pool.on.items()]
-    there = [node for node in nodes if node.carries(on)]
+    there = [node for node in nodes if node.carries(on) and any(node.works_for(pool.each) for pool in bound)]
     who = f"the nodes with {written(on)} offer" if on else "the cluster offers"
     for resource, unit in UNITS.items():
         total = sum(pool.total(resource) for pool in bound)

@@ -37,6 +37,15 @@ def test_memory_is_added_up_and_refused_with_its_numbers():
     assert len(refusals(evaluating, [Node({"CPU": 8.0, "memory": 2.0})])) == 1
 
 
+def test_the_memory_of_a_head_that_takes_no_work_does_not_count():
+    curating, *_ = stages(AlignConfig())
+    head, worker = Node({"memory": 8.0}), Node({"CPU": 8.0, "memory": 3.0})
+    (sentence,) = refusals(curating, [head, worker])
+    assert "3.35 GB of memory in all, the cluster offers 3" in sentence
+    free = load_config(None, ["resources.pools.critic.cpus=0"])
+    assert refusals(stages(free)[0], [head, worker]) == [], "a critic that needs no CPU has room there"
+
+
 def test_one_actor_must_fit_on_one_node():
     pool = Demand("generators", 1, {"CPU": 1.0, "GPU": 2.0})
     assert refusals([pool], [Node({"CPU": 4.0, "GPU": 1.0})] * 8) == [
