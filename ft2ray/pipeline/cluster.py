@@ -52,7 +52,7 @@ def ray_cluster(
         environment: more variables for all workers.
 
     Raises:
-        ConfigurationError: no such cluster answers, or it does not take this token.
+        ConfigurationError: no such cluster answers, it does not take this token, or it takes jobs only.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # else every checkpoint waits 2 s
     start = functools.partial(
@@ -98,6 +98,11 @@ def _reachable(address: str) -> str:
         address = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None) or ""
         if not address:
             raise ConnectionError("RAY_ADDRESS is not set, and no `ray start` has left an address here")
+    if address.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"{address} takes jobs (`ray job submit`) and is no address of a cluster: set RAY_ADDRESS or "
+            "resources.address to host:port of its head, 6379 by default, or to ray://host:10001"
+        )
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "://" not in host:  # Ray itself waits for minutes
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

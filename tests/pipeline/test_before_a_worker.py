@@ -35,7 +35,7 @@ def head() -> Iterator[RayHead]:
 def ended(head: RayHead, run_dir: Path, *settings: str) -> tuple[int, str, set[str]]:
     """Exit code and last line of a run, and the workers that came meanwhile."""
     command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}"]
-    process = head.start(*command, *SETTINGS, "resources.address=auto", MAY_ADD, *settings)
+    process = head.start(*command, *SETTINGS, f"resources.address={head.address}", MAY_ADD, *settings)
     workers: set[str] = set()
     deadline = time.monotonic() + WAIT
     while process.poll() is None:
@@ -64,10 +64,7 @@ def memory(head: RayHead) -> dict[str, set[float]]:
         ("generator.weights=/models/nope", "generator.weights: /models/nope holds no .safetensors file"),
         ("critic.weights=/models/nope", "critic.weights: /models/nope holds no .safetensors file"),
         ("prompts.speech=/nowhere", "/nowhere"),
-        (
-            "resources.pools.generators.memory=3",
-            "generators 2 x 3 GB of memory = 6",
-        ),
+        ("resources.pools.generators.memory=3", "generators 2 x 3 GB of memory = 6"),
     ],
     ids=["setting", "generator", "critic", "media", "memory"],
 )
@@ -90,7 +87,12 @@ def test_a_critic_that_dies_at_every_start_ends_the_run_which_says_what_to_chang
 
 def test_every_process_of_a_stage_declares_its_memory(head, tmp_path):
     command = [sys.executable, "-m", "tests.pipeline.stage_alone", "turns", f"run_dir={tmp_path}"]
-    settings = [*SETTINGS, "resources.address=auto", MAY_ADD, "resources.pools.training.memory=1.5"]
+    settings = [
+        *SETTINGS,
+        f"resources.address={head.address}",
+        MAY_ADD,
+        "resources.pools.training.memory=1.5",
+    ]
     process = head.start(*command, *settings)
     output, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 0, output[-3000:]

@@ -37,6 +37,12 @@ def test_auto_is_only_what_was_started_to_be_joined(monkeypatch, closed_port, st
         ray_cluster("auto").__enter__()
 
 
+def test_the_address_that_takes_jobs_is_told_apart(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(ConfigurationError, match="http://127.0.0.1:8265 takes jobs .* host:port of its head"):
+        ray_cluster("auto").__enter__()
+
+
 def test_only_the_driver_of_a_job_joins_the_cluster_that_runs_it(monkeypatch):
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
