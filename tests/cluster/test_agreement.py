@@ -295,8 +295,10 @@ def test_the_service_is_the_platform_beside_where_it_listens_keeps_its_files_and
 
 def replicas(deployment: dict) -> tuple[int, int]:
     """The fewest and the most."""
-    fixed = deployment.get("num_replicas")
-    scaling = deployment.get("autoscaling_config", {"min_replicas": fixed, "max_replicas": fixed})
+    assert "num_replicas" not in deployment, (
+        "Serve ignores it: the code says that the deployment scales by load"
+    )
+    scaling = deployment["autoscaling_config"]
     return scaling["min_replicas"], scaling["max_replicas"]
 
 
