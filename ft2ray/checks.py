@@ -38,6 +38,9 @@ def check_inputs(config: AlignConfig) -> None:
 def check_packaged(config: AlignConfig) -> None:
     """Compare the settings with the packaged weights, which are the same on every machine.
 
+    Args:
+        config: the settings of a run.
+
     Raises:
         UserError: for the first that cannot work.
     """

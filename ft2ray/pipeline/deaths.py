@@ -129,6 +129,13 @@ def note(run_dir: str, deaths: list[Death]) -> None:
 def watched(rows: Dataset, run_dir: str) -> Iterator[dict[str, Any]]:
     """The rows, as they come, while the processes that make them are watched.
 
+    Args:
+        rows: made by the processes of a stage.
+        run_dir: where deaths are kept.
+
+    Yields:
+        The rows.
+
     Raises:
         RunEnded: after MOST_DEATHS deaths without a row in between, with the reason of the last.
     """
