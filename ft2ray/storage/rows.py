@@ -1,7 +1,7 @@
 """Folders of rows: small Parquet shards, each of which appears whole or not at all.
 
     <root>/<id>.parquet         rows that were committed together; the id hashes their keys
-    <root>/.index/*.parquet     the narrow columns of many shards, so that no reader opens 100,000 files
+    <root>/.narrow/*.parquet    the narrow columns of many shards, so that no reader opens 100,000 files
     <root>/.damaged/            shards that were set aside, each with the reason
 
 Whatever is listed in the store is never made again. The index is only a copy: it is written by those who
@@ -60,8 +60,8 @@ class RowStore:
     ):
         self.root, self.schema, self.key, self.what, self.lossy = str(root), schema, key, what, lossy
         self.index = None if index is None else tuple(index)
-        self._index_root = join(self.root, ".index")
-        self._unindexed: list[pa.Table] = []
+        self._index_root = join(self.root, ".narrow")  # of before it was .index, where rows could be twice
+        self._unindexed: dict[str, pa.Table] = {}
         self._foreign: set[str] = set()
 
     def commit(self, rows: list[dict[str, Any]]) -> str:
@@ -159,10 +159,10 @@ class RowStore:
         parquet = self._parquet(table)
         written = write_atomically(join(self.root, shard), parquet, if_absent)
         if written:
-            self._unindexed.append(self._narrow(shard, parquet))
+            self._unindexed[shard] = self._narrow(shard, parquet)
             if len(self._unindexed) >= INDEX_EVERY:
-                self._write_index(pa.concat_tables(self._unindexed))
-                self._unindexed = []
+                self._write_index(pa.concat_tables(self._unindexed.values()))
+                self._unindexed = {}
         return written
 
     def _table(self, columns: Sequence[str]) -> pa.Table:
@@ -170,16 +170,22 @@ class RowStore:
         files = list_files(self._index_root, ".parquet")
         if len(files) > INDEX_FILES:
             files = self._merged(files, shards)
-        missing, parts = set(shards), [self._nothing(columns)]
-        for table in self._parallel(lambda file: self._read_index(file, columns), files):
-            parts.append(table.filter(pc.is_in(table[SHARD], pa.array(sorted(missing), pa.string()))))
-            missing -= set(table[SHARD].to_pylist())
+        missing = set(shards)
+        parts = [self._nothing(columns), *self._indexed(files, columns, missing)]
         fresh = list(self._parallel(self._open, sorted(missing)))
         if len(fresh) >= INDEX_EVERY:
             self._write_index(pa.concat_tables(fresh))
         parts += [self._selected(table, columns) for table in fresh]
         table = pa.concat_tables(parts, promote_options="default")
         return table.sort_by(SHARD).drop_columns([SHARD])
+
+    def _indexed(
+        self, files: list[str], columns: Sequence[str] | None, missing: set[str]
+    ) -> Iterator[pa.Table]:
+        """What the index has of `missing`, which shrinks; several may have indexed a shard: it comes once."""
+        for table in self._parallel(lambda file: self._read_index(file, columns), files):
+            yield table.filter(pc.is_in(table[SHARD], pa.array(sorted(missing), pa.string())))
+            missing -= set(table[SHARD].to_pylist())
 
     def _open(self, shard: str) -> pa.Table:
         try:
@@ -228,11 +234,8 @@ class RowStore:
         return name
 
     def _merged(self, files: list[str], shards: list[str]) -> list[str]:
-        there = pa.array(shards, pa.string())
-        tables = list(self._parallel(lambda file: self._read_index(file, None), files))
-        narrow = pa.concat_tables(tables, promote_options="default")
-        narrow = narrow.filter(pc.is_in(narrow[SHARD], there))
-        merged = self._write_index(narrow)
+        tables = list(self._indexed(files, None, set(shards)))
+        merged = self._write_index(pa.concat_tables(tables, promote_options="default"))
         if merged is None:
             return files
         for file in files:

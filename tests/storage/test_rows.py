@@ -254,7 +254,7 @@ def test_the_index_is_a_copy_that_may_be_lost_damaged_or_old(tmp_path, monkeypat
         if n % 8 == 0:
             store = groups(tmp_path)  # what the last writer had not indexed yet is left to the readers
         store.commit([row(f"{n:02}")])
-    index = tmp_path / ".index"
+    index = tmp_path / ".narrow"
     wanted = groups(tmp_path).table(INDEX)
     assert sorted(wanted["key"].to_pylist()) == [f"{n:02}" for n in range(40)]
     assert len(list(index.iterdir())) <= 2, "many files were merged"
@@ -275,6 +275,27 @@ def test_the_index_is_a_copy_that_may_be_lost_damaged_or_old(tmp_path, monkeypat
     assert scores["parts"].to_pylist() == wanted["parts"].to_pylist()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["0", "1", "read"]), max_size=60), st.booleans())
+def test_readers_beside_writers_count_every_row_once(steps, again):
+    """Readers index what a writer has not yet, which indexes it too; merging must not keep both."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(rows_module, "INDEX_EVERY", 3)
+        patch.setattr(rows_module, "INDEX_FILES", 2)
+        writers, wanted = [groups(folder), groups(folder)], set()
+        for n, step in enumerate(steps):
+            if step == "read":
+                assert sorted(groups(folder).table(["key"])["key"].to_pylist()) == sorted(wanted)
+            else:
+                wanted.add(f"{n:02}")
+                for _ in range(1 + again):  # as a step that is retried
+                    writers[int(step)].commit([row(f"{n:02}")])
+        assert sorted(groups(folder).table(["key"])["key"].to_pylist()) == sorted(wanted)
+
+
 def test_a_reader_without_the_right_to_write_needs_no_index(tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "INDEX_EVERY", 2)
     store = groups(tmp_path)
@@ -285,7 +306,7 @@ def test_a_reader_without_the_right_to_write_needs_no_index(tmp_path, monkeypatc
         raise StoreRefused("read-only")
 
     monkeypatch.setattr(rows_module, "write_atomically", refuse)
-    assert store.keys() == set("abcde") and not (tmp_path / ".index").exists()
+    assert store.keys() == set("abcde") and not (tmp_path / ".narrow").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
