@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 from ft2ray.config import AlignConfig
 from ft2ray.dimensions import Dimension, questions
-from ft2ray.errors import ConfigurationError
-from ft2ray.loaders import PACKAGED, critic_card, generator_fingerprint, load_generator
+from ft2ray.errors import ConfigurationError, WeightsError
+from ft2ray.loaders import (
+    PACKAGED,
+    critic_card,
+    generator_fingerprint,
+    is_code,
+    is_remote,
+    load_generator,
+)
 from ft2ray.rounds.prompts import media_files
-from ft2ray.storage import local_path
+from ft2ray.storage import exists, list_files, local_path
 from ft2ray.tlpo.settings import TARGETS
 
 if TYPE_CHECKING:
@@ -22,14 +29,24 @@ LONGEST_NAME = 255  # bytes of a file name on the usual file systems
 
 
 def check_inputs(config: AlignConfig) -> None:
-    """Look for the media, the packaged weights and a run folder that can be written to.
+    """Look for the media, the weights and a run folder that can be written to.
 
-    Weights of the user's own are left to the nodes that load them: this machine may lack them.
+    Weights of the user's own are left to a cluster's nodes, which load them: this machine may lack them.
 
     Raises:
         UserError: for the first that cannot work.
     """
     check_run_dir(config.run_dir)
+    places = config.generator.weights, config.critic.weights, config.evaluation.reference_clips
+    for place in filter(None, places):
+        local_path(place)  # raises for a scheme that is not read
+    if config.resources.address is None:
+        check_weights(config)
+        clips = config.evaluation.reference_clips
+        if clips is not None and not exists(clips) and not list_files(clips, recursive=True):
+            raise ConfigurationError(
+                f"evaluation.reference_clips: {clips} is neither a judge nor a folder with clips in it"
+            )
     check_packaged(config)
     media_files(config.prompts.portraits, "portraits")
     media_files(config.prompts.speech, "speech")
@@ -49,6 +66,35 @@ def check_packaged(config: AlignConfig) -> None:
         generator_fingerprint(config.generator.weights)
     if config.critic.weights in PACKAGED:
         check_dimensions(config.dimensions, critic_card(config.critic.weights))
+
+
+def check_weights(config: AlignConfig) -> None:
+    """Look for the files that the settings name: no node is asked for to find a folder missing.
+
+    Args:
+        config: the settings of a run.
+
+    Raises:
+        WeightsError: a folder that is not there, or holds no weights.
+        ConfigurationError: an endpoint or a URL that cannot be.
+    """
+    for setting, weights in (
+        ("generator.weights", config.generator.weights),
+        ("critic.weights", config.critic.weights),
+    ):
+        if is_remote(weights) and setting == "critic.weights":
+            from ft2ray.critic.remote import endpoint  # needs Pillow and transformers
+
+            endpoint(weights)
+            continue
+        a_path = local_path(weights) is None or weights.startswith(("/", ".")) or "/" not in weights
+        if weights in PACKAGED or is_code(weights) or not a_path:  # else maybe a name on the hub
+            continue
+        if not list_files(weights, ".safetensors", recursive=True):
+            raise WeightsError(
+                f"{setting}: {weights} holds no .safetensors file; give the folder of the weights, and on a "
+                "cluster mount it on the head too"
+            )
 
 
 def check_targets(config: AlignConfig) -> None:

@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="mn=1,ls=1,vq=1",
         help="your own weight of each dimension, in place of the gate's",
     )
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=int, default=0, help="of the noise, from 0 on (0)")
     generate.add_argument(
         "settings", nargs="*", metavar="a.b=c", help="overrides, such as generator.sampling.audio_scale=3"
     )
@@ -206,6 +206,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     from ft2ray.animate import animate
     from ft2ray.run import Run
 
+    if not 0 <= arguments.seed < 2**63:
+        raise UserError(f"--seed {arguments.seed} is not from 0 to 2**63 - 1")
     if unknown := [text for text in arguments.settings if not is_override(text)]:
         raise UserError(f"{unknown[0]} is not of the form a.b=value; settings of a run come with --run")
     named = any(text.startswith("generator.weights=") for text in arguments.settings)
@@ -216,7 +218,8 @@ def _generate(arguments: argparse.Namespace) -> None:
             "--system and --weights without --run take the packaged policy, which has a base of its own: "
             "leave generator.weights out, or give the folder of a run as --run"
         )
-    own = PACKAGED_POLICY if packaged else []
+    given = {text.partition("=")[0] for text in arguments.settings}
+    own = [text for text in PACKAGED_POLICY if packaged and text.partition("=")[0] not in given]
     frames = animate(
         load_config(None, [*own, *arguments.settings]) if run is None else run.config,
         arguments.portrait,
@@ -235,9 +238,15 @@ def _weights(text: str | None) -> dict[str, float] | None:
     if text is None:
         return None
     try:
-        return {name.strip(): float(value) for name, value in (item.split("=") for item in text.split(","))}
+        items = [
+            (name.strip(), float(value)) for name, value in (item.split("=") for item in text.split(","))
+        ]
     except ValueError as error:
         raise UserError(f"--weights {text!r} is not of the form mn=1,ls=0.5,vq=1") from error
+    weights = dict(items)
+    if len(weights) < len(items):
+        raise UserError(f"--weights {text!r} names a dimension twice")
+    return weights
 
 
 def _score(arguments: argparse.Namespace) -> None:

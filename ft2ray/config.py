@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_SHOWN = reprlib.Repr()  # YAML's aliases make gigabytes of a few lines
+_SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlevel = 200, 200, 2
 
 
 class AlignConfig(Settings):
@@ -96,15 +99,20 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Text settings take the text behind the first = as it is; the others are read as YAML.
 
     Raises:
-        ConfigurationError: for a file that cannot be read, and for any key or value that does not fit.
+        ConfigurationError: for a file that cannot be read, for any key or value that does not fit, and for an
+            override that is given twice.
     """
     tree = AlignConfig().model_dump()
     if path is not None:
         _merge(tree, read_yaml(Path(path)), f"{path}: ")
+    given: dict[str, str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigurationError(f"configuration: override {override!r} is not of the form a.b=value")
+        if key in given:
+            raise ConfigurationError(f"configuration: {given[key]} and {override} are given; leave one out")
+        given[key] = override
         value = _override_value(key, text)
         for name in reversed(key.split(".")):
             value = {name: value}
@@ -126,7 +134,7 @@ def to_dict(config: Settings) -> dict[str, Any]:
 
 
 def to_yaml(config: Settings) -> str:
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -144,10 +152,13 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigurationError(f"configuration: {file} cannot be read: {error.strerror}") from error
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        loaded = yaml.load(data.decode(encoding), _Loader)  # noqa: S506  # a SafeLoader
+        text = data.decode(encoding)
+        loaded = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        if isinstance(loaded, dict):
+            _take_texts(loaded, yaml.load(text, yaml.BaseLoader), AlignConfig)
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"configuration: {file} is not {encoding} text; save it as UTF-8") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"configuration: {file} is not valid YAML: {error}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigurationError(f"configuration: {file} must hold a mapping, not {type(loaded).__name__}")
@@ -155,34 +166,51 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars (`on` and `no` are text, 1e-4 is a number), and no key twice."""
+    """YAML 1.2's scalars, no key twice, and keys that are text.
+
+    YAML 1.1 takes `on` for true, 1:30 for 90 and 010 for 8, and does not take 1e-4 for a number.
+    """
 
     yaml_implicit_resolvers = {
-        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
+        first: [(tag, regexp) for tag, regexp in resolvers if tag.rpartition(":")[2] in ("null", "merge")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value} occurs twice", key_node.start_mark
                 )
-            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        try:
+            return int(node.value)
+        except ValueError as error:  # thousands of digits
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?(\.\d+|\d+\.\d*)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that either version of YAML takes for something else."""
+
+
+_SCALARS = {
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?\d+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.\d+|\d+\.\d*)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
     ),
-    list("-+.0123456789"),
-)
+}
+for _name, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"({_pattern})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
 
 
 def _merge(tree: dict[str, Any], given: Mapping[str, Any], source: str = "", prefix: str = "") -> None:
@@ -204,17 +232,37 @@ def _merge(tree: dict[str, Any], given: Mapping[str, Any], source: str = "", pre
 def _override_value(key: str, text: str) -> Any:
     hint: Any = AlignConfig
     for name in key.split("."):
-        if not (isinstance(hint, type) and issubclass(hint, Settings)):
+        if not _is_section(hint):
             raise ConfigurationError(f"configuration: {key} goes below a plain value")
-        hint = typing.get_type_hints(hint).get(name) if name in hint.model_fields else Any
+        hint = _hint(hint, name)
         if hint is Any:
-            break  # unknown, which validation reports
+            break
     if hint is not Any and _is_text(hint):
         return None if text == "null" and type(None) in typing.get_args(hint) else text
     try:
         return yaml.load(text, _Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"configuration: {key}={text} cannot be read as YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        shown = f"{key}={_SHOWN.repr(text)}"
+        raise ConfigurationError(f"configuration: {shown} cannot be read as YAML: {error}") from error
+
+
+def _take_texts(loaded: dict[str, Any], plain: Mapping[str, Any], section: type[Settings]) -> None:
+    """Put what stands in a file into its text settings: a folder may be called 2024 or true."""
+    for key, value in loaded.items():
+        hint = _hint(section, key)
+        if _is_section(hint) and isinstance(value, dict):
+            _take_texts(value, plain.get(key, {}), hint)
+        elif hint is not Any and _is_text(hint) and isinstance(value, bool | int | float):
+            loaded[key] = plain.get(key, value)  # not there: it came with a merge key
+
+
+def _hint(section: type[Settings], name: str) -> Any:
+    """The type of a setting; Any for an unknown one, which validation reports."""
+    return typing.get_type_hints(section).get(name) if name in section.model_fields else Any
+
+
+def _is_section(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Settings)
 
 
 def _is_text(hint: Any) -> bool:
@@ -238,13 +286,13 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
     wanted = error["msg"].replace("Input should", "must", 1)
-    return f"{where} {wanted}, got {error['input']!r}"
+    return f"{where} {wanted}, got {_SHOWN.repr(error['input'])}"
 
 
 def _fields(parents: Sequence[Any]) -> list[str]:
     hint: Any = AlignConfig
     for name in parents:
-        if not (isinstance(hint, type) and issubclass(hint, Settings)):
+        if not _is_section(hint):
             return []
         hint = typing.get_type_hints(hint)[name]
     return list(hint.model_fields)

@@ -57,13 +57,21 @@ class Pools(Settings):
 
 
 class ResourceSettings(Settings):
-    address: Text | None = None  # None starts Ray on this machine, "auto" joins the running cluster
+    # None starts Ray on this machine, "auto" joins the running cluster; else host:port or ray://host:port.
+    address: Text | None = None
     # What the autoscaler may add to the nodes that run already: "4 x CPU=16 GPU=8 memory=200
     # pool=training" is up to four of a kind, with their GB of memory and their labels.
     may_add: tuple[str, ...] = ()
     pools: Pools = Pools()
     compute: ComputeSettings = ComputeSettings()  # of the training
     keep_videos: bool = False  # also store an mp4 of every candidate
+
+    @field_validator("address")
+    @classmethod
+    def _names_a_cluster(cls, address: str | None) -> str | None:
+        if address is not None and re.fullmatch(r"auto|(ray://)?[^/\s]+:\d+", address) is None:
+            raise ValueError(f"{address!r} is neither auto nor host:port nor ray://host:port")
+        return address
 
     @field_validator("may_add")
     @classmethod

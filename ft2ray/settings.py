@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
-Text = Annotated[str, Field(pattern=r"\S")]
-"""Text that says something: an empty path or name is a variable that was not set."""
+
+def _says_something(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty: perhaps a variable is not set")
+    if "\0" in text:
+        raise ValueError("must not hold a zero byte: no path does")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_says_something)]
+"""A name, path or URL."""
 
 
 class Settings(BaseModel):

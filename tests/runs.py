@@ -1,4 +1,4 @@
-"""Runs for tests, whose identities are stated instead of made from prompts and weights."""
+"""Runs for tests, whose identities are stated instead of made from prompts and weights; their settings."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,11 @@ from ft2ray.config import AlignConfig
 from ft2ray.rounds.plan import Plan
 from ft2ray.rounds.schedule import GroupSpec
 from ft2ray.run import Run
+
+
+def changed(settings: Sequence[str], *more: str) -> list[str]:
+    """The settings with others in their place: none may be given twice."""
+    return list({setting.partition("=")[0]: setting for setting in (*settings, *more)}.values())
 
 
 def stated(

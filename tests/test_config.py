@@ -1,6 +1,7 @@
 import math
 import typing
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -108,6 +109,17 @@ def test_files_of_other_encodings_are_read_where_they_say_so(tmp_path, encoding)
         (b"tlpo: {steps: 3, steps: 4}", "key steps occurs twice"),
         (b"tlpo: {stepz: 3}", "did you mean tlpo.steps"),
         (b"tlpo: 3", "c.yaml: tlpo is a section"),
+        (b"? [a, b]\n: 1", "c.yaml is not valid YAML: a key must be text"),
+        (b"[" * 5000, "c.yaml is not valid YAML"),
+        (b"seed: " + b"9" * 5000, "c.yaml is not valid YAML"),
+        (b"seed: 1\n---\nseed: 2", "c.yaml is not valid YAML"),
+        (b"seed: 1:30", "seed must be a valid integer, got '1:30'"),
+        (b"seed: 1_000", "seed must be a valid integer"),
+        (b"seed: 0x10", "seed must be a valid integer"),
+        (b"seed: 2024-01-01", "seed must be a valid integer"),
+        (b"seed: trueish", "seed must be a valid integer"),
+        (b'run_dir: "a\\0b"', "run_dir: must not hold a zero byte"),
+        (b"run_dir: ''", "run_dir: must not be empty"),
     ],
 )
 def test_what_a_file_cannot_say_is_named(tmp_path, data, says):
@@ -115,6 +127,37 @@ def test_what_a_file_cannot_say_is_named(tmp_path, data, says):
     file.write_bytes(data)
     with pytest.raises(ConfigurationError, match=says):
         load_config(file)
+
+
+def test_the_text_of_a_file_is_taken_as_it_stands_there(tmp_path):
+    file = tmp_path / "c.yaml"
+    for text in ("2024", "2024-01-01", "1:30", "1e3", "010", "true", "yes", "0x1f", "1.5 photos", "trueish"):
+        file.write_text(f"prompts:\n  portraits: {text}\n")
+        config = load_config(file)
+        assert config.prompts.portraits == text
+        file.write_text(to_yaml(config))
+        assert load_config(file) == config
+        assert yaml.safe_load(to_yaml(config))["prompts"]["portraits"] == text, "by YAML 1.1 too"
+
+
+def test_a_number_is_decimal():
+    assert load_config(None, ["seed=010"]).seed == 10
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path):
+    file = tmp_path / "c.yaml"
+    lists = [f"&{b} [{', '.join(['*' + a] * 10)}]" for a, b in pairwise("abcdefghijklmnop")]
+    file.write_text(f"seed: [&a [1], {', '.join(lists)}]")
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(file)
+    assert len(str(caught.value)) < 5000 and "seed must be a valid integer" in str(caught.value)
+
+
+def test_an_override_that_is_given_twice_is_refused():
+    with pytest.raises(ConfigurationError, match="tlpo.steps=5 and tlpo.steps=6 are given; leave one out"):
+        load_config(None, ["tlpo.steps=5", "seed=1", "tlpo.steps=6"])
+    with pytest.raises(ConfigurationError, match="leave one out"):
+        load_config(None, ["seed=1", "seed=1"])
 
 
 def test_an_empty_section_is_the_defaults(tmp_path):
@@ -148,6 +191,7 @@ def test_words_that_yaml_1_1_takes_for_truth_values_are_text(tmp_path):
         (["dimensions=[{name: sum, title: a, question: b}]"], "sum means something else"),
         (["dimensions=[{name: a b, title: a, question: b}]"], "name"),
         (["dimensions=[{name: a, title: a, question: b, metric: x}]"], "metric"),
+        (["resources.address=nonsense"], "neither auto nor host:port"),
         (["seed=-1"], "seed must be greater than or equal to 0"),
         (["evaluation.seeds=[0, 9999999999999999999]"], "evaluation.seeds: must be less than 2"),
         (["evaluation.seeds=[1, 1]"], "holds a value twice"),

@@ -93,8 +93,13 @@ def endpoint(weights: str) -> Endpoint:
         raise ConfigurationError(
             f"critic.weights: {KEY} would go to {parts.hostname} unencrypted; give an https:// URL"
         )
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    if len(dict(given)) < len(given):
+        raise ConfigurationError(
+            f"critic.weights: a limit occurs twice after the question mark: {parts.query}"
+        )
     try:
-        limits = Limits.model_validate(dict(parse_qsl(parts.query)))
+        limits = Limits.model_validate(dict(given))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigurationError(

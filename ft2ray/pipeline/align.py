@@ -24,7 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.context import _get_global_client
 from tqdm import tqdm
 
-from ft2ray.checks import check_dimensions, check_run_dir, check_targets
+from ft2ray.checks import check_dimensions, check_run_dir, check_targets, check_weights
 from ft2ray.config import AlignConfig
 from ft2ray.critic.base import CriticCard
 from ft2ray.dimensions import questions
@@ -38,7 +38,7 @@ from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate
 from ft2ray.pipeline.evaluation import evaluate
 from ft2ray.pipeline.failures import as_user_error, keep_last_error, user_error
-from ft2ray.pipeline.memory import check_weights, with_memory
+from ft2ray.pipeline.memory import with_memory
 from ft2ray.pipeline.preflight import check_resources
 from ft2ray.pipeline.training import train
 from ft2ray.resources import Pool

@@ -14,10 +14,9 @@ from typing import Any
 
 import yaml
 
-from ft2ray.checks import check_inputs, check_packaged
+from ft2ray.checks import check_inputs, check_packaged, check_weights
 from ft2ray.config import AlignConfig
 from ft2ray.errors import ConfigurationError
-from ft2ray.pipeline.memory import check_weights
 from ft2ray.pipeline.preflight import Node, check_nodes, node_groups
 from ft2ray.storage import local_path
 

@@ -7,9 +7,8 @@ Memory of a GPU is not counted here: Ray gives whole cards, and `ft2ray plan` sa
 from __future__ import annotations
 
 from ft2ray.config import AlignConfig
-from ft2ray.errors import WeightsError
 from ft2ray.loaders import PACKAGED, is_code
-from ft2ray.storage import join, list_files, local_path, size
+from ft2ray.storage import join, list_files, size
 
 # Memory of their own (without what processes share) that the embedded models held at most at the default
 # settings, with a quarter more, from `python studies/pool_memory.py` (CPU, torch 2.13, Ray 2.60).
@@ -54,23 +53,3 @@ def weights_gigabytes(weights: str) -> float:
     return (
         sum(size(join(weights, name)) for name in list_files(weights, ".safetensors", recursive=True)) / 1e9
     )
-
-
-def check_weights(config: AlignConfig) -> None:
-    """Look for the files that the settings name: no node is asked for to find a folder missing.
-
-    Raises:
-        WeightsError: a folder that is not there, or holds no weights.
-    """
-    for setting, weights in (
-        ("generator.weights", config.generator.weights),
-        ("critic.weights", config.critic.weights),
-    ):
-        a_path = local_path(weights) is None or weights.startswith(("/", ".")) or "/" not in weights
-        if weights in PACKAGED or is_code(weights) or not a_path:  # else maybe a name on the hub
-            continue
-        if not list_files(weights, ".safetensors", recursive=True):
-            raise WeightsError(
-                f"{setting}: {weights} holds no .safetensors file; give the folder of the weights, and on a "
-                "cluster mount it on the head too"
-            )

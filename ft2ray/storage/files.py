@@ -20,18 +20,19 @@ from ft2ray.storage.local import LOCAL
 
 WEEK = 7 * 24 * 3600
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_BUCKET = re.compile(r"s3://[^/]")
 
 
 def files_of(url: str | Path) -> Files:
     """The place that the URL's scheme names.
 
     Raises:
-        ConfigurationError: for any scheme but s3://.
+        ConfigurationError: for any scheme but s3://, and for one without a bucket.
     """
     scheme = SCHEME.match(str(url))
     if scheme is None:
         return LOCAL
-    if not str(url).startswith("s3://"):
+    if _BUCKET.match(str(url)) is None:
         raise ConfigurationError(
             f"{url}: files cannot be kept at {scheme.group()}...; give a local path or s3://bucket/path"
         )

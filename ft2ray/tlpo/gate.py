@@ -14,6 +14,7 @@ Shapes: B batch, D width of the timestep embedding, N layers, K experts, S times
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,8 @@ class UserWeights:
             raise UserError(
                 f"user weights: replace needs a weight for every expert; missing {', '.join(missing)}"
             )
+        if strange := [name for name, weight in user.items() if not math.isfinite(weight)]:
+            raise UserError(f"user weights: that of {', '.join(strange)} is not a finite number")
         self.gate, self.how = gate, how
         self.user_K = torch.tensor([float(user.get(name, 1.0)) for name in names])
 

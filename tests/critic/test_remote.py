@@ -198,6 +198,7 @@ def test_words_are_found_as_tokenizers_leave_them():
         ("openai:model@ftp://host/v1", "openai:MODEL@URL"),
         ("openai:model@https://me:secret@host/v1", "give the key in FT2RAY_CRITIC_KEY"),
         ("openai:model@https://host/v1?tokens=0", "tokens after the question mark"),
+        ("openai:model@https://host/v1?tokens=5&tokens=6", "a limit occurs twice"),
         ("openai:model@https://host/v1?speed=9", "there are per_minute, tokens"),
     ],
 )

@@ -11,6 +11,7 @@ import yaml
 
 from ft2ray.pipeline.memory import EMBEDDED
 from tests.ray_head import RAY, RayHead
+from tests.runs import changed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -79,7 +80,7 @@ def test_a_user_mistake_fails_the_job_with_one_sentence(head, settings, sentence
 
 
 def test_what_would_wait_for_ever_fails_the_job_with_a_sum_of_each_resource(head, tmp_path):
-    settings = [f"run_dir={tmp_path}", *SETTINGS, "resources.pools.generators.count=200"]
+    settings = [f"run_dir={tmp_path}", *changed(SETTINGS, "resources.pools.generators.count=200")]
     submitted = submit(head, "too-large", *settings)
     cpus = "generators 200 x 0.5 CPU = 100 + scorers 1 x 0.1 CPU = 0.1 + critic replicas 1 x 0.2 CPU = 0.2"
     assert f"ft2ray: cluster: {cpus}: 100.3 CPU in all, the cluster offers 4; " in submitted.stdout

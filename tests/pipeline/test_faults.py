@@ -27,6 +27,7 @@ from tests.pipeline.faulty_models import FOLDER
 from tests.pipeline.stage_alone import replayed
 from tests.pipeline.whole_run import joined
 from tests.ray_head import RayHead
+from tests.runs import changed
 from tests.s3_server import HOST, Line, free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
@@ -92,7 +93,7 @@ def training(head: RayHead, run_dir: Path, *more: str) -> subprocess.Popen:
 
 def stage(head: RayHead, name: str, run_dir: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.pipeline.stage_alone", name, f"run_dir={run_dir}"]
-    return head.start(*command, *SETTINGS, JOIN, *more)
+    return head.start(*command, JOIN, *changed(SETTINGS, *more))
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -230,7 +231,7 @@ def test_together_a_train_worker_a_generator_and_the_driver_that_are_killed_cost
     assert late <= {learnt(tmp_path, version)[0] for version in (1, 2)}, "a policy was not picked up"
     lists = joined(tmp_path)
     assert sorted(sum(lists, [])) == sorted(g.group_id for g in read_groups(run_dir)) and len(lists) > 1
-    assert learnt(tmp_path, 3) == replayed([f"run_dir={tmp_path}", *SETTINGS, *together])
+    assert learnt(tmp_path, 3) == replayed([f"run_dir={tmp_path}", *changed(SETTINGS, *together)])
 
     rare = {"ft2ray_refused_total", "ft2ray_candidates_unscored_total", "ft2ray_serving_deaths_total"}
     rare |= {"ft2ray_deaths_total"}  # Ray tells of them where its dashboard runs
@@ -252,7 +253,7 @@ def test_a_critic_that_always_hangs_ends_the_run_and_leaves_no_nulls_behind(head
     critic = "critic.weights=tests.pipeline.faulty_models:AlwaysHangs"
     limits = ("critic.timeout_seconds=4", "critic.retries=0", "prompts.curation_prompts=1")
     command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={tmp_path}"]
-    process = head.start(*command, *SETTINGS, JOIN, critic, *limits, schedule)
+    process = head.start(*command, JOIN, *changed(SETTINGS, critic, *limits, schedule))
     output, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 1, output[-3000:]
     assert "ft2ray: the critic failed on 2 of 2 clips of a group" in output, output[-3000:]

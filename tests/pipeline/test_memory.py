@@ -2,9 +2,10 @@
 
 import pytest
 
+from ft2ray.checks import check_weights
 from ft2ray.config import load_config
 from ft2ray.errors import WeightsError
-from ft2ray.pipeline.memory import EMBEDDED, PROCESS, check_weights, with_memory
+from ft2ray.pipeline.memory import EMBEDDED, PROCESS, with_memory
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ft2ray.storage import join, list_files, read_bytes, upload_folder, versions
 from tests.conftest import ASSETS
 from tests.observe.test_tensorboard import read as read_events
 from tests.pipeline.whole_run import GROUPS, SETTINGS, SYSTEMS, TWO_ROUNDS
+from tests.runs import changed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -33,9 +34,7 @@ def start(run_dir: str, media: str) -> subprocess.Popen:
         "ft2ray.cli",
         "align",
         *places,
-        *SETTINGS,
-        *TWO_ROUNDS,
-        f"tlpo.steps={STEPS}",
+        *changed(SETTINGS, *TWO_ROUNDS, f"tlpo.steps={STEPS}"),
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

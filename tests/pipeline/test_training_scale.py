@@ -23,6 +23,7 @@ from ft2ray.run import group_store
 from ft2ray.storage import join
 from ft2ray.tlpo.policy import Policy, load_policy
 from tests.ray_head import RayHead
+from tests.runs import changed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -70,7 +71,7 @@ def made(spec: GroupSpec) -> PromptGroup:
 
 def prepared(run_dir: Path, *more: str) -> tuple[AlignConfig, list[PromptGroup], str]:
     """Configuration, the groups, which are committed to the store, and where the policy will be published."""
-    config = load_config(None, [f"run_dir={run_dir}", *SETTINGS, *more])
+    config = load_config(None, [f"run_dir={run_dir}", *changed(SETTINGS, *more)])
     prompts = plan_prompts(config.prompts, config.generator.size).curation
     parts = (
         load_generator(config.generator.weights, allow_code=True).fingerprint,
@@ -96,9 +97,8 @@ def training(head: RayHead, run_dir: Path, *more: str) -> subprocess.Popen:
         "tests.pipeline.stage_alone",
         "train",
         f"run_dir={run_dir}",
-        *SETTINGS,
         JOIN,
-        *more,
+        *changed(SETTINGS, *more),
     ]
     return head.start(*command)
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from ft2ray.run import Run, measurement_store, read_groups
+from tests.runs import changed
 
 SYSTEMS = {"base", "expert_mn", "expert_ls", "expert_vq", "uniform", "dpo_sum", "tlpo"}
 SETTINGS = [
@@ -36,7 +37,7 @@ GROUPS = 6  # 3 prompts in 2 rounds
 
 
 def start(run_dir: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}", *SETTINGS, *more]
+    command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}", *changed(SETTINGS, *more)]
     return subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

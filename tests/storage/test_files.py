@@ -96,9 +96,9 @@ def test_paths_and_urls_have_one_way_to_be_put_together(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "url",
-    ["gs://bucket/x", "s3a://bucket/x", "S3://bucket/x", "file:///x", "hdfs://x", "az://b/x", "s3:/b/x"],
+    ["gs://b/x", "s3a://b/x", "S3://b/x", "file:///x", "hdfs://x", "az://b/x", "s3:/b/x", "s3://", "s3:///x"],
 )
-def test_other_schemes_are_refused_everywhere(url):
+def test_other_schemes_and_stores_without_a_bucket_are_refused_everywhere(url):
     calls = [
         storage.exists,
         storage.size,

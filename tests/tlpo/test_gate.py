@@ -124,6 +124,8 @@ def test_samples_of_a_batch_are_gated_by_their_own_timestep(experts, transformer
         lambda: UserWeights(random_gate(GateSettings()), {"xx": 1.0}, DIMS, "multiply"),
         lambda: UserWeights(random_gate(GateSettings()), {"mn": 1.0}, DIMS, "replace"),
         lambda: UserWeights(random_gate(GateSettings()), {"mn": 1.0}, DIMS, "add"),
+        lambda: UserWeights(random_gate(GateSettings()), {"mn": float("nan")}, DIMS, "multiply"),
+        lambda: UserWeights(random_gate(GateSettings()), {"mn": float("inf")}, DIMS, "multiply"),
     ],
 )
 def test_mistakes_are_named(call):
