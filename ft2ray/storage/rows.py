@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 READERS = 16  # files read at a time; as many connections as the client of S3 keeps
 INDEX_EVERY = 64  # commits of one writer, or shards that a reader had to open, that give an index file
+OPEN_AT_ONCE = 2048  # shards; a table of its own for each of 100,000 takes over a gigabyte
 INDEX_FILES = 16  # index files that are merged into one
 SHARD = "shard"
 _NAME = re.compile(r"[0-9a-f]{16}\.parquet")
@@ -172,10 +173,13 @@ class RowStore:
             files = self._merged(files, shards)
         missing = set(shards)
         parts = [self._nothing(columns), *self._indexed(files, columns, missing)]
-        fresh = list(self._parallel(self._open, sorted(missing)))
-        if len(fresh) >= INDEX_EVERY:
-            self._write_index(pa.concat_tables(fresh))
-        parts += [self._selected(table, columns) for table in fresh]
+        rest = sorted(missing)
+        for some in (rest[n : n + OPEN_AT_ONCE] for n in range(0, len(rest), OPEN_AT_ONCE)):
+            opened = self._parallel(self._open, some)
+            fresh = pa.concat_tables(opened, promote_options="default").combine_chunks()
+            if len(some) >= INDEX_EVERY:
+                self._write_index(fresh)
+            parts.append(self._selected(fresh, columns))
         table = pa.concat_tables(parts, promote_options="default")
         return table.sort_by(SHARD).drop_columns([SHARD])
 
