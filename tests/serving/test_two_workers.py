@@ -72,7 +72,7 @@ class Service:
         return self.head.get("/api/serve/applications/")["applications"].get("critic", {})
 
     def replicas(self) -> list[dict]:
-        """Those that serve; Serve lists none until the application runs, nor after a refused configuration."""
+        """Those that serve; Serve lists none before all run, or after it refused a configuration."""
         every = [
             (name, r) for name, d in self.application().get("deployments", {}).items() for r in d["replicas"]
         ]
