@@ -36,6 +36,7 @@ from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate
+from ft2ray.pipeline.deaths import noting_deaths
 from ft2ray.pipeline.evaluation import evaluate
 from ft2ray.pipeline.failures import as_user_error, keep_last_error, user_error
 from ft2ray.pipeline.memory import with_memory
@@ -253,7 +254,8 @@ def critic_running(config: AlignConfig, missing: Sequence[GroupSpec]) -> Iterato
         yield
         return
     try:
-        start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
+        with noting_deaths(config.run_dir):
+            start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
         yield
     except BaseException:
         remove_critic()

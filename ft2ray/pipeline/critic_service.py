@@ -23,7 +23,6 @@ from ft2ray.critic.settings import CriticSettings
 from ft2ray.critic.talking.view import WINDOW_FRAMES
 from ft2ray.errors import CriticError, UserError
 from ft2ray.observe.deaths import advice
-from ft2ray.pipeline.failures import GOES_ON
 from ft2ray.resources import Pool
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ def start_critic(critic: CriticSettings, pool: Pool, questions: dict[str, str]) 
         last = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
         raise CriticError(
             f"the critic died or was not ready at every start ({last[:300]}); {advice('critic')}, "
-            f"or a longer critic.timeout_seconds; {GOES_ON}"
+            "or a longer critic.timeout_seconds"
         ) from error
 
 

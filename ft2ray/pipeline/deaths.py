@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,21 @@ def note(run_dir: str, deaths: list[Death]) -> None:
     for death in deaths:
         metric("ft2ray_deaths_total").inc(tags={"pool": death.pool, "why": death.why})
     write_deaths(run_dir, [*read_deaths(run_dir), *deaths])
+
+
+@contextmanager
+def noting_deaths(run_dir: str) -> Iterator[None]:
+    """Note the processes that die meanwhile; where this step fails they may be why.
+
+    Args:
+        run_dir: where deaths are kept.
+    """
+    watch = DeathWatch(POOLS, partial(note, run_dir))
+    watch.look()  # those before are not of this step
+    try:
+        yield
+    finally:
+        watch.look()
 
 
 def watched(rows: Dataset, run_dir: str) -> Iterator[dict[str, Any]]:

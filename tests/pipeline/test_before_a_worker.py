@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ft2ray.observe.deaths import read_deaths, summary
 from ft2ray.pipeline.curation import SCORER
 from ft2ray.pipeline.deaths import POOLS
 from ft2ray.pipeline.memory import PROCESS
@@ -83,6 +84,9 @@ def test_a_critic_that_dies_at_every_start_ends_the_run_which_says_what_to_chang
     assert "resources.pools.critic.memory" in sentence and "the same command goes on" in sentence
     kept = json.loads((run_dir / "ending.json").read_text())
     assert f"ft2ray: {kept['sentence']}" == sentence and kept["exit_code"] == 75
+    assert sentence.count("the same command goes on") == 1
+    (line,) = summary(read_deaths(run_dir))
+    assert line.startswith("critic died 3 times") and "killed on" in line
 
 
 def test_every_process_of_a_stage_declares_its_memory(head, tmp_path):

@@ -85,11 +85,12 @@ class Service:
         return next(name for name, ours in self.head.nodes().items() if pid in {p.pid for p in ours})
 
     def replicas_on(self, worker: str) -> set[int]:
-        """Processes, as the hook of the pod finds them."""
-        return {p.pid for p in self.head.nodes()[worker] if "ServeReplica" in " ".join(p.cmdline())}
+        """Processes, as the hook of the pod finds them; a drained worker ends by itself."""
+        there = self.head.nodes().get(worker, [])
+        return {p.pid for p in there if "ServeReplica" in " ".join(p.cmdline())}
 
     def lose(self, worker: str) -> None:
-        for process in self.head.nodes()[worker]:
+        for process in self.head.nodes().get(worker, []):
             process.kill()
 
     def state_metric(self) -> float | None:
