@@ -7,7 +7,6 @@ wrong type with the type that is needed, so a typing error never runs as a silen
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import re
 import reprlib
@@ -31,13 +30,9 @@ from ft2ray.resources import ResourceSettings
 from ft2ray.rounds.settings import CurationSettings, PromptSettings, ScheduleSettings
 from ft2ray.settings import Settings, Text
 from ft2ray.systems import SUM, systems_of
+from ft2ray.texts import decoded
 from ft2ray.tlpo.settings import TlpoSettings, check_compute
 
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 _SHOWN = reprlib.Repr()  # YAML's aliases make gigabytes of a few lines
 _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlevel = 200, 200, 2
 
@@ -150,14 +145,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"configuration: {file} cannot be read: {error.strerror}") from error
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
+        text = decoded(data)
         loaded = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
         if isinstance(loaded, dict):
             _take_texts(loaded, yaml.load(text, yaml.BaseLoader), AlignConfig)
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"configuration: {file} is not {encoding} text; save it as UTF-8") from error
+        said = f"{file} is not {error.encoding} text; save it as UTF-8"
+        raise ConfigurationError(f"configuration: {said}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"configuration: {file} is not valid YAML: {error}") from error
     if loaded is not None and not isinstance(loaded, dict):

@@ -7,7 +7,6 @@ annotation names a dimension in `from_name` and says yes or no by its choice. Wh
 
 from __future__ import annotations
 
-import json
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -18,6 +17,7 @@ from ft2ray.labels.answers import NO, QUESTION, YES, Answer, Task, annotator_nam
 from ft2ray.labels.clips import PLAYABLE, Source
 from ft2ray.records import content_id
 from ft2ray.storage import base_name, exists, join, read_bytes
+from ft2ray.texts import decoded, plain_json
 
 SHOWN = 10  # faults in one message
 
@@ -34,8 +34,8 @@ def read_label_studio(path: str, source: Source) -> list[Answer]:
     if not exists(path):
         raise DataError(f"labels: there is no file {path}")
     try:
-        tasks = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
+        tasks = plain_json(decoded(read_bytes(path)))
+    except ValueError as error:
         raise DataError(f"labels: {path} is not valid JSON: {error}") from error
     if not isinstance(tasks, list):
         raise DataError(f"labels: {path} is not a list of tasks; export it as JSON (not JSON-MIN)")

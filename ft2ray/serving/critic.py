@@ -40,7 +40,8 @@ class ScoreRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     video: Media = Field(
-        description="the clip with its sound: mp4, mkv, webm, avi or mpg", examples=["s3://clips/one.mp4"]
+        description="the clip with its sound: MP4, MOV, MKV, WebM, AVI or MPEG",
+        examples=["s3://clips/one.mp4"],
     )
 
 
@@ -92,7 +93,7 @@ def critic_api(
         asked = await read_request(request, ScoreRequest)
         async with slots.one():
             with scratch_folder() as folder, named_by_field(folder):
-                path = await asyncio.to_thread(place, asked.video, "video", "video", folder, settings)
+                path = await asyncio.to_thread(place, asked.video, "video", folder, settings)
                 view, seconds = await decode(path)
             p_yes, critic = await judge(view)
         answers: dict[str, Any] = {name: "Yes" if p > YES else "No" for name, p in p_yes.items()}

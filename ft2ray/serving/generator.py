@@ -40,6 +40,7 @@ from ft2ray.serving.readers import prompt_reader
 from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import GeneratorServeConfig, check_exposure
 from ft2ray.serving.uploads import Media, named_by_field, place, read_request
+from ft2ray.texts import plain_json
 
 ROUTE = "/v1/generate"
 NDJSON = "application/x-ndjson"
@@ -49,8 +50,8 @@ Generate = Callable[[ClipRequest], AsyncGenerator[Event, None]]
 
 def _from_json(value: Any) -> Any:
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:  # what is nested too deep
+        return plain_json(value) if isinstance(value, str) else value
+    except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from error
 
 
@@ -58,10 +59,12 @@ class GenerateRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     portrait: Media = Field(
-        description="one frontal face, lips closed: jpg, png or webp", examples=["s3://media/ada.jpg"]
+        description="one frontal face, lips closed: JPEG, PNG, WebP, HEIC, AVIF, TIFF or GIF",
+        examples=["s3://media/ada.jpg"],
     )
     audio: Media = Field(
-        description="speech: wav, flac, mp3, ogg or a video with sound", examples=["s3://media/one.flac"]
+        description="speech: WAV, FLAC, MP3, OGG, AAC, AIFF and others, or a film with sound",
+        examples=["s3://media/one.flac"],
     )
     seed: int = Field(0, ge=0, lt=2**32)
     system: str | None = Field(
@@ -175,8 +178,8 @@ def generator_api(
 
     async def decoded(asked: GenerateRequest) -> ClipRequest:
         with scratch_folder() as folder, named_by_field(folder):
-            portrait = await asyncio.to_thread(place, asked.portrait, "portrait", "picture", folder, settings)
-            audio = await asyncio.to_thread(place, asked.audio, "audio", "audio", folder, settings)
+            portrait = await asyncio.to_thread(place, asked.portrait, "portrait", folder, settings)
+            audio = await asyncio.to_thread(place, asked.audio, "audio", folder, settings)
             loaded, wav_T = await decode(portrait, audio)
         return ClipRequest(
             portrait=loaded,

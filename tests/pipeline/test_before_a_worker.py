@@ -17,6 +17,7 @@ from ft2ray.pipeline.deaths import POOLS
 from ft2ray.pipeline.memory import PROCESS
 from tests.pipeline.test_faults import SETTINGS
 from tests.ray_head import RAY, RayHead
+from tests.runs import changed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -36,7 +37,9 @@ def head() -> Iterator[RayHead]:
 def ended(head: RayHead, run_dir: Path, *settings: str) -> tuple[int, str, set[str]]:
     """Exit code and last line of a run, and the workers that came meanwhile."""
     command = [sys.executable, "-m", "ft2ray.cli", "align", f"run_dir={run_dir}"]
-    process = head.start(*command, *SETTINGS, f"resources.address={head.address}", MAY_ADD, *settings)
+    process = head.start(
+        *command, f"resources.address={head.address}", MAY_ADD, *changed(SETTINGS, *settings)
+    )
     workers: set[str] = set()
     deadline = time.monotonic() + WAIT
     while process.poll() is None:
