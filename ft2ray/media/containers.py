@@ -127,7 +127,12 @@ def require_content(path: Path) -> None:
     """
     with decoding(path.name, "a file"):
         if not path.is_file():
-            raise MediaError("unreadable", f"{path.name}: there is no such file; check the path.")
+            what = "there is no such file"
+            if path.is_symlink() and not path.exists():
+                what = "it is a link to a file that is not there"
+            elif path.exists():
+                what = "it is a folder or a device, not a file"
+            raise MediaError("unreadable", f"{path.name}: {what}; check the path.")
         if path.stat().st_size == 0:
             raise MediaError("unreadable", f"{path.name} is empty (0 bytes); copy or record it again.")
 

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pillow_heif
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from ft2ray.errors import MediaError
+from ft2ray.media.bare_picture import JPEG, LARGEST, PNG, bare_picture
 from ft2ray.media.containers import decoding, require_content
 
 log = logging.getLogger(__name__)
 
 pillow_heif.register_heif_opener()
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20  # a profile of a scanner has two megabytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000", "PPM")
 """Pillow's names of the formats that are read. Others run programs (PostScript) or hold no photos."""
@@ -42,6 +44,26 @@ _UPRIGHT = {  # EXIF orientation -> what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_OTHERS = (  # how pictures begin that are not read, and what these are
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"8BPS", "Photoshop"),
+    (b"\0\0\1\0", "icon"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "SVG"),
+    (b"DDS ", "DirectDraw"),
+    (b"qoif", "QOI"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    (b"II*\0", "camera raw, or a damaged TIFF"),
+    (b"MM\0*", "camera raw, or a damaged TIFF"),
+    (b"IIRO", "camera raw"),
+    (b"IIU\0", "camera raw"),
+    (b"FUJIFILM", "camera raw"),
+)
+_KNOWN = (PNG, JPEG, b"GIF8", b"BM", b"P5", b"P6")
 _GAMMA = 0.45455  # what PNG's gAMA says for sRGB
 
 
@@ -58,19 +80,35 @@ def read_image(path: str | Path) -> np.ndarray:
     require_content(path)
     with decoding(path.name, "a picture"):
         try:
-            image = Image.open(path, formats=FORMATS)
-        except Image.DecompressionBombError as error:
-            raise _too_large(path.name, str(error)) from error
-        except UnidentifiedImageError as error:
-            raise _unknown(path) from error
-        with image:
-            _check_size(image, path.name)
-            if image.format == "JPEG" and len(re.findall(rb"\xff\xda", path.read_bytes())) > MAX_JPEG_SCANS:
-                raise _too_large(path.name, f"more than {MAX_JPEG_SCANS} scans")
-            if getattr(image, "is_animated", False):
-                log.warning("%s holds several pictures; the first one is taken", path.name)
-            image.load()
-            return _to_srgb(image, path.name)
+            return _read(path, path)
+        except MediaError:
+            raise
+        except Exception as error:
+            bare = bare_picture(path.read_bytes()) if path.stat().st_size <= LARGEST else None
+            try:
+                if bare is None:
+                    raise error
+                image_HW3 = _read(io.BytesIO(bare), path)
+            except UnidentifiedImageError as unknown:
+                raise _unknown(path) from unknown
+            log.warning("%s: notes in it are damaged or very large, and left out", path.name)
+            return image_HW3
+
+
+def _read(file: Path | io.BytesIO, path: Path) -> np.ndarray:
+    """What `read_image` gives for the file at `path`, whose content may be another `file`."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path.name, str(error)) from error
+    with image:
+        _check_size(image, path.name)
+        if image.format == "JPEG" and len(re.findall(rb"\xff\xda", path.read_bytes())) > MAX_JPEG_SCANS:
+            raise _too_large(path.name, f"more than {MAX_JPEG_SCANS} scans")
+        if getattr(image, "is_animated", False):
+            log.warning("%s holds several pictures; the first one is taken", path.name)
+        image.load()
+        return _to_srgb(image, path.name)
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -97,8 +135,19 @@ def _unknown(path: Path) -> MediaError:
             f"{path.name} is damaged, or a film or picture of the kind {kind!r} that is not read here; "
             "export it as JPEG or PNG.",
         )
+    for magic, kind in _OTHERS:
+        if head.startswith(magic):
+            said = f"is of a kind that is not read here ({kind})"
+            return MediaError("unreadable", f"{path.name} {said}; export it as JPEG or PNG.")
+    if head.startswith(_KNOWN) or head[8:12] == b"WEBP":
+        return MediaError(
+            "unreadable",
+            f"{path.name} is damaged: only its first bytes are those of a picture. Export it again.",
+        )
     return MediaError(
-        "unreadable", f"{path.name} is not a picture, whatever its name says; give a JPEG or PNG file."
+        "unreadable",
+        f"{path.name} is not a picture in a format that is read here, whatever its name says; give a JPEG or "
+        "PNG file.",
     )
 
 

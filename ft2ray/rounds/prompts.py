@@ -112,6 +112,8 @@ def media_files(folder: str, embedded: str) -> list[str]:
     root = _root(folder, embedded)
     files = [join(root, file) for file in list_files(root, recursive=True)]
     path = local_path(root)
+    if path is not None:  # named and quarantined, not passed over
+        files += [str(link) for link in path.rglob("*") if link.is_symlink() and not link.exists()]
     if not files and path is not None and not path.is_dir():
         raise UserError(f"prompts: no folder {root}; give a folder of {embedded} or 'embedded'")
     if not files:

@@ -209,13 +209,89 @@ def test_whatever_a_decoder_raises_is_a_refusal_of_that_file(tmp_path, monkeypat
     assert reason in {"unreadable", "too_large"} and "a.jpg" in sentence
 
 
-def test_films_and_unknown_formats_are_named(tmp_path):
-    assert (
-        "not a picture"
-        in refusal(tmp_path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n" + bytes(99))[1]
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "of a kind that is not read here (PostScript)",
+        ),
+        (b"8BPS\0\1", "(Photoshop)"),
+        (b"\xff\x0a", "(JPEG XL)"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "(SVG)"),
+        (b"II*\0\x10\0\0\0CR\2\0", "camera raw"),
+        (b"\0\0\0\x18ftypisom", "'isom'"),
+        (b"\0\0\0\x18ftypheic", "damaged"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+        (b"\xff\xd8\xff\xe0\0\x10", "damaged"),
+        (b"<html><body>Not found</body></html>", "not a picture in a format that is read here"),
+    ],
+)
+def test_films_and_unknown_formats_are_named(tmp_path, file, says):
+    reason, sentence = refusal(tmp_path, file + bytes(99))
+    assert reason == "unreadable" and says in sentence
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        (b"tEXt", b"a\0" + b"x" * 3_000_000),
+        (b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(50_000_000))),
+        (b"zTXt", b"a\0\5abc"),
+        (b"iCCP", b""),
+        (b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000))),
+        (b"gAMA", b"ab"),
+        (b"cHRM", b"ab"),
+        (b"pHYs", b"a"),
+        (b"sRGB", b""),
+        (b"acTL", b""),
+    ],
+    ids=lambda note: f"{note[0].decode()}-{len(note[1])}",
+)
+def test_notes_in_a_png_do_not_cost_the_picture(tmp_path, note):
+    np.testing.assert_array_equal(read(tmp_path, png(4, 3, note)), read(tmp_path, png(4, 3)))
+
+
+def test_a_note_with_a_wrong_checksum_does_not_cost_the_picture(tmp_path, caplog):
+    file = bytearray(png(4, 3, (b"tIME", b"\7\xea\1\1\1\1\1")))
+    at = file.index(b"tIME") + 11
+    file[at] ^= 1
+    assert read(tmp_path, bytes(file)).shape == (3, 4, 3)
+    assert "a.jpg: notes in it are damaged or very large, and left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("marker", "note"),
+    [
+        (0xE0, b"JFIF\0"),
+        (0xE2, b"ICC_PROFILE\0\1"),
+        (0xE2, b"MPF\0II*\0\x08\0\0\0" + bytes(40)),
+        (0xED, b"Photoshop 3.0\x008BIM\3\xed"),
+        (0xEE, b"Adobe\0"),
+        (0xE1, b"Exif\0\0rubbish"),
+    ],
+)
+def test_notes_in_a_jpeg_do_not_cost_the_picture_nor_its_orientation(tmp_path, marker, note):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture = Image.new("RGB", (32, 16), SKIN)
+    picture.paste((0, 0, 200), (0, 0, 16, 16))
+    plain = saved(picture, "JPEG", exif=exif, quality=95)
+    segment = b"\xff" + bytes([marker]) + struct.pack(">H", len(note) + 2) + note
+    expected_HW3, found_HW3 = read(tmp_path, plain), read(tmp_path, plain[:2] + segment + plain[2:])
+    if not note.startswith(b"Exif"):  # of two the first counts
+        np.testing.assert_array_equal(found_HW3, expected_HW3)
+    assert found_HW3.shape == (16, 32, 3) and abs(expected_HW3[8, 28].astype(int) - (0, 0, 200)).max() < 10
+
+
+def test_a_large_profile_is_honoured(tmp_path):
+    profile = icc_profile(1.0)
+    profile = struct.pack(">I", 2_000_000) + profile[4:] + bytes(2_000_000 - len(profile))
+    image = Image.new("RGB", (8, 8), SKIN)
+    np.testing.assert_array_equal(
+        read(tmp_path, saved(image, icc_profile=profile)),
+        read(tmp_path, saved(image, icc_profile=icc_profile(1.0))),
     )
-    assert "'isom'" in refusal(tmp_path, b"\0\0\0\x18ftypisom" + bytes(99))[1]
-    assert "damaged" in refusal(tmp_path, b"\0\0\0\x18ftypheic" + bytes(99))[1]
 
 
 def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):

@@ -98,6 +98,7 @@ def test_every_bad_file_is_named_and_the_rest_goes_on(media):
     good = (portraits / "grace_hopper.jpg").read_bytes()
     (portraits / "cut.jpg").write_bytes(good[: len(good) // 3])
     (portraits / "empty.png").write_bytes(b"")
+    (portraits / "link.png").symlink_to(portraits / "moved.png")
     wavfile.write(speech / "silence.wav", SAMPLE_RATE, np.zeros(5 * SAMPLE_RATE, np.int16))
     wavfile.write(speech / "short.wav", SAMPLE_RATE, np.full(SAMPLE_RATE // 10, 3000, np.int16))
     (speech / "text.wav").write_text("not a sound")
@@ -109,6 +110,7 @@ def test_every_bad_file_is_named_and_the_rest_goes_on(media):
         "text.jpg": "unreadable",
         "cut.jpg": "unreadable",
         "empty.png": "unreadable",
+        "link.png": "unreadable",
         "silence.wav": "silence",
         "short.wav": "too_short",
         "text.wav": "unreadable",
