@@ -15,12 +15,12 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from ft2ray.errors import DataError
+from ft2ray.errors import DataError, StoredDataError
 from ft2ray.labels.answers import BLIND, FIRST, SECOND, TIE, Answer, Task, answer_store, current, read_answers
 from ft2ray.labels.clips import Clip, Source
 from ft2ray.records import content_id
 from ft2ray.run import Run
-from ft2ray.storage import exists, join, plain_json, read_bytes, write_atomically
+from ft2ray.storage import exists, join, plain_json, read_bytes, read_json, write_atomically
 from ft2ray.systems import BASE, TLPO
 
 RESULT = "blind_test.json"
@@ -172,10 +172,10 @@ def read_blind_result(run: Run) -> dict[str, Any] | None:
     if not exists(url):
         return None
     try:
-        result = json.loads(read_bytes(url))
+        result = plain_json(url, "the result of the blind test", "write it again")
         seal = result.pop("seal", None)
         whole = content_id(result) == seal
-    except (ValueError, AttributeError):
+    except (StoredDataError, AttributeError):
         whole = False
     if not whole:
         raise DataError(f"{url} was changed or damaged; write it again with `ft2ray blind-test {run.url}`")
@@ -207,5 +207,5 @@ def _sentence(title: str, system: str, found: Preference) -> str:
 
 
 def _fingerprint(run: Run) -> str:
-    policy: dict[str, Any] = plain_json(join(run.current_policy, "policy.json"), "a policy", "train it again")
-    return policy["fingerprint"]
+    file = join(run.current_policy, "policy.json")
+    return read_json(file, "a policy's description", "train it again")["fingerprint"]

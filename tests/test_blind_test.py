@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ft2ray import blind_test
 from ft2ray.blind_test import BlindPair, blind_tasks, preferences
 from ft2ray.labels.answers import Answer
+from ft2ray.storage import write_json
 
 PAIRS = [BlindPair(f"prompt {n}", f"videos/base-{n}.mp4", f"videos/tlpo-{n}.mp4") for n in range(24)]
 ALIGNED = [pair.aligned for pair in PAIRS]
@@ -77,7 +78,7 @@ def run(tmp_path, monkeypatch):
 
     run = Run(load_config(None, [f"run_dir={tmp_path}"]))
     (tmp_path / "policies" / "p").mkdir(parents=True)
-    (tmp_path / "policies" / "p" / "policy.json").write_text('{"fingerprint": "fff"}')
+    write_json(tmp_path / "policies" / "p" / "policy.json", {"fingerprint": "fff"})
     (tmp_path / "policies" / "current").write_text("p")
     (tmp_path / "videos").mkdir()
     rows = []
@@ -132,7 +133,7 @@ def test_a_result_that_was_changed_by_hand_is_not_believed(run, tmp_path):
 
 def test_the_result_of_an_earlier_policy_is_none_of_this_one(run, tmp_path):
     blind_test.write_blind_result(run)
-    (tmp_path / "policies" / "p" / "policy.json").write_text('{"fingerprint": "new"}')
+    write_json(tmp_path / "policies" / "p" / "policy.json", {"fingerprint": "new"})
     assert blind_test.read_blind_result(run) is None and blind_test.sentences(run) == []
     with pytest.raises(blind_test.DataError, match="side by side"):
         blind_test.blind_pairs(run)

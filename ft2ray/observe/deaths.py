@@ -66,7 +66,7 @@ def read_deaths(run_dir: str | Path) -> list[Death]:
         return []
     try:
         return [Death(**death) for death in json.loads(read_bytes(file))]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         log.warning("%s is damaged: it is written anew with the next death", file)
         return []
 

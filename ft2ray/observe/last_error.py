@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ft2ray.errors import StoredDataError
 from ft2ray.storage import delete, exists, join, plain_json, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,20 @@ class LastError:
 
 
 def read_last_error(run_dir: str | Path) -> LastError | None:
-    """Read how the last attempt ended; None where it goes on, has finished, was killed, or met a bug."""
+    """Read how the last attempt ended; None where it goes on, has finished, was killed, or met a bug.
+
+    The note is a mere side figure: one that is damaged is none.
+    """
     file = _file(run_dir)
     if not exists(file):
         return None
-    return LastError(**plain_json(file, "the note of an attempt's end", "the next attempt writes it anew"))
+    try:
+        return LastError(
+            **plain_json(file, "the note of an attempt's end", "the next attempt writes it anew")
+        )
+    except (StoredDataError, TypeError) as error:
+        log.warning("%s: how the last attempt ended is not known: %s", file, error)
+        return None
 
 
 def write_last_error(run_dir: str | Path, error: LastError) -> None:

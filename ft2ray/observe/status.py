@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow.compute as pc
 
@@ -17,9 +16,10 @@ from ft2ray.records import BASE_POLICY
 from ft2ray.rounds.schedule import last_step
 from ft2ray.rounds.scores import pair_counts, scored_candidates
 from ft2ray.run import Run
-from ft2ray.storage import exists, join, plain_json
+from ft2ray.storage import exists, join, read_json
 
 RECENT_SECONDS = 300.0
+REMEDY = "take an earlier policy of this run, or train it again in a new run_dir"
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,7 @@ def watch(run_dir: str, every_seconds: float = 5.0) -> None:
 
 
 def _fingerprint(policy: str) -> str:
-    description: dict[str, Any] = plain_json(join(policy, "policy.json"), "a policy", "train it again")
-    return description["fingerprint"]
+    return read_json(join(policy, "policy.json"), "a policy's description", REMEDY)["fingerprint"]
 
 
 def _recent_rate(made: list[Span]) -> float | None:

@@ -1,13 +1,16 @@
 """Checkpoints of a training: numbered folders, each with the digests of its files.
 
     <root>/checkpoint_<step>/...    written by one process; digests.json, which covers the others, comes last
+    <root>/checkpoint_<step>/of     the name of <root>, by which a checkpoint of another training is known
 
-The newest whole one counts. One that is damaged is passed over for the one before, which the log says.
+The newest whole one counts. One that is damaged, or another training's, is passed over for the one before,
+which the log says.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,11 +18,21 @@ from pathlib import Path
 
 from ft2ray.errors import StoredDataError
 from ft2ray.storage.digests import DIGESTS, check_folder, write_digests
-from ft2ray.storage.files import delete_folder, exists, join, list_folders, local_folder, new_folder
+from ft2ray.storage.files import (
+    base_name,
+    delete_folder,
+    exists,
+    join,
+    list_folders,
+    local_folder,
+    new_folder,
+)
 
 log = logging.getLogger(__name__)
 
 NAME = "checkpoint_"
+OF = "of"
+_FOLDER = re.compile(NAME + r"(\d+)")
 KEPT = 2  # the newest, and the one before in case it is damaged
 
 
@@ -46,10 +59,14 @@ class Checkpoints:
         """The files of a checkpoint, on this machine.
 
         Raises:
-            StoredDataError: where they are not those that were saved.
+            StoredDataError: where they are not those that were saved, or of another training.
         """
+        remedy = "training goes on from the one before"
         folder = local_folder(self._url(step))
-        check_folder(folder, "a checkpoint", "training goes on from the one before")
+        check_folder(folder, "a checkpoint", remedy)
+        of = folder / OF  # checkpoints of earlier versions do not say it
+        if of.exists() and of.read_text() != base_name(self.root):
+            raise StoredDataError(self._url(step), "a checkpoint of another training lies here", remedy)
         return folder
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
@@ -65,6 +82,7 @@ class Checkpoints:
         with ExitStack() as stack:
             folder = stack.enter_context(new_folder(self._url(step), last=DIGESTS))
             write(folder)
+            (folder / OF).write_text(base_name(self.root))
             write_digests(folder)
             self._last = self._writer.submit(self._finish, stack.pop_all())
 
@@ -81,8 +99,8 @@ class Checkpoints:
                 delete_folder(self._url(step))
 
     def _steps(self, whole: bool = True) -> list[int]:
-        found = [folder for folder in list_folders(self.root) if folder.startswith(NAME)]
-        steps = sorted(int(folder.removeprefix(NAME)) for folder in found)
+        found = map(_FOLDER.fullmatch, list_folders(self.root))
+        steps = sorted(int(folder[1]) for folder in found if folder is not None)
         return [step for step in steps if not whole or exists(join(self._url(step), DIGESTS))]
 
     def _url(self, step: int) -> str:

@@ -71,7 +71,7 @@ def plain_json(url: str | Path, what: str, remedy: str) -> Any:
     """
     try:
         return json.loads(read_bytes(url))
-    except ValueError as error:  # bytes that are not text, or a text that is not JSON
+    except (ValueError, RecursionError) as error:  # bytes that are not text, or a text that is not JSON
         raise StoredDataError(str(url), f"{what} is damaged ({error})", remedy) from error
 
 

@@ -16,7 +16,7 @@ from ft2ray.observe.timeline import Span, commit_spans
 from ft2ray.records import Candidate, Prompt, PromptGroup
 from ft2ray.rounds.plan import Plan, Quarantined
 from ft2ray.run import Run
-from ft2ray.storage import delete, join, write_atomically
+from ft2ray.storage import delete, join, write_atomically, write_json
 
 PROMPTS = [Prompt(f"p{n}", "a.jpg", "b.wav", 0.0, 3.0) for n in range(3)]
 SETTINGS = ["schedule.rounds=3", "schedule.max_staleness=1", "tlpo.steps=9", "tlpo.gate_steps=4"]
@@ -49,7 +49,7 @@ class Filled:
 
     def publish(self, version: int, fingerprint: str) -> None:
         url = join(self.run.policy(version), "policy.json")
-        write_atomically(url, json.dumps({"fingerprint": fingerprint}).encode())
+        write_json(url, {"fingerprint": fingerprint})
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -155,11 +155,31 @@ def test_the_command_prints_it_and_writes_the_timeline(run, capsys, tmp_path):
 def test_the_status_says_how_the_last_attempt_ended(run):
     write_last_error(run.dir, LastError("the store does not answer", 75, 0.0))
     assert str(read_status(run.dir)).splitlines()[-2].endswith("with exit code 75: the store does not answer")
-    write_atomically(join(run.dir, "ending.json"), b"{")
-    with pytest.raises(StoredDataError, match="ending.json: .* the next attempt writes it anew"):
-        read_status(run.dir)
     forget_last_error(run.dir)
     assert read_status(run.dir).last_error is None
+
+
+RUBBISH = (b"", b"{", b"{}", b"[]", b"null", b"\xff", b'{"sentence": 1}', b"[" * 100_000)
+
+
+@pytest.mark.parametrize("data", RUBBISH)
+def test_notes_that_are_damaged_stop_no_status(tmp_path, data, caplog):
+    run = Filled(str(tmp_path / "run"))
+    for name in ("ending.json", "deaths.json"):
+        write_atomically(join(run.dir, name), data)
+    status = read_status(run.dir)
+    assert status.last_error is None and status.deaths == []
+    assert "ending.json: how the last attempt ended is not known" in caplog.text
+
+
+@pytest.mark.parametrize("data", RUBBISH)
+def test_a_policy_whose_description_is_damaged_is_named(tmp_path, data):
+    run = Filled(str(tmp_path / "run"))
+    run.publish(1, FIRST)
+    assert read_status(run.dir).policies == 1
+    write_atomically(join(run.run.policy(1), "policy.json"), data)
+    with pytest.raises(StoredDataError, match="policy.json: a policy's description is damaged"):
+        read_status(run.dir)
 
 
 def test_a_folder_without_a_run_is_one_sentence(tmp_path, capsys):

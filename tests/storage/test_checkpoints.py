@@ -43,6 +43,17 @@ def test_the_newest_one_comes_back_and_two_are_kept(root):
     assert list_folders(root) == ["checkpoint_00000004", "checkpoint_00000006"]
 
 
+def test_a_checkpoint_of_another_training_is_passed_over_and_named(tmp_path, caplog):
+    for key, step in (("mine", 2), ("other", 4)):
+        checkpoints = Checkpoints(str(tmp_path / key))
+        save(checkpoints, step)
+        checkpoints.wait()
+    (tmp_path / "other" / "checkpoint_00000004").rename(tmp_path / "mine" / "checkpoint_00000004")
+    (tmp_path / "mine" / "checkpoint_best").mkdir()
+    assert opened(Checkpoints(str(tmp_path / "mine"))) == (2, "state 2")
+    assert "a checkpoint of another training lies here" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["flipped", "empty", "cut", "missing", "no digests", "digests flipped"])
 def test_a_damaged_one_is_passed_over_and_named(root, damage, caplog):
     checkpoints = Checkpoints(root)
@@ -124,4 +135,4 @@ checkpoints.save(2, write)
     assert len(list((tmp_path / "train").iterdir())) == 2
     with storage.exclusive(tmp_path, "test"):
         assert [path.name for path in (tmp_path / "train").iterdir()] == ["checkpoint_00000001"]
-    assert list_files(tmp_path / "train" / "checkpoint_00000001") == ["a", "digests.json"]
+    assert list_files(tmp_path / "train" / "checkpoint_00000001") == ["a", "digests.json", "of"]
