@@ -5,7 +5,7 @@ Shapes: N clips, K dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,28 +53,33 @@ class Assessment:
     mistakes: list[Mistake]
 
 
-def read_margins(
+def labelled_views(
     critic: LogitCritic, labels: Sequence[Label], say: Callable[[int, int], None] = lambda done, of: None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Unscaled logits of labelled clips, and their labels.
+) -> Iterator[Any]:
+    """What the critic sees of labelled clips, one by one.
 
     `say`: told after each clip how many of how many are read.
-
-    Returns margin_NK and label_NK: 1, 0 or NaN.
 
     Raises DataError that names the clip that cannot be read.
     """
     mesher = FaceMesher()
-    rows = []
     for number, label in enumerate(labels, 1):
         try:
             frames_FHW3, wav_T = read_video(local_copy(label.clip))
             if label.sound is not None:
                 wav_T = read_audio(local_copy(label.sound))
-            rows.append(critic.margins([critic.viewer.view(frames_FHW3, wav_T, FPS, mesher)])[0])
+            view = critic.viewer.view(frames_FHW3, wav_T, FPS, mesher)
         except MediaError as error:
             raise DataError(f"labels: the clip {label.clip} cannot be used: {error}") from error
+        yield view
         say(number, len(labels))
+
+
+def read_margins(
+    critic: LogitCritic, labels: Sequence[Label], say: Callable[[int, int], None] = lambda done, of: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unscaled logits margin_NK of labelled clips, and their labels label_NK: 1, 0 or NaN."""
+    rows = [critic.margins([view])[0] for view in labelled_views(critic, labels, say)]
     shape = len(labels), len(critic.dimensions)
     label_NK = np.array([label.row(critic.dimensions) for label in labels]).reshape(shape)
     return np.array(rows).reshape(shape), label_NK

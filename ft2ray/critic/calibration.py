@@ -52,6 +52,19 @@ def calibrate(
     }
 
 
+def placements(margin_N: np.ndarray, label_N: np.ndarray, part_N: np.ndarray) -> np.ndarray:
+    """Of the clips with the other answer in the same part, the share on the right side of each clip.
+
+    The mean is the area under the ROC curve; the single values tell how certain it is (DeLong et al., 1988).
+    NaN where the answer is not known.
+    """
+    right_NN = (margin_N[:, None] > margin_N) + 0.5 * (margin_N[:, None] == margin_N)
+    right_NN = np.where(label_N[:, None] == 1, right_NN, 1 - right_NN)
+    other_NN = (label_N[:, None] == 1 - label_N) & (part_N[:, None] == part_N)
+    count_N = np.maximum(other_NN.sum(axis=1), 1)
+    return np.where(other_NN.any(axis=1), (right_NN * other_NN).sum(axis=1) / count_N, np.nan)
+
+
 def figures(p_N: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
     """Accuracy at 0.5, its mean over both answers, and the expected calibration error."""
     if len(label_N) == 0:

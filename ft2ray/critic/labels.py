@@ -269,10 +269,10 @@ def check_clips(labels: Sequence[Label]) -> None:
 
 def parted(labels: Sequence[Label], share: float, seed: int = 0) -> tuple[list[Label], list[Label]]:
     """Labels to tune on and held-out ones: about `share` of the groups (clips without one), by hash."""
-    held_out: list[Label] = []
-    rest: list[Label] = []
-    for label in labels:
-        key = label.group or Path(label.clip).name
-        away = int(content_id(seed, key)[:8], 16) < share * 16**8
-        (held_out if away else rest).append(label)
-    return rest, held_out
+    held_out = [label for label in labels if in_part(label, share, seed)]
+    return [label for label in labels if not in_part(label, share, seed)], held_out
+
+
+def in_part(label: Label, share: float, seed: int = 0) -> bool:
+    """Whether the label's group (its clip without one) is in a part of about `share`, by hash."""
+    return int(content_id(seed, label.group or Path(label.clip).name)[:8], 16) < share * 16**8

@@ -1,4 +1,4 @@
-"""The tab Critic: how far the critic agrees with people, and a scaling fitted on their answers."""
+"""The tab Critic: how far the critic agrees with people, and a critic fitted on their answers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def critic_tab(source: Source, scratch: Path) -> None:
     labels_file = join(source.url, "labels.jsonl")
     gr.HTML(
         paragraph(
-            "How often the critic says what people said under Label, and a scaling fitted on their answers."
+            "How often the critic says what people said under Label, and a critic fitted on their answers: a "
+            "low-rank update of what it reads from motion, where that helps, and its scaling."
         )
     )
     out = gr.Textbox(join(source.url, "critic"), label="Folder for the critic that is fitted", max_lines=1)
     with gr.Row():
         look = gr.Button("Compare the critic with people", variant="primary")
-        fit = gr.Button("Fit its scaling on them")
+        fit = gr.Button("Fit it on them")
     note, result, worst = gr.HTML(), gr.HTML(), gr.HTML()
     gr.HTML(
         paragraph("A full-size critic is tuned by a job on GPUs:")
@@ -67,21 +68,22 @@ def critic_tab(source: Source, scratch: Path) -> None:
 
     def on_fit(out: str, progress: Any = gr.Progress()) -> Markup:  # noqa: B008
         from ft2ray.critic.talking.critic import TalkingCritic
-        from ft2ray.critic.talking.recalibration import recalibrate
+        from ft2ray.critic.talking.fitting import fit_critic
 
         try:
-            critic = TalkingCritic.load()
-            fingerprint, reached = recalibrate(
-                critic,
-                given(critic.questions),
-                out.strip(),
-                lambda n, of: progress(n / of, desc=f"clip {n} of {of}"),
-            )
+            critic, out = TalkingCritic.load(), out.strip()
+            labels = given(critic.questions)
+            fitted = fit_critic(critic, labels, out, lambda n, of: progress(n / of, desc=f"clip {n} of {of}"))
         except FT2RayError as error:
             return paragraph(str(error), "error")
-        accuracy = ", ".join(f"{name} {number(share)}" for name, share in reached["accuracy"].items())
+        right = fitted.calibration["accuracy"].items()
+        accuracy = ", ".join(f"{name} {number(share)}" for name, share in right)
+        order = ", ".join(f"{name} {old:.0%} and {new:.0%}" for name, (old, new) in fitted.order.items())
+        done = "is in it" if fitted.updated else "would not clearly have helped and is left out"
         return paragraph(
-            f"Critic {fingerprint} is in {out}; share of right answers: {accuracy}. A run takes it by "
+            f"Critic {fitted.fingerprint} is in {out}; share of right answers among those held out: "
+            f"{accuracy}. An update of its motion head {done}: of two held-out clips with different answers "
+            f"the right one stands higher without and with it in {order}. A run takes the critic by "
             f"critic.weights={out}."
         )
 

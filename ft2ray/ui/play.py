@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ft2ray.dimensions import Dimension
 from ft2ray.errors import FT2RayError, UserError
 from ft2ray.generator.settings import SamplerSettings
+from ft2ray.media import flite
 from ft2ray.play import Player, PlaySettings, settings_of
 from ft2ray.run import Run
 from ft2ray.systems import BASE, TLPO
@@ -43,6 +44,15 @@ def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
             type="filepath", sources=["upload", "webcam"], label="Portrait", height=280, elem_id="portrait"
         )
         speech = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech", elem_id="speech")
+    with gr.Row():
+        text = gr.Textbox(
+            label="Or type what is said (English)", lines=2, max_length=flite.MAX_CHARACTERS, scale=4,
+            placeholder="" if flite.available() else "needs the program flite (apt-get install flite)",
+            interactive=flite.available(), elem_id="text",
+        )  # fmt: skip
+        voice = gr.Dropdown(
+            list(flite.VOICES), value=flite.VOICES[0], label="Voice", interactive=flite.available()
+        )
     gr.HTML(
         Markup('<p class="ft-error ft-too-large" role="alert" data-limit="{}"></p>').format(
             MAX_UPLOAD_MB * 2**20
@@ -59,12 +69,14 @@ def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
         motion = gr.Slider(0.1, 2, default.motion, step=0.05, label="Amount of motion")
     make = gr.Button("Animate", variant="primary")
     note, clips = gr.HTML(), gr.HTML()
-    inputs = [portrait, speech, systems, seed, steps, guidance, motion, *sliders]
+    inputs = [systems, seed, steps, guidance, motion, *sliders]
 
     def animate(
         request: gr.Request,
         portrait: str | None,
         speech: str | None,
+        text: str,
+        voice: str,
         systems: Sequence[str],
         seed: float,
         steps: int,
@@ -73,11 +85,15 @@ def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
         *weights: float,
         progress: Any = gr.Progress(),  # noqa: B008  # how Gradio hands it in
     ) -> Iterator[tuple[Markup, Markup]]:
-        if not (portrait and speech and systems):
+        if not (portrait and (speech or text.strip()) and systems):
             yield paragraph("Give a portrait, speech and at least one system.", "error"), Markup()
             return
         made: list[tuple[str, Path]] = []
         try:
+            if not speech:
+                wav = scratch / f"{uuid.uuid4().hex}.wav"
+                flite.spoken(text, voice, wav)
+                speech = str(wav)
             chosen = PlaySettings(
                 systems=tuple(systems), seed=int(seed or 0), steps=int(steps), guidance=float(guidance),
                 motion=float(motion), weights=dict(zip(names, map(float, weights), strict=True)),
@@ -97,12 +113,13 @@ def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
         try:
             chosen = settings_of(dict(request.query_params), default)
         except UserError as error:
-            return [paragraph(str(error), "error"), *(gr.skip() for _ in inputs[2:])]
+            return [paragraph(str(error), "error"), *(gr.skip() for _ in inputs)]
         how = [chosen.seed, chosen.steps, chosen.guidance, chosen.motion]
         return [Markup(), list(chosen.systems), *how, *(chosen.weights[name] for name in names)]
 
-    make.click(animate, inputs, [note, clips], api_visibility="private", concurrency_limit=1)
-    page.load(from_link, None, [note, *inputs[2:]], api_visibility="private", show_progress="hidden")
+    media = [portrait, speech, text, voice]
+    make.click(animate, [*media, *inputs], [note, clips], api_visibility="private", concurrency_limit=1)
+    page.load(from_link, None, [note, *inputs], api_visibility="private", show_progress="hidden")
 
 
 def _slider(dimension: Dimension) -> gr.Slider:

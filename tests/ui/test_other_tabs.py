@@ -90,7 +90,7 @@ def test_the_critic_is_compared_with_people(page, copied, photograph):
         page.get_by_role("button", name="Compare the critic with people").click()
         page.get_by_text("balanced").wait_for(timeout=300_000)
         photograph(page, "critic")
-        page.get_by_role("button", name="Fit its scaling").click()
+        page.get_by_role("button", name="Fit it on them").click()
         page.get_by_text("label more").wait_for(timeout=300_000)
 
 

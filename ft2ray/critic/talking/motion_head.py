@@ -36,6 +36,7 @@ class MotionHead(nn.Module):
 
     def __init__(self, channels: int, mouth: int, speech: int, questions: int, sync: int) -> None:
         super().__init__()
+        self.mouth = mouth
         self.hear = nn.Sequential(
             nn.Conv1d(speech, HIDDEN, 1),
             nn.GELU(),
@@ -77,10 +78,17 @@ class MotionHead(nn.Module):
 
     def forward(self, motion_BCF: Tensor, speech_BDF: Tensor) -> Tensor:
         """Margins [B, K] of whitened motion and speech features, both at 25 frames a second."""
+        return self.answers(*self.features(motion_BCF, speech_BDF))
+
+    def features(self, motion_BCF: Tensor, speech_BDF: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of the filters' energies [B, E], and correlations of speech and lips [B, E]."""
         motion_BCF, speech_BDF = self.standard(motion_BCF, speech_BDF)
-        sync_B1 = self.agree(correlation(self.hear(speech_BDF), self.lips(motion_BCF)))
         energy_BE = self.filters(motion_BCF).square().mean(dim=-1)
-        return self.answer((energy_BE + 1e-4).log()) + sync_B1 * self.sync_K
+        return (energy_BE + 1e-4).log(), correlation(self.hear(speech_BDF), self.lips(motion_BCF))
+
+    def answers(self, energy_BE: Tensor, agreement_BE: Tensor) -> Tensor:
+        """Margins [B, K] of `features`."""
+        return self.answer(energy_BE) + self.agree(agreement_BE) * self.sync_K
 
     def standard(self, motion_BCF: Tensor, speech_BDF: Tensor) -> tuple[Tensor, Tensor]:
         """What moves, in units of the training clips: each window's own mean is taken off."""
@@ -90,7 +98,7 @@ class MotionHead(nn.Module):
 
     def lips(self, motion_BCF: Tensor) -> Tensor:
         """Curves of the lips that are seen [B, E, F], from standard motion."""
-        return self.see(motion_BCF[:, : self.see[0].in_channels])
+        return self.see(motion_BCF[:, : self.mouth])
 
 
 def correlation(a_BEF: Tensor, b_BEF: Tensor) -> Tensor:
