@@ -312,7 +312,9 @@ def test_all_replicas_fit_the_service_cluster_each_on_a_node_of_its_own(name):
             assert deployment["max_replicas_per_node"] == 1
             assert replicas(deployment)[which] <= group[nodes]
         each = sum(deployment["ray_actor_options"]["num_cpus"] for deployment in deployments)
-        assert each <= node(group).offers["CPU"], "a node does not hold one replica of each deployment"
+        memory = sum(deployment["ray_actor_options"]["memory"] for deployment in deployments) / 1e9
+        offered = node(group).offers
+        assert each <= offered["CPU"] and memory <= offered["memory"], "one replica of each deployment"
 
 
 @pytest.mark.parametrize("name", SERVICES)
