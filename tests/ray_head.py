@@ -50,7 +50,7 @@ def autoscaling_config(node_types: dict[str, dict], gcs_address: str) -> dict:
         "upscaling_speed": 10.0,
         "provider": {
             "type": "external",  # "fake_multinode" would read a file that the wheel lacks
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": "tests.simulated_nodes.SimulatedNodes",
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
@@ -82,7 +82,8 @@ class RayHead:
         environment: more variables for the head and everything that it starts.
         token: of its authentication.
         node_types: what Ray's autoscaler (v2) may add, as simulated nodes on this machine: by name
-            {"resources": {"CPU": 2}, "max_workers": 3}. None starts no autoscaler.
+            {"resources": {"CPU": 2, "memory": 2e9}, "max_workers": 3}, with the repository on the
+            PYTHONPATH of `environment`. None starts no autoscaler.
         dashboard: with the HTTP interface, which takes jobs; it is a dozen processes.
     """
 
