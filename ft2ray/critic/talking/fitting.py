@@ -59,6 +59,9 @@ def fit_critic(
         out: a new folder.
         say: told after each clip how many of how many are read.
 
+    Returns:
+        What was found out and written.
+
     Raises:
         DataError: where `out` is there already, or no dimension has enough answers.
     """

@@ -54,7 +54,7 @@ class HeadInputs:
 def updated(
     head: MotionHead, inputs: HeadInputs, margin_NK: np.ndarray, label_NK: np.ndarray, seed: int = 0
 ) -> MotionHead:
-    """The head after STEPS steps on these clips.
+    """Train the head for STEPS steps on these clips.
 
     Args:
         head: of the critic that gave the margins.
@@ -62,6 +62,9 @@ def updated(
         margin_NK: of the whole critic, unscaled.
         label_NK: 1, 0, or NaN where not known; NaN in all of a clip that is held out.
         seed: draws the adapters.
+
+    Returns:
+        The updated head.
     """
     known_NK = torch.from_numpy(~np.isnan(label_NK))
     label = torch.from_numpy(label_NK)[known_NK].float()
