@@ -19,7 +19,7 @@ from tests.ui.conftest import serving
 from tests.ui.test_label_tab import press
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-GROUPS, CANDIDATES = 12, 4
+GROUPS, CANDIDATES = 16, 4
 ASKED = "mn"
 
 
@@ -82,10 +82,10 @@ def test_answers_that_are_clicked_tune_the_critic_and_change_its_pairs(page, cli
     fitted = TalkingCritic.load(folder / "critic")
     after_NK = margins(fitted, paths)
     old, new = preferred(packaged, before_NK), preferred(fitted, after_NK)
-    assert old != new
+    assert len(old - new) > len(old) / 4
 
     def agree(found):
         by_group = opinion_N.reshape(GROUPS, CANDIDATES)
         return np.mean([by_group[g, winner] > by_group[g, loser] for g, winner, loser in found])
 
-    assert agree(new) > agree(old)
+    assert agree(new) > agree(old) + 0.2
