@@ -11,9 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ft2ray.errors import NonFiniteError, UserError
+from ft2ray.errors import UserError
 from ft2ray.generator.sampler import Conditions
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.loaders import load_generator
@@ -132,7 +131,7 @@ class Animator:
         _go_on(progress("encoding", 0.0))
         conditions = self.generator.encode_prompt(portrait, wav_T)
         _go_on(progress("sampling", 0.0))
-        x_CFHW = self.generator.sample(
+        x_CFHW = self.generator.finite_sample(
             conditions,
             seed,
             sampler,
@@ -153,9 +152,7 @@ class Animator:
             portrait = load_portrait(assets / "portraits" / "grace_hopper.jpg", self.size, self.mesher)
             wav_T = read_audio(assets / "speech" / "sense_and_sensibility_0870.flac")[:SAMPLE_RATE]
             self._probe = self.generator.encode_prompt(portrait, wav_T)
-        x_CFHW = self.generator.sample(self._probe, 0, SamplerSettings(steps=1))
-        if not torch.isfinite(x_CFHW).all():
-            raise NonFiniteError("the generator gives numbers that are not finite; its weights are broken")
+        self.generator.finite_sample(self._probe, 0, SamplerSettings(steps=1))
 
     def _use(self, system: str, weights: Mapping[str, float] | None) -> None:
         if self.attached is not None:

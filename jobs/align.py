@@ -13,7 +13,8 @@ from ft2ray.errors import UserError
 
 
 def run(settings: list[str]) -> int:
-    settings = ["resources.address=auto", *settings]  # the cluster that runs the job
+    if not any(setting.startswith("resources.address=") for setting in settings):
+        settings = ["resources.address=auto", *settings]  # the cluster that runs the job
     try:
         config = read_settings([s for s in settings if not s.startswith("--")])
         check_output_path("run_dir", config.run_dir)

@@ -11,9 +11,10 @@ from ft2ray.errors import UserError
 
 def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--out", default="s3://")  # where it is missing `main` says so
+    parser.add_argument("--out")  # where it is missing `main` says so
     try:
-        check_output_path("--out", parser.parse_known_args(arguments)[0].out)
+        if (out := parser.parse_known_args(arguments)[0].out) is not None:
+            check_output_path("--out", out)
     except UserError as error:
         print(f"ft2ray: {error}", file=sys.stderr)
         return 2

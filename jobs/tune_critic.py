@@ -136,6 +136,10 @@ def make_job(arguments: argparse.Namespace) -> Job:
     """Everything is read and checked here, before a worker starts."""
     out = arguments.out
     check_output_path("--out", out)
+    if arguments.workers < 1 or arguments.save_every < 1 or not 0 <= arguments.held_out_share < 1:
+        raise UserError(
+            "--workers and --save-every must be at least 1, and --held-out-share from 0 to less than 1"
+        )
     if exists(join(out, CARD)):
         raise UserError(f"{out} holds a tuned critic already; give a new folder")
     base = find_omni(arguments.base)

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+import torch
 
 from ft2ray.animator import Animator, Stopped
 from ft2ray.errors import MediaError, NonFiniteError
@@ -95,6 +97,24 @@ def test_the_probe_sees_broken_weights(animator):
     finally:
         parameter.data.copy_(kept)
     animator.probe()
+
+
+def test_no_clip_is_made_of_a_latent_that_is_not_finite(animator, one_second, monkeypatch):
+    """Not by the codec's leave: a VAE makes grey pictures of NaN."""
+    frames_FHW3 = np.zeros((25, 64, 64, 3), np.uint8)
+    monkeypatch.setattr(animator.generator, "decode", lambda portrait, x_CFHW: frames_FHW3)
+    sample = animator.generator.sample
+
+    def spoilt(*arguments, **named):
+        x_CFHW = sample(*arguments, **named)
+        x_CFHW[0, -1] = torch.inf
+        return x_CFHW
+
+    settings = SamplerSettings(steps=1)
+    assert animator.animate(PORTRAIT, one_second, settings, system="base").frames == 25
+    monkeypatch.setattr(animator.generator, "sample", spoilt)
+    with pytest.raises(NonFiniteError, match="the latent of seed 3 is not finite"):
+        animator.animate(PORTRAIT, one_second, settings, seed=3, system="base")
 
 
 def test_a_clip_runs_at_the_rate_of_its_generator(animator, one_second, tmp_path, monkeypatch):

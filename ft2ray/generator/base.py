@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ft2ray.errors import NonFiniteError
 from ft2ray.generator.sampler import Conditions, OnStep, conditional_velocity
 from ft2ray.generator.settings import SamplerSettings
 from ft2ray.media.portrait import Portrait
@@ -66,6 +67,18 @@ class Generator(ABC):
         Returns:
             x_CFHW, float32 on the CPU.
         """
+
+    def finite_sample(
+        self, cond: Conditions, seed: int, config: SamplerSettings, on_step: OnStep | None = None
+    ) -> torch.Tensor:
+        """`sample`; NonFiniteError for a latent with NaN or infinity: a codec would make pictures of it."""
+        x_CFHW = self.sample(cond, seed, config, on_step)
+        if not torch.isfinite(x_CFHW).all():
+            raise NonFiniteError(
+                f"generator: the latent of seed {seed} is not finite: the sampler diverged, lower "
+                "generator.sampling.audio_scale; or the weights of the base or of the policy are broken"
+            )
+        return x_CFHW
 
     @abstractmethod
     def decode(self, portrait: Portrait, x_CFHW: torch.Tensor) -> np.ndarray:

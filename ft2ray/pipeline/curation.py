@@ -118,7 +118,7 @@ class GenerateGroup:
         candidates: list[Candidate] = []
         views: list[Any] = []
         for draw in candidate_draws(self.config, spec.round, prompt.prompt_id):
-            x_CFHW = self.generator.sample(conditions, draw.seed, SamplerSettings(**draw.sampler))
+            x_CFHW = self.generator.finite_sample(conditions, draw.seed, SamplerSettings(**draw.sampler))
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
             identity = draw.candidate_id(prompt.prompt_id, fingerprint, self.policy)
             video = None

@@ -66,7 +66,7 @@ class MeasurePrompt:
         base_CFHW = None
         for system in sorted(self.config.systems, key=lambda name: name != BASE):
             self.attached.use(system)
-            x_CFHW = self.generator.sample(conditions, noise_seed, self.config.generator.sampling)
+            x_CFHW = self.generator.finite_sample(conditions, noise_seed, self.config.generator.sampling)
             frames_FHW3 = self.generator.decode(portrait, x_CFHW)
             measured = measure_clip(frames_FHW3, wav_T, fps, portrait, self.judge, self.mesher)
             video = None

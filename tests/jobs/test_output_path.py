@@ -35,9 +35,16 @@ def test_other_schemes_than_s3_are_refused(path):
     assert ended.returncode == 2 and f"{path}: files cannot be kept at" in ended.stderr
 
 
-def test_other_paths_are_not(tmp_path):
-    settings = [f"run_dir={tmp_path}", "--dry-run"]
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:6379"])
+def test_other_paths_are_not(tmp_path, address):
+    given = [f"resources.address={address}"] if address != "auto" else []
+    settings = [f"run_dir={tmp_path}", *given, "--dry-run"]
     ended = subprocess.run([sys.executable, JOBS / "align.py", *settings], capture_output=True, text=True)
-    assert (
-        ended.returncode == 0 and f"run_dir: {tmp_path}" in ended.stdout and "address: auto" in ended.stdout
-    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"run_dir: {tmp_path}" in ended.stdout and f"address: {address}" in ended.stdout
+
+
+def test_a_missing_output_is_said_by_the_command():
+    given = [sys.executable, JOBS / "generate.py", "--portrait", "a", "--audio", "b"]
+    ended = subprocess.run(given, capture_output=True, text=True)
+    assert ended.returncode == 2 and "--out" in ended.stderr and "required" in ended.stderr

@@ -77,5 +77,7 @@ def test_what_can_not_be_tuned_is_one_sentence(tmp_path):
     base = write_thinker(tmp_path / "base")
     slow = tune("--labels", tmp_path / "none.csv", "--base", base, "--out", tmp_path / "out", "--fps", "2")
     assert slow.returncode == 2 and "at 2 fps a clip of 3.5 s is 7 pictures" in slow.stderr
+    share = tune("--labels", "x", "--base", base, "--out", tmp_path / "out", "--held-out-share", "nan")
+    assert share.returncode == 2 and "--held-out-share from 0 to less than 1" in share.stderr
     none = tune("--labels", tmp_path / "none.csv", "--base", base, "--out", tmp_path / "out")
     assert none.returncode == 2 and "there is no file" in none.stderr

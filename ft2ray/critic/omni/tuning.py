@@ -26,7 +26,7 @@ from ft2ray.critic.omni.card import OmniCard
 from ft2ray.critic.omni.critic import OmniCritic, Reader, answer_loss
 from ft2ray.critic.omni.lora import add_adapter, save_tuned
 from ft2ray.critic.omni.whole_clip import WholeClip, WholeClipViewer
-from ft2ray.errors import MediaError, UserError
+from ft2ray.errors import MediaError, NonFiniteError, UserError
 from ft2ray.training import average_over_workers, update
 
 STATE, COUNTER = "state.safetensors", "state.json"
@@ -45,8 +45,9 @@ class TuningConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.batch < 1 or self.epochs <= 0 or self.learning_rate <= 0:
-            raise UserError("tuning: rank, batch, epochs and learning rate must be more than 0")
+        for name in ("rank", "alpha", "learning_rate", "epochs", "batch", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"tuning: {name} {getattr(self, name):g} must be a number above 0")
 
     def steps(self, clips: int) -> int:
         return max(1, math.ceil(self.epochs * clips / self.batch))
@@ -114,7 +115,12 @@ class Tuning:
         rate = self.config.learning_rate * learning_rate_share(self.step, self.last_step, self.config.warm_up)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        update(self.optimizer, self.config.clip_norm)
+        norm = update(self.optimizer, self.config.clip_norm)
+        if not math.isfinite(float(total) + norm):
+            raise NonFiniteError(
+                f"tuning: the loss or its gradient at step {self.step} is NaN or infinite; nothing of it is "
+                "kept. Lower the learning rate"
+            )
         self.step += 1
         return {"step": self.step, "loss": float(total), "learning_rate": rate}
 

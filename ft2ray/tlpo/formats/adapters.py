@@ -67,12 +67,16 @@ _ROLE = re.compile(
 )
 _PART = {"A": "A", "down": "A", "B": "B", "up": "B"}
 
-# What wrappers put into names: anywhere (torch.compile, FSDP, checkpointing), and in front of the first block
-# (peft, DDP, DiffSynth, and holders of the transformer).
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# What wrappers put into names: anywhere (torch.compile, FSDP, checkpointing, Fabric, FairScale), and in front
+# of the first block (peft, DDP, DiffSynth, and holders of the transformer).
+_WRAPPERS = frozenset(
+    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_fpw_module"}
+)
 _HOLDERS = frozenset(
     {"base_model", "model", "module", "pipe", "dit", "transformer", "diffusion_model", "unet", "denoiser"}
+    | {"net", "wan", "generator", "student", "backbone"}
 )
+_JOINED = ("lora_unet", "lora_transformer", "lycoris")  # in front of names whose dots became underscores
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -247,7 +251,7 @@ def _spellings(module: str) -> list[str]:
     found = _BLOCK.fullmatch(module)
     if found is not None and found.group(2) in _ORIGINAL:
         names.append(original_name(module))
-    return names + [f"lora_unet_{name.replace('.', '_')}" for name in names]
+    return names + [f"{prefix}_{name.replace('.', '_')}" for prefix in _JOINED for name in names]
 
 
 def _misfits(module: str, parts: Mapping[str, Tensor], linear: nn.Linear) -> list[str]:

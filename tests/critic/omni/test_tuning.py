@@ -9,6 +9,7 @@ from ft2ray.critic.omni.card import new_card
 from ft2ray.critic.omni.critic import OmniCritic, Reader
 from ft2ray.critic.omni.tuning import Tuning, TuningConfig, learning_rate_share
 from ft2ray.critic.questions import QUESTIONS
+from ft2ray.errors import NonFiniteError, UserError
 from ft2ray.loaders import load_critic
 from ft2ray.media.video import write_video
 from tests.critic.omni_toys import write_thinker
@@ -85,6 +86,23 @@ def test_only_the_lora_learns(base, table):
     assert all(torch.equal(p, frozen[n]) for n, p in run.reader.model.named_parameters() if n in frozen)
     assert all(p.grad is None for n, p in run.reader.model.named_parameters() if n in frozen)
     assert {p.dtype for p in run.parameters} == {torch.float32}
+
+
+def test_a_step_that_is_not_finite_ends_the_tuning(base, table):
+    run = tuning(base, table)
+    run.train_step()
+    with torch.no_grad():
+        run.parameters[0][0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="at step 1 is NaN or infinite"):
+        run.train_step()
+    assert run.step == 1
+
+
+@pytest.mark.parametrize("name", ["rank", "alpha", "learning_rate", "epochs", "batch", "clip_norm"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_settings_that_cannot_work_are_refused(name, value):
+    with pytest.raises(UserError, match=f"tuning: {name}"):
+        TuningConfig(**{name: value})
 
 
 def test_checkpointing_changes_no_number(base, table):

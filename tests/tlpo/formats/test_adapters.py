@@ -101,13 +101,14 @@ def test_a_module_without_an_original_name_is_not_written_to_comfyui():
         original_name("blocks.0.attn2.processor.k_proj")
 
 
-def test_kohya_names_and_unequal_ranks_and_alphas_have_the_effect_that_they_state(tmp_path):
+@pytest.mark.parametrize("prefix", ["lora_unet_", "lora_transformer_", "lycoris_"])
+def test_kohya_names_and_unequal_ranks_and_alphas_have_the_effect_that_they_state(tmp_path, prefix):
     transformer = tiny_wan()
     wide = {"blocks.0.attn1.to_q": (torch.randn(3, 24), torch.randn(24, 3), 6.0)}
     narrow = {"blocks.1.ffn.net.2": (torch.randn(1, 32), torch.randn(24, 1), 0.5)}
     file = {}
     for module, (a, b, alpha) in (wide | narrow).items():
-        name = "lora_unet_" + original_name(module).replace(".", "_")
+        name = prefix + original_name(module).replace(".", "_")
         file |= {
             f"{name}.lora_down.weight": a,
             f"{name}.lora_up.weight": b,
@@ -155,9 +156,22 @@ def test_an_imported_expert_with_layers_of_its_own_is_weighted_beside_the_others
 
 
 A, B, ALPHA = torch.randn(4, 24), torch.randn(24, 4), 6.0
-WRAPPERS = st.lists(st.sampled_from(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]))
+WRAPPERS = st.lists(
+    st.sampled_from(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"])
+)
 HOLDERS = st.lists(
-    st.sampled_from(["base_model.model", "module", "pipe.dit", "transformer", "diffusion_model", "model"])
+    st.sampled_from(
+        [
+            "base_model.model",
+            "module",
+            "pipe.dit",
+            "transformer",
+            "diffusion_model",
+            "model",
+            "net",
+            "generator",
+        ]
+    )
 )
 
 
