@@ -7,6 +7,8 @@ A table (.csv, .jsonl or .parquet) has a row for each clip:
     sound   optional: a file whose sound takes the place of the clip's own
     group   optional: clips of one group (one portrait, one prompt) are never parted between tuning and test
 
+Capitals in these names do not matter; commas, semicolons and tabs may separate the fields of a CSV.
+
 Two published layouts are known by their columns and imported, see `label_formats`. Every row that cannot be
 used is named with its reason; none is left out in silence.
 
@@ -16,8 +18,8 @@ Shapes: N labels, K dimensions.
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,12 @@ from ft2ray.critic.omni.clip_file import header_fault
 from ft2ray.errors import DataError
 from ft2ray.records import content_id
 from ft2ray.storage import exists, join, local_copy, local_path
+from ft2ray.texts import decoded, plain_json
 
 SHOWN = 20  # bad rows in one message
 YES, NO = ("yes", "1", "true", "1.0"), ("no", "0", "false", "0.0")
 UNKNOWN = float("nan")
+SEPARATORS = ",;\t"
 
 
 class BadCell(Exception):
@@ -99,6 +103,7 @@ def read_labels(path: str | Path, questions: Mapping[str, str]) -> list[Label]:
     elif {"messages", "prompt"} & set(table.columns):
         read = lambda row: read_chat(row, questions)  # noqa: E731
     else:
+        table = _under_known_names(table, ("clip", "sound", "group", *questions))
         missing = [name for name in ("clip", *questions) if name not in table.columns]
         if missing:
             raise DataError(
@@ -117,6 +122,17 @@ def read_labels(path: str | Path, questions: Mapping[str, str]) -> list[Label]:
     if not any(label.answers for label in labels):
         raise DataError(f"labels: {path} holds not one answer")
     return labels
+
+
+def _under_known_names(table: Table, known: Sequence[str]) -> Table:
+    """The table with the known columns under their names, however these are written in the file."""
+    there = set(table.columns)
+    names = {
+        column: next((n for n in known if n.lower() == column.lower() and n not in there), column)
+        for column in table.columns
+    }
+    rows = [(number, {names[key]: value for key, value in row.items()}) for number, row in table.rows]
+    return Table(table.path, tuple(names.values()), rows, table.problems)
 
 
 def read_row(row: Mapping[str, Any], dimensions: Sequence[str]) -> Label:
@@ -208,33 +224,51 @@ def read_table(path: str) -> Table:
     table = Table(path)
     try:
         readers[kind](local_copy(path), table)
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"labels: {path} is not {error.encoding} text; save it as UTF-8") from error
+    except (csv.Error, pa.ArrowException) as error:
         raise DataError(f"labels: {path} cannot be read as {kind[1:]}: {error}") from error
-    if not table.rows and not table.problems:
+    if not table.rows:
+        table.complain()
         raise DataError(f"labels: {path} holds no rows")
     return table
 
 
 def _read_csv(file: Path, table: Table) -> None:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        table.columns = tuple(reader.fieldnames or ())
-        for row in reader:
-            if None in row or None in row.values():
-                table.problems.append(
-                    (reader.line_num, "", f"has not the {len(table.columns)} fields of the first line")
-                )
-            else:
-                table.rows.append((reader.line_num, row))
+    text = decoded(file.read_bytes())
+    first, _, rest = text.partition("\n")
+    separator = max(SEPARATORS, key=first.count)
+    skipped = first.strip().lower().startswith("sep=")  # a line for Excel
+    if skipped:
+        text, separator = rest, first.strip()[4:5] or ","
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
+    )
+    table.columns = _once(table.path, [name.strip() for name in next(reader, [])])
+    for row in filter(None, reader):
+        number = reader.line_num + skipped
+        if len(row) != len(table.columns):
+            table.problems.append((number, "", f"has not the {len(table.columns)} fields of the first line"))
+        else:
+            table.rows.append((number, dict(zip(table.columns, row, strict=True))))
+
+
+def _once(path: str, columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns; those of a name that occurs twice would hide each other."""
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise DataError(f"labels: {path} has the column {', '.join(twice)} twice; delete or rename one")
+    return tuple(columns)
 
 
 def _read_jsonl(file: Path, table: Table) -> None:
     columns: dict[str, None] = {}
-    for number, line in _lines(file):
+    for number, line in enumerate(io.StringIO(decoded(file.read_bytes()), newline=None), 1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            table.problems.append((number, "", f"is not valid JSON: {error.msg}"))
+            row = plain_json(line)
+        except ValueError as error:
+            table.problems.append((number, "", f"is not valid JSON: {error}"))
             continue
         if not isinstance(row, dict):
             table.problems.append((number, "", "is not a JSON object"))
@@ -244,17 +278,9 @@ def _read_jsonl(file: Path, table: Table) -> None:
     table.columns = tuple(columns)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, line
-
-
 def _read_parquet(file: Path, table: Table) -> None:
-    content = pq.read_table(file)
-    table.columns = tuple(content.column_names)
-    table.rows = list(enumerate(content.to_pylist(), 1))
+    table.columns = _once(table.path, pq.read_schema(file).names)
+    table.rows = list(enumerate(pq.read_table(file).to_pylist(), 1))
 
 
 def check_clips(labels: Sequence[Label]) -> None:

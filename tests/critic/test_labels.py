@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ft2ray.critic.labels import Label, check_clips, parted, read_labels
 from ft2ray.critic.questions import QUESTIONS
+from ft2ray.errors import DataError
 from ft2ray.media.video import write_video
 
 DIMENSIONS = tuple(QUESTIONS)
@@ -115,16 +116,53 @@ def test_broken_lines_of_jsonl_are_named(folder):
         ("x.csv", "clip,mn,vq\n0.mp4,1,1\n", "lacks the column ls; it has clip, mn, vq"),
         ("x.csv", "clip,mn,ls,vq\n", "holds no rows"),
         ("x.csv", "clip,mn,ls,vq\n0.mp4,,,\n", "holds not one answer"),
+        ("x.csv", "clip,mn,ls,vq,mn\n0.mp4,yes,no,1,no\n", "has the column mn twice"),
+        ("x.csv", "clip,mn,ls,vq\n0.mp4,yes,no\n", "row 2: has not the 4 fields of the first line"),
+        ("x.csv", "sep=;\nclip;mn;ls;vq\n0.mp4;yes;no\n", "row 3: has not the 4 fields"),
+        ("x.csv", b"clip,mn,ls,vq\n0.mp4,y\xe9s,,\n", "x.csv is not utf-8 text; save it as UTF-8"),
+        (
+            "x.jsonl",
+            '{"clip": "0.mp4", "mn": 1, "mn": 0}\n',
+            "row 1: is not valid JSON: the key 'mn' occurs twice",
+        ),
+        ("x.jsonl", "[" * 100_000, "row 1: is not valid JSON: it is nested too deep"),
         ("x.xlsx", "", "is not a .csv, .jsonl, .parquet file"),
         ("x.parquet", "PAR1 nothing", "cannot be read as parquet"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(folder, name, content, message):
-    (folder / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=message):
         read_labels(folder / name, QUESTIONS)
     with pytest.raises(ValueError, match="there is no file"):
         read_labels(folder / "absent.csv", QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("clip,mn,ls,vq\n0.mp4,yes,no,1\n", "utf-8"),
+        ("clip,mn,ls,vq\r\n0.mp4,yes,no,1\r\n", "utf-8-sig"),
+        ("clip,mn,ls,vq\n0.mp4,yes,no,1\n", "utf-16"),
+        ("clip;mn;ls;vq\n0.mp4;yes;no;1\n", "utf-8"),
+        ("sep=;\r\nclip;mn;ls;vq\r\n0.mp4;yes;no;1\r\n", "utf-8-sig"),
+        ("clip\tmn\tls\tvq\n0.mp4\tyes\tno\t1\n", "utf-8"),
+        ("Clip, MN, LS, VQ\n0.mp4, yes, no, 1\n", "utf-8"),
+        ('"clip","mn","ls","vq",\n"0.mp4","yes","no","1",\n', "utf-8"),
+    ],
+)
+def test_tables_of_spreadsheets_are_read_as_they_are_saved(folder, text, encoding):
+    (folder / "labels.csv").write_bytes(text.encode(encoding))
+    (label,) = read_labels(folder / "labels.csv", QUESTIONS)
+    assert label.clip.endswith("0.mp4") and label.answers == {"mn": 1.0, "ls": 0.0, "vq": 1.0}
+
+
+def test_a_column_of_a_parquet_file_that_occurs_twice_is_refused(folder):
+    columns = [pa.array([value]) for value in ("0.mp4", "yes", "no", "no", "no")]
+    table = pa.Table.from_arrays(columns, names=["clip", "mn", "mn", "ls", "vq"])
+    pq.write_table(table, folder / "labels.parquet")
+    with pytest.raises(DataError, match="has the column mn twice"):
+        read_labels(folder / "labels.parquet", QUESTIONS)
 
 
 def test_pairs_in_the_manner_of_videoalign(folder):
