@@ -3,8 +3,8 @@
     python bench/first_clip.py [--clips 100 10000]
 
 The page is a process of its own, opened in Chromium. Shown are the seconds from the key on Start to a clip
-that can be played, the seconds from an answer to the next clip (median), and the page's resident memory before
-and after the answers. Target: the first clip of 10,000 within 2 s, and memory that stays.
+that can be played, the seconds from an answer to the next clip (median), and the page's resident memory
+before and after the answers. Target: the first clip of 10,000 within 2 s, and memory that stays.
 """
 
 from __future__ import annotations
