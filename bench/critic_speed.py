@@ -1,9 +1,6 @@
-"""The critic: clips in batches, questions on a shared prefix, and what Ray Serve adds.
+"""The critic: questions on a shared prefix, and what Ray Serve adds.
 
-    python bench/critic_speed.py
-
-On one core a batch saves the fixed cost of its calls and nothing else: the arithmetic of eight clips is eight
-times that of one. The profile of single clips says how much is fixed.
+python bench/critic_speed.py
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from figures import Figure, in_turns, main, profiled, ratios
+from figures import Figure, in_turns, main, ratios
 from ray import serve
 
 from ft2ray.config import AlignConfig, load_config
@@ -41,34 +38,18 @@ def measure(repetitions: int) -> list[Figure]:
 def in_process(critic: TalkingCritic, clips: list[ClipView], repetitions: int) -> list[Figure]:
     alone = [dataclasses.replace(critic, questions={name: text}) for name, text in critic.questions.items()]
 
-    def one_by_one() -> None:
-        for clip in clips:
-            critic.score([clip])
-
     def separate_questions() -> None:
         for asked in alone:
             asked.score(clips)
 
-    ways = {
-        "one call": lambda: critic.score(clips),
-        "one by one": one_by_one,
-        "separately": separate_questions,
-    }
+    ways = {"together": lambda: critic.score(clips), "separately": separate_questions}
     in_turns(ways, 1)
     times = in_turns(ways, repetitions)
     return [
         Figure(
-            f"{CLIPS} clips in one call",
-            "one call each",
-            ratios(times["one by one"], times["one call"]),
-            "x faster",
-            ">= 2.5",
-            why=profiled(one_by_one),
-        ),
-        Figure(
             "three questions on one prefix",
             "three separate calls",
-            ratios(times["separately"], times["one call"]),
+            ratios(times["separately"], times["together"]),
             "x faster",
             bound=3.0,
         ),

@@ -48,11 +48,12 @@ class Status:
         lines = [f"run         {self.run_dir}" + (" (finished)" if self.finished else "")]
         for round, (done, total) in enumerate(self.rounds):
             lines.append(f"round {round + 1:<5} {done} of {total} groups")
+        late = self.staleness.items()
         lines += [
             f"candidates  {self.candidates}, {self.unscored} without a score",
             "pairs       " + ", ".join(f"{name} {count}" for name, count in self.pairs.items()),
             "staleness   "
-            + (", ".join(f"{n} rounds: {count} groups" for n, count in self.staleness.items()) or "no group"),
+            + (", ".join(f"{n} groups {rounds} rounds late" for rounds, n in late) or "no group"),
             "generation  " + self._generation(),
             f"training    step {self.step} of {self.last_step}, policies published: {self.policies}",
             f"overlap     {self.overlap_seconds:.0f} s with generation and training both at work",

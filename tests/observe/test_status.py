@@ -89,7 +89,7 @@ def test_groups_pairs_staleness_and_refusals_are_counted(run):
     for line in (
         "round 2     2 of 3 groups",
         "candidates  11, 3 without a score",
-        "staleness   0 rounds: 3 groups, 1 rounds: 2 groups",
+        "staleness   3 groups 0 rounds late, 2 groups 1 rounds late",
         "training    step 4 of 21, policies published: 1",
         "quarantined c.jpg [no_face]",
         "quarantined late.jpg [unreadable]",
