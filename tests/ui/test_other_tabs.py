@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from ft2ray.media import flite
 from ft2ray.preference.wrong_pairs import mark_store, marked
 from ft2ray.ui.play import MAX_UPLOAD_MB
 from tests.ui.conftest import CONTRAST, serving, too_pale
@@ -70,6 +71,21 @@ def test_a_portrait_speaks(page, address, shared, photograph):
     assert page.locator("video:visible").count() == 2
     assert "seed=3" in page.get_by_role("link", name="Link to these settings").get_attribute("href")
     photograph(page, "play")
+
+
+def test_typed_text_is_said(page, address):
+    if not flite.available():
+        pytest.skip("needs the program flite (apt-get install flite)")
+    open_tab(page, address + "/?steps=2&systems=base", "Play")
+    page.locator("#portrait input[type=file]").set_input_files(ASSETS / "portraits" / "grace_hopper.jpg")
+    page.locator("#portrait img").first.wait_for()
+    page.locator("#text textarea").fill("schöne Worte")
+    page.get_by_role("button", name="Animate").click()
+    page.get_by_text("English only, and the text holds 'ö'").wait_for(timeout=300_000)
+    page.locator("#text textarea").fill("These are beautiful words, are they not?")
+    page.get_by_role("button", name="Animate").click()
+    page.locator("figcaption:visible", has_text="base").wait_for(timeout=300_000)
+    assert page.locator("video:visible").count() == 1
 
 
 def test_a_run_is_followed(page, address, shared, photograph):
