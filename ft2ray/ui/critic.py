@@ -120,8 +120,11 @@ def assessment_tables(found: Assessment) -> Markup:
         for name, points in found.reliability.items()
         if points
     }
-    plot = line_chart("share of Yes by people over the critic's P(Yes) in %", lines) if lines else Markup()
-    return table(head, rows) + plot
+    if not lines:
+        return table(head, rows)
+    title = "share of Yes by people over the critic's P(Yes)"
+    plot = line_chart(title, lines, "critic's P(Yes), %")
+    return table(head, rows) + paragraph(f"Reliability: {title}; a critic to be trusted rises evenly.") + plot
 
 
 def _worst(found: Assessment, scratch: Path) -> Markup:
