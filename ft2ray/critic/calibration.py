@@ -58,11 +58,16 @@ def placements(margin_N: np.ndarray, label_N: np.ndarray, part_N: np.ndarray) ->
     The mean is the area under the ROC curve; the single values tell how certain it is (DeLong et al., 1988).
     NaN where the answer is not known.
     """
-    right_NN = (margin_N[:, None] > margin_N) + 0.5 * (margin_N[:, None] == margin_N)
-    right_NN = np.where(label_N[:, None] == 1, right_NN, 1 - right_NN)
-    other_NN = (label_N[:, None] == 1 - label_N) & (part_N[:, None] == part_N)
-    count_N = np.maximum(other_NN.sum(axis=1), 1)
-    return np.where(other_NN.any(axis=1), (right_NN * other_NN).sum(axis=1) / count_N, np.nan)
+    out_N = np.full(len(margin_N), np.nan)
+    for part in np.unique(part_N):
+        for kind in (0, 1):
+            own_N = (part_N == part) & (label_N == kind)
+            others = np.sort(margin_N[(part_N == part) & (label_N == 1 - kind)])
+            if len(others):
+                sides = [np.searchsorted(others, margin_N[own_N], side) for side in ("left", "right")]
+                below = (sides[0] + sides[1]) / (2 * len(others))  # a tie counts one half
+                out_N[own_N] = below if kind else 1 - below
+    return out_N
 
 
 def figures(p_N: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft2ray.critic.calibration import calibrate, expected_calibration_error, figures
+from ft2ray.critic.calibration import calibrate, expected_calibration_error, figures, placements
 
 
 def test_calibration_error_by_hand():
@@ -55,3 +55,17 @@ def test_no_label_judges_its_own_scaling():
     margin, label = rng.normal(0, 1, (60, 1)), (np.arange(60)[:, None] // 2 % 2).astype(float)
     _, calibration = calibrate(margin, label, ("mn",))
     assert calibration["accuracy"]["mn"] < 0.65
+
+
+def test_placements_are_the_shares_of_pairs_in_the_right_order():
+    rng = np.random.default_rng(0)
+    margin, part = rng.integers(0, 6, 40).astype(float), rng.integers(0, 2, 40)
+    label = rng.integers(0, 2, 40).astype(float)
+    label[:4] = np.nan
+    found = placements(margin, label, part)
+    for n in range(40):
+        others = [m for m in range(40) if part[m] == part[n] and label[m] == 1 - label[n]]
+        sign = 1 if label[n] == 1 else -1
+        right = [np.sign(sign * (margin[n] - margin[m])) / 2 + 0.5 for m in others]
+        assert found[n] == pytest.approx(np.mean(right)) if others else np.isnan(found[n])
+    assert np.isnan(placements(margin[:3], np.ones(3), part[:3])).all(), "nobody answered No"

@@ -19,9 +19,7 @@ from ft2ray.critic.talking.head_update import HeadInputs, held_out_margins, upda
 from ft2ray.errors import DataError
 from ft2ray.storage import exists, join, new_folder
 
-LEAST_GAIN = (
-    0.02  # in the order of held-out clips, below which the head stays: noise must not change a critic
-)
+LEAST_GAIN = 0.02  # of `placements`, below which the head stays: noise must not change a critic
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,7 @@ class HeadInputs:
     @classmethod
     def of(cls, head: MotionHead, clips: Sequence[tuple[np.ndarray, np.ndarray]]) -> HeadInputs:
         """From motion_WCF and speech_WDF, clip by clip."""
-        features = [
-            head.features(torch.from_numpy(motion), torch.from_numpy(speech)) for motion, speech in clips
-        ]
+        features = [head.features(*map(torch.from_numpy, clip)) for clip in clips]
         energy, agreement = (torch.cat(parts) for parts in zip(*features, strict=True))
         windows = torch.tensor([len(m_WCF) for m_WCF, _ in clips])
         return cls(energy, agreement, torch.arange(len(clips)).repeat_interleave(windows))
@@ -51,9 +49,7 @@ class HeadInputs:
         return sum_NK / windows_N[:, None]
 
 
-def updated(
-    head: MotionHead, inputs: HeadInputs, margin_NK: np.ndarray, label_NK: np.ndarray, seed: int = 0
-) -> MotionHead:
+def updated(head: MotionHead, inputs: HeadInputs, margin_NK: np.ndarray, label_NK: np.ndarray) -> MotionHead:
     """Train the head for STEPS steps on these clips.
 
     Args:
@@ -61,18 +57,14 @@ def updated(
         inputs: of the clips.
         margin_NK: of the whole critic, unscaled.
         label_NK: 1, 0, or NaN where not known; NaN in all of a clip that is held out.
-        seed: draws the adapters.
 
     Returns:
         The updated head.
     """
     known_NK = torch.from_numpy(~np.isnan(label_NK))
     label = torch.from_numpy(label_NK)[known_NK].float()
-    scale_K, shift_K, weight_NK = (
-        torch.ones(label_NK.shape[1]),
-        torch.zeros(label_NK.shape[1]),
-        np.ones_like(label_NK),
-    )
+    scale_K, shift_K = torch.ones(label_NK.shape[1]), torch.zeros(label_NK.shape[1])
+    weight_NK = np.ones_like(label_NK)
     for k in np.flatnonzero(known_NK.any(0)):
         scale_K[k], shift_K[k] = fit_scaling(margin_NK[:, k], label_NK[:, k])
         share = np.nanmean(label_NK[:, k])
@@ -80,7 +72,7 @@ def updated(
     weight = torch.from_numpy(weight_NK)[known_NK].float()  # both answers count the same
     rest_NK = torch.from_numpy(margin_NK).float() - inputs.margins(head)
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS)
         changed = copy.deepcopy(head)
         adapted = get_peft_model(changed, config)  # puts the adapters into `changed`
