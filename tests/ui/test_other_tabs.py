@@ -73,6 +73,12 @@ def test_a_portrait_speaks(page, address, shared, photograph):
     photograph(page, "play")
 
 
+def test_without_a_microphone_the_page_says_so(page, address):
+    open_tab(page, address, "Play")
+    page.locator("#speech").get_by_label("Record audio").click()
+    page.locator("#speech").get_by_text("No microphone found").wait_for()
+
+
 def test_typed_text_is_said(page, address):
     if not flite.available():
         pytest.skip("needs the program flite (apt-get install flite)")
