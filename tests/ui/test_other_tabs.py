@@ -76,7 +76,8 @@ def test_a_portrait_speaks(page, address, shared, photograph):
 def test_without_a_microphone_the_page_says_so(page, address):
     open_tab(page, address, "Play")
     page.locator("#speech").get_by_label("Record audio").click()
-    page.locator("#speech").get_by_text("No microphone found").wait_for()
+    devices = page.locator("#speech select:visible")
+    devices.locator("option", has_text="No microphone found").wait_for(state="attached")
 
 
 def test_typed_text_is_said(page, address):
