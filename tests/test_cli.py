@@ -102,18 +102,33 @@ CLIP = ["generate", "--portrait", "a", "--audio", "b", "--out", "c.mp4"]
         (["align", "--dry-run", "evaluation.reference_clips=nowhere"], "neither a judge nor a folder"),
         (["align", "--dry-run", "seed=1", "seed=2"], "seed=1 and seed=2 are given"),
         ([*CLIP, "--weights", "mn=1,mn=2"], "names a dimension twice"),
+        ([*CLIP[:-1], "nowhere/c.mp4"], "does not exist; make it first"),
+        ([*CLIP[:-1], "n" * 300 + ".mp4"], "more than 255 bytes"),
+        ([*CLIP[:-1], "s3://c.mp4"], "names a bucket only"),
+        ([*CLIP[:-1], "gs://bucket/c.mp4"], "files cannot be kept at gs:/"),
         ([*CLIP, "--seed", "-1"], "--seed -1 is not from 0"),
         ([*CLIP, "--seed", "99999999999999999999"], "is not from 0 to"),
         (["align", "--dry-run", "resources.may_add=[many]"], "resources.may_add: 'many' is not of the form"),
         ([*CLIP, "--weights", "mn=9", "generator.weights=embedded"], "the folder of a run as --run"),
         ([*CLIP, "--system", "tlpo", "generator.weights=embedded"], "the folder of a run as --run"),
         (["score", "absent.mp4"], "absent.mp4"),
+        (["score", "/tmp"], "it is a folder or a device, not a file"),
+        (["score", "n" * 300 + ".mp4"], "File name too long; check the path"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_one_sentence_before_anything_starts(arguments, says, capsys):
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
+
+
+def test_places_that_cannot_be_written_to_are_said_before_the_work(tmp_path, monkeypatch, capsys):
+    (tmp_path / "c.mp4").mkdir()
+    assert main([*CLIP[:-1], str(tmp_path / "c.mp4")]) == 2
+    assert "is a folder; give the path of a file in it" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    assert main([*CLIP[:-1], str(tmp_path / "d.mp4")]) == 2
+    assert f"{tmp_path} cannot be written to" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

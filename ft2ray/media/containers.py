@@ -125,16 +125,18 @@ def require_content(path: Path) -> None:
     Raises:
         MediaError: unreadable.
     """
-    with decoding(path.name, "a file"):
-        if not path.is_file():
-            what = "there is no such file"
-            if path.is_symlink() and not path.exists():
-                what = "it is a link to a file that is not there"
-            elif path.exists():
-                what = "it is a folder or a device, not a file"
-            raise MediaError("unreadable", f"{path.name}: {what}; check the path.")
-        if path.stat().st_size == 0:
-            raise MediaError("unreadable", f"{path.name} is empty (0 bytes); copy or record it again.")
+    try:
+        there, linked, a_file = path.exists(), path.is_symlink(), path.is_file()
+        empty = a_file and path.stat().st_size == 0
+    except OSError as error:  # such as a name that is too long
+        raise MediaError("unreadable", f"{path.name[:80]}: {error.strerror}; check the path.") from error
+    if not a_file:
+        what = "it is a folder or a device, not a file" if there else "there is no such file"
+        if linked and not there:
+            what = "it is a link to a file that is not there"
+        raise MediaError("unreadable", f"{path.name}: {what}; check the path.")
+    if empty:
+        raise MediaError("unreadable", f"{path.name} is empty (0 bytes); copy or record it again.")
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def decode_pictures(path: Path, fps: float, max_seconds: float, max_side: int) -
         _check_work(survey, stream.width, stream.height, path.name)
     with opened(path, "a video", "only the first is read") as container:
         stream = _pictures(container, path.name)
-        size = _scaled_size(stream, max_side)
+        size = _scaled_size(stream, max_side, path.name)
         shown, start, seconds = _decode(container, stream, size, fps, max_seconds, path.name)
         check_length(container, stream, seconds, path.name)
     return np.stack(shown), start
@@ -205,14 +205,15 @@ def _turned(image_HWC: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndar
     return np.ascontiguousarray(image_HWC[:: d or 1, :: a or 1])
 
 
-def _scaled_size(stream: Any, max_side: int) -> tuple[int, int]:
+def _scaled_size(stream: Any, max_side: int, name: str) -> tuple[int, int]:
     """Width and height to decode to, even, of square pixels; the longer one at most `max_side`."""
     aspect = float(stream.sample_aspect_ratio or 1) or 1.0
     width, height = stream.width * max(aspect, 1.0), stream.height * max(1 / aspect, 1.0)
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise MediaError(
             "too_large",
-            f"its pictures are shown as {width:.0f} x {height:.0f}: more than {MAX_ASPECT:g} : 1; crop them.",
+            f"the pictures of {name} are shown as {width:.0f} x {height:.0f}, more than {MAX_ASPECT:g} : 1; "
+            "crop them.",
         )
     scale = min(1.0, max_side / max(width, height))
     return max(round(width * scale / 2) * 2, 2), max(round(height * scale / 2) * 2, 2)

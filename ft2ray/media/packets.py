@@ -110,7 +110,7 @@ def check_length(container: InputContainer, stream: Any, seconds: float, name: s
     if stream.duration is not None:
         promised = float(stream.duration * stream.time_base)
     elif container.duration is not None:
-        promised = container.duration / av.time_base
+        promised = (container.duration - (container.start_time or 0)) / av.time_base
     if promised is None or container.format.name in RAW:
         return
     if "mov" in container.format.name and seconds < (1 - MAX_LOST) * promised - 0.1:

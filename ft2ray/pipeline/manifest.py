@@ -48,8 +48,11 @@ def read_manifest(path: str) -> Manifest:
     Raises:
         ConfigurationError: no such file, or not exactly one RayCluster, RayJob or RayService in it.
     """
-    documents = [document for document in yaml.safe_load_all(_text(Path(path))) if document]
-    found = [document for document in documents if document.get("kind") in _SPECS]
+    try:
+        documents = [document for document in yaml.safe_load_all(_text(Path(path))) if document]
+        found = [document for document in documents if document.get("kind") in _SPECS]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is no manifest of Kubernetes: {error}") from error
     if len(found) != 1:
         raise ConfigurationError(
             f"{path} holds {len(found)} RayCluster, RayJob or RayService; give one of them"

@@ -119,6 +119,12 @@ def test_pictures_that_start_late_take_the_sound_along(tmp_path, kind):
     assert onset(wav_T) == pytest.approx(0.4, abs=0.03)
 
 
+def test_a_film_whose_times_begin_late_gets_no_warning(tmp_path, caplog):
+    times = [100 + n / 25 for n in range(25)]
+    frames_FHW3, wav_T = read(tmp_path, film(coloured(25), times, [(100.0, tone(1.0))], "mkv"))
+    assert len(frames_FHW3) == 25 and onset(wav_T) < 0.03 and not caplog.records
+
+
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_a_gap_in_the_sound_stays_a_gap(tmp_path, kind):
     sound = [(0.0, tone(0.96)), (2.0, tone(0.96))]
@@ -192,6 +198,8 @@ def test_pixels_become_square(tmp_path, sar, shape):
 
 def test_pictures_that_are_a_line_are_refused(tmp_path):
     assert refusal(tmp_path, film(coloured(3), sar=Fraction(20))) == "too_large"
+    with pytest.raises(MediaError, match=r"the pictures of a.mp4 are shown as"):
+        read_video(tmp_path / "a.mp4")
 
 
 def test_transparent_pictures_lie_over_grey(tmp_path):

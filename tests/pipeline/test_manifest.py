@@ -69,6 +69,10 @@ def test_without_a_manifest_weights_are_looked_for(tmp_path):
 def test_what_is_no_manifest_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="no manifest"):
         read_manifest(str(tmp_path / "none.yaml"))
+    for data in (b"only text", b"[a, b]", b"a: [", b"\xff\xfe\0", b"[" * 5000):
+        (tmp_path / "other.yaml").write_bytes(data)
+        with pytest.raises(ConfigurationError, match="other.yaml is no manifest of Kubernetes"):
+            read_manifest(str(tmp_path / "other.yaml"))
     (tmp_path / "other.yaml").write_text("kind: ConfigMap\nmetadata: {name: a}\n")
     with pytest.raises(ConfigurationError, match="holds 0 RayCluster"):
         read_manifest(str(tmp_path / "other.yaml"))
