@@ -36,7 +36,7 @@ from ft2ray.observe.reporting import write_run_report
 from ft2ray.pipeline.cluster import ray_cluster
 from ft2ray.pipeline.critic_service import APP, start_critic
 from ft2ray.pipeline.curation import curate
-from ft2ray.pipeline.deaths import noting_deaths
+from ft2ray.pipeline.deaths import deaths_bounded
 from ft2ray.pipeline.evaluation import evaluate
 from ft2ray.pipeline.failures import as_user_error, keep_last_error, user_error
 from ft2ray.pipeline.memory import with_memory
@@ -254,8 +254,8 @@ def critic_running(config: AlignConfig, missing: Sequence[GroupSpec]) -> Iterato
         yield
         return
     try:
-        with noting_deaths(config.run_dir):
-            start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions))
+        with deaths_bounded(config.run_dir) as look:
+            start_critic(config.critic, config.resources.pools.critic, questions(config.dimensions), look)
         yield
     except BaseException:
         remove_critic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,12 @@ import numpy as np
 import ray
 from ray import serve
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.serve._private.application_state import ApplicationStatusInfo, StatusOverview
+from ray.serve.context import _get_global_client
+from ray.serve.generated import serve_pb2
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from ft2ray.critic.settings import CriticSettings
 from ft2ray.critic.talking.view import WINDOW_FRAMES
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
 
 APP = "curation-critic"  # not "critic": a run must never replace or delete the application served over HTTP
 BATCH_WAIT_SECONDS = 0.02
+START_POLL_SECONDS = 0.5
+ANSWER_SECONDS = 10.0  # of Serve's controller, which is killed too where memory is short
 
 
 @ray.remote(num_cpus=0)
@@ -197,8 +204,17 @@ def critic_app(
     )
 
 
-def start_critic(critic: CriticSettings, pool: Pool, questions: dict[str, str]) -> DeploymentHandle:
+def start_critic(
+    critic: CriticSettings, pool: Pool, questions: dict[str, str], look: Callable[[], None]
+) -> None:
     """Deploy inside the cluster only: handles, no HTTP port.
+
+    Args:
+        critic: what is deployed.
+        pool: of its replicas.
+        questions: that it is asked, by dimension.
+        look: called while it starts; an error of it ends the wait, which has no other limit where Serve's own
+            controller dies as well.
 
     Raises:
         UserError: what a replica met, such as weights that it cannot load.
@@ -206,16 +222,30 @@ def start_critic(critic: CriticSettings, pool: Pool, questions: dict[str, str]) 
     """
     serve.start(proxy_location="Disabled")
     refusals = Refusals.remote()  # type: ignore[attr-defined]  # the decorator makes it an actor's class
+    app = serve.RunTarget(critic_app(critic, pool, questions, refusals), APP, route_prefix=None)
+    serve.run_many([app], wait_for_applications_running=False)
+    while (state := _state()) is None or state.status is not ApplicationStatus.RUNNING:
+        if state is not None and state.status is ApplicationStatus.DEPLOY_FAILED:
+            for refusal in ray.get(refusals.all.remote()):
+                raise refusal
+            last = (state.message.strip().splitlines() or ["no reason given"])[-1].strip()
+            raise CriticError(
+                f"the critic died or was not ready at every start ({last[:300]}); {advice('critic')}, "
+                "or a longer critic.timeout_seconds"
+            )
+        look()
+        time.sleep(START_POLL_SECONDS)
+
+
+def _state() -> ApplicationStatusInfo | None:
+    """Of the critic's application; None where Serve's controller does not answer, for it starts again."""
+    client: Any = _get_global_client()  # its own question for the state waits without a limit
     try:
-        return serve.run(critic_app(critic, pool, questions, refusals), name=APP, route_prefix=None)
-    except RuntimeError as error:
-        for refusal in ray.get(refusals.all.remote()):
-            raise refusal from None
-        last = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
-        raise CriticError(
-            f"the critic died or was not ready at every start ({last[:300]}); {advice('critic')}, "
-            "or a longer critic.timeout_seconds"
-        ) from error
+        told = ray.get(client._controller.get_serve_status.remote(APP), timeout=ANSWER_SECONDS)
+    except (GetTimeoutError, RayActorError):
+        return None
+    told = serve_pb2.StatusOverview.FromString(told)  # type: ignore[attr-defined]  # made when it is imported
+    return StatusOverview.from_proto(told).app_status
 
 
 def call_seconds(critic: CriticSettings) -> float:

@@ -128,16 +128,26 @@ def note(run_dir: str, deaths: list[Death]) -> None:
 
 
 @contextmanager
-def noting_deaths(run_dir: str) -> Iterator[None]:
-    """Note the processes that die meanwhile; where this step fails they may be why.
+def deaths_bounded(run_dir: str) -> Iterator[Callable[[], None]]:
+    """Note the processes that die meanwhile.
 
     Args:
         run_dir: where deaths are kept.
+
+    Yields:
+        A function to be called now and then: RunEnded after MOST_DEATHS deaths.
     """
     watch = DeathWatch(POOLS, partial(note, run_dir))
     watch.look()  # those before are not of this step
+    died: list[Death] = []
+
+    def look() -> None:
+        died.extend(watch.look())
+        if len(died) >= MOST_DEATHS:
+            raise RunEnded(verdict(died))
+
     try:
-        yield
+        yield look
     finally:
         watch.look()
 

@@ -173,7 +173,7 @@ def test_together_a_failed_training_stops_the_curation(run, without_ray, monkeyp
 def test_the_critic_goes_with_a_run_that_fails(run, monkeypatch):
     deleted = []
     monkeypatch.setattr(align, "start_critic", lambda *_: None)
-    monkeypatch.setattr(align, "noting_deaths", lambda run_dir: nullcontext())
+    monkeypatch.setattr(align, "deaths_bounded", lambda run_dir: nullcontext())
     client = SimpleNamespace(_controller=SimpleNamespace(delete_apps=SimpleNamespace(remote=deleted.append)))
     monkeypatch.setattr(align, "_get_global_client", lambda **_: client)
     monkeypatch.setattr(align.ray, "get", lambda _, timeout: None)

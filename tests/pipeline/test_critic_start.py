@@ -17,7 +17,7 @@ def test_what_a_replica_refuses_is_raised_as_it_was(tmp_path):
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         with pytest.raises(WeightsError, match=f"{tmp_path} holds no critic") as refused:
-            start_critic(CriticSettings(weights=str(tmp_path)), Pool(cpus=0.1, memory=0.1), {})
+            start_critic(CriticSettings(weights=str(tmp_path)), Pool(cpus=0.1, memory=0.1), {}, lambda: None)
         assert refused.value.exit_code == 2 and "Traceback" not in str(refused.value)
     finally:
         ray.shutdown()

@@ -16,7 +16,7 @@ from ft2ray.config import load_config
 from ft2ray.errors import RunEnded
 from ft2ray.observe.deaths import Death, read_deaths, reason, summary, write_deaths
 from ft2ray.pipeline import align, deaths
-from ft2ray.pipeline.deaths import MOST_DEATHS, noting_deaths, watched
+from ft2ray.pipeline.deaths import MOST_DEATHS, deaths_bounded, watched
 
 OOM = (
     "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID:"
@@ -102,20 +102,12 @@ def test_only_the_pools_that_are_watched_are_noted(monkeypatch):
     assert died.pool == "training" and watch.waiting == {"training": 1}, "it died before it was an actor"
 
 
-def test_whoever_dies_in_a_step_is_noted(monkeypatch):
-    noted = []
-
-    class Noting(Watch):
-        def __init__(self, pools, note):
-            super().__init__(pools, note)
-            noted.append(self)
-
-    monkeypatch.setattr(deaths, "DeathWatch", Noting)
-    with noting_deaths("run"):
-        pass
-    with pytest.raises(ValueError), noting_deaths("run"):
-        raise ValueError
-    assert [watch.asked for watch in noted] == [2, 2], "the first look is for those of before"
+def test_a_step_that_only_loses_processes_ends(dying):
+    with deaths_bounded("run") as look:
+        for _ in range(MOST_DEATHS - 1):
+            look()
+        with pytest.raises(RunEnded, match=f"processes died {MOST_DEATHS} times .* 1.4 of 1.46 GB"):
+            look()
 
 
 def test_rows_pass_in_their_order_and_errors_too(dying):
@@ -199,7 +191,7 @@ def test_a_serve_that_cannot_answer_hides_no_error(monkeypatch):
         raise GetTimeoutError(f"no answer in {timeout} s")
 
     monkeypatch.setattr(align, "start_critic", lambda *arguments: None)
-    monkeypatch.setattr(align, "noting_deaths", lambda run_dir: nullcontext())
+    monkeypatch.setattr(align, "deaths_bounded", lambda run_dir: nullcontext())
     monkeypatch.setattr(align, "_get_global_client", lambda **_: MagicMock())
     monkeypatch.setattr(align.ray, "get", unanswered)
     with pytest.raises(RunEnded, match="died 6 times"), align.critic_running(load_config(None, []), [None]):
