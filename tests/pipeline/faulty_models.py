@@ -46,9 +46,9 @@ class DiscerningCritic(Critic):
 
 
 class DiesAtStart(DiscerningCritic):
-    """No replica lives long enough to serve."""
+    """A replica scores the service's own probe before it serves: none lives that long."""
 
-    def __init__(self):
+    def score(self, views: list[ClipView]) -> np.ndarray:
         os._exit(1)
 
 
