@@ -51,14 +51,21 @@ def ended(head: RayHead, run_dir: Path, *settings: str) -> tuple[int, str, set[s
     return process.returncode, output.splitlines()[-1], workers
 
 
+def listed(head: RayHead, kind: str) -> list[dict]:
+    """What Ray lists of its own, and what is gone too."""
+    told = head.run(RAY, "list", kind, "--detail", "--format=json", "--limit=1000").stdout
+    return json.loads(told[told.index("[") :])
+
+
 def memory(head: RayHead) -> dict[str, set[float]]:
-    """GB that the processes of each pool have asked for, as Ray lists them; those that are gone too."""
-    listed = head.run(RAY, "list", "actors", "--detail", "--format=json", "--limit=1000")
-    actors = json.loads(listed.stdout[listed.stdout.index("[") :])
-    return {
+    """GB that the processes of each pool have asked for; Ray Train asks for all its workers together."""
+    actors, groups = listed(head, "actors"), listed(head, "placement-groups")
+    asked = {
         part: {a["required_resources"].get("memory", 0) / 1e9 for a in actors if part in a["class_name"]}
         for part in POOLS
     }
+    bundles = [bundle["unit_resources"] for group in groups for bundle in group["bundles"]]
+    return asked | {"RayTrainWorker": {bundle.get("memory", 0) / 1e9 for bundle in bundles}}
 
 
 @pytest.mark.parametrize(
