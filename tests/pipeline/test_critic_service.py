@@ -4,15 +4,18 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass, field
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from ray.exceptions import GetTimeoutError
 
 from ft2ray.critic.base import Critic
 from ft2ray.critic.settings import CriticSettings
 from ft2ray.critic.talking.critic import TalkingCritic
 from ft2ray.critic.talking.view import ClipView
-from ft2ray.errors import CriticError
+from ft2ray.errors import CriticError, RunEnded
+from ft2ray.pipeline import critic_service
 from ft2ray.pipeline.critic_service import (
     CriticService,
     call_seconds,
@@ -174,3 +177,22 @@ def test_a_replica_that_hangs_is_replaced_before_its_call_gives_up():
     checks = 3  # bad ones, until Serve replaces the replica; the first may come a whole period late
     found_out = critic.timeout_seconds + checks * serve.health_check_period_s
     assert found_out + serve.graceful_shutdown_timeout_s < call_seconds(critic)
+
+
+def test_a_start_that_serve_never_speaks_of_ends_when_too_many_have_died(monkeypatch):
+    """Where memory is short Serve's own controller dies too, and starts again, without an end."""
+    looks = []
+
+    def look():
+        looks.append(None)
+        if len(looks) == 3:
+            raise RunEnded("processes died 6 times")
+
+    monkeypatch.setattr(critic_service, "serve", MagicMock())
+    monkeypatch.setattr(critic_service, "Refusals", MagicMock())
+    monkeypatch.setattr(critic_service, "critic_app", MagicMock())
+    monkeypatch.setattr(critic_service, "START_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(critic_service, "_get_global_client", MagicMock())
+    monkeypatch.setattr(critic_service.ray, "get", MagicMock(side_effect=GetTimeoutError))
+    with pytest.raises(RunEnded, match="died 6 times"):
+        critic_service.start_critic(CriticSettings(), Pool(), {}, look)
