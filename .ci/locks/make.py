@@ -57,7 +57,8 @@ def main() -> None:
     files = {
         "torch-cpu": {"torch": f"{version}+cpu \\\n    --hash=sha256:{TORCH_CPU_HASH}\n"},
         "torch-cuda": {name: block for name, block in runtime.items() if name in of_torch},
-        "runtime": {name: block for name, block in runtime.items() if name not in of_torch},
+        # As all together need them: what ft2ray needs on Windows only, a tool may need anywhere.
+        "runtime": {name: everything.get(name, runtime[name]) for name in runtime if name not in of_torch},
         "dev": {name: block for name, block in everything.items() if name not in runtime},
     }
     for name, blocks in files.items():
