@@ -20,8 +20,9 @@ from ft2ray.labels.answers import BLIND, FIRST, SECOND, TIE, Answer, Task, answe
 from ft2ray.labels.clips import Clip, Source
 from ft2ray.records import content_id
 from ft2ray.run import Run
-from ft2ray.storage import exists, join, plain_json, read_bytes, read_json, write_atomically
+from ft2ray.storage import exists, plain_json, read_bytes, write_atomically
 from ft2ray.systems import BASE, TLPO
+from ft2ray.tlpo.description import published_fingerprint
 
 RESULT = "blind_test.json"
 LEVEL = 0.95
@@ -56,7 +57,7 @@ def blind_pairs(run: Run, system: str = TLPO) -> list[BlindPair]:
 
     Raises DataError where no two stand beside each other.
     """
-    policy = _fingerprint(run)
+    policy = published_fingerprint(run.current_policy)
     found: dict[tuple[str, int], dict[str, str]] = {}
     for row in run.measurements.rows():
         if row["system"] in (BASE, system) and row["policy"] == policy and row["video"]:
@@ -143,7 +144,7 @@ def blind_result(run: Run, system: str = TLPO) -> dict[str, Any]:
     found = preferences(answers, (pair.aligned for pair in pairs))
     return {
         "system": system,
-        "policy": _fingerprint(run),
+        "policy": published_fingerprint(run.current_policy),
         "dimensions": {name: asdict(found[name]) for name in run.config.dimension_names if name in found},
         "clips": contents,
         "answers": sorted(content_id(answer.task.task_id, answer.revision) for answer in answers),
@@ -179,7 +180,7 @@ def read_blind_result(run: Run) -> dict[str, Any] | None:
         whole = False
     if not whole:
         raise DataError(f"{url} was changed or damaged; write it again with `ft2ray blind-test {run.url}`")
-    return result if result["policy"] == _fingerprint(run) else None
+    return result if result["policy"] == published_fingerprint(run.current_policy) else None
 
 
 def sentences(run: Run) -> list[str]:
@@ -204,8 +205,3 @@ def _sentence(title: str, system: str, found: Preference) -> str:
         f"{found.aligned + found.base} choices ({found.rate:.0%}, 95 % interval {low:.0%} to "
         f"{high:.0%}; {asked})."
     )
-
-
-def _fingerprint(run: Run) -> str:
-    file = join(run.current_policy, "policy.json")
-    return read_json(file, "a policy's description", "train it again")["fingerprint"]

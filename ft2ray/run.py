@@ -56,6 +56,7 @@ from ft2ray.storage import (
     write_atomically,
     write_json,
 )
+from ft2ray.tlpo.description import DESCRIPTION
 
 if TYPE_CHECKING:
     from ft2ray.tlpo.policy import Policy
@@ -371,7 +372,7 @@ def publish(url: str | Path, policy: str | Path) -> None:
 
 
 def is_published(policy: str) -> bool:
-    return exists(join(policy, "policy.json"))  # written last
+    return exists(join(policy, DESCRIPTION))  # written last
 
 
 def group_store(url: str | Path) -> RowStore:

@@ -16,10 +16,10 @@ from ft2ray.records import BASE_POLICY
 from ft2ray.rounds.schedule import last_step
 from ft2ray.rounds.scores import pair_counts, scored_candidates
 from ft2ray.run import Run
-from ft2ray.storage import exists, join, read_json
+from ft2ray.storage import exists
+from ft2ray.tlpo.description import published_fingerprint
 
 RECENT_SECONDS = 300.0
-REMEDY = "take an earlier policy of this run, or train it again in a new run_dir"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _status(run: Run, last_error: LastError | None) -> Status:
     total = Counter(spec.round for spec in run.specs)
     policies = run.newest_policy(config.schedule.rounds)
     version = {BASE_POLICY: 0} | {
-        _fingerprint(run.policy(number)): number for number in range(1, policies + 1)
+        published_fingerprint(run.policy(number)): number for number in range(1, policies + 1)
     }
     stale = Counter(group["round"] - version[group["policy"]] for group in groups)
     spans = read_spans(run.spans)
@@ -127,10 +127,6 @@ def watch(run_dir: str, every_seconds: float = 5.0) -> None:
         if status.finished:
             return
         time.sleep(every_seconds)
-
-
-def _fingerprint(policy: str) -> str:
-    return read_json(join(policy, "policy.json"), "a policy's description", REMEDY)["fingerprint"]
 
 
 def _recent_rate(made: list[Span]) -> float | None:

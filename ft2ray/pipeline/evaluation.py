@@ -28,6 +28,7 @@ from ft2ray.rounds.prompts import read_sound
 from ft2ray.run import Run
 from ft2ray.storage import new_file
 from ft2ray.systems import BASE
+from ft2ray.tlpo.description import published_fingerprint
 
 if TYPE_CHECKING:
     from ft2ray.media.portrait import Portrait
@@ -115,8 +116,6 @@ def evaluators(config: AlignConfig) -> Pool:
 
 def evaluate(run: Run, judge: str, policy_dir: str) -> Iterator[dict[str, Any]]:
     """Measure what the store lacks; yields one summary per finished (prompt, seed)."""
-    from ft2ray.tlpo.policy import published_fingerprint
-
     config, prompts, policy = run.config, run.plan.evaluation, published_fingerprint(policy_dir)
     done = run.measurements.keys()
     todo = [

@@ -35,18 +35,14 @@ from ft2ray.storage import (
     join,
     local_folder,
     new_folder,
-    plain_json,
-    read_json,
     write_json,
 )
 from ft2ray.systems import System, systems_of
+from ft2ray.tlpo.description import DESCRIPTION, FORMAT, REMEDY, published_fingerprint, read_description
 from ft2ray.tlpo.experts import Experts
 from ft2ray.tlpo.gate import TimestepLayerGate, UserWeights
 from ft2ray.tlpo.settings import GateSettings
 
-FORMAT = 2
-DESCRIPTION = "policy.json"
-REMEDY = "copy the folder again, or train again in a new run_dir"
 EMBEDDED = Path(str(files("ft2ray") / "assets" / "policy"))  # of the base embedded-uncurated
 PREFIX = "transformer."  # the pipelines' name of the module that the adapters belong to
 
@@ -202,7 +198,7 @@ def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
         WeightsError: it was made for another base, or its files are not those that were written.
     """
     directory = EMBEDDED if directory == "embedded" else directory
-    description = _description(directory)
+    description = read_description(directory)
     directory = local_folder(directory)
     check_files(directory, description["files"], "a policy", REMEDY)
     if description["base"] != base_fingerprint:
@@ -225,23 +221,6 @@ def load_policy(directory: str | Path, base_fingerprint: str) -> Policy:
     except NonFiniteError as error:
         raise WeightsError(f"{error}; {directory} cannot be used, take an earlier policy") from error
     return policy
-
-
-def published_fingerprint(directory: str | Path) -> str:
-    """The fingerprint of the policy in a folder, which is not loaded."""
-    return _description(directory)["fingerprint"]
-
-
-def _description(directory: str | Path) -> dict[str, Any]:
-    url = join(directory, DESCRIPTION)
-    if not exists(url):
-        raise WeightsError(
-            f"policy: no {DESCRIPTION} in {directory}; give the folder of a finished training run"
-        )
-    found = plain_json(url, "a policy's description", REMEDY)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise WeightsError(f"policy: {directory} has another format than {FORMAT}, which this version reads")
-    return read_json(url, "a policy's description", REMEDY)
 
 
 def require_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
