@@ -135,13 +135,19 @@ def deaths_bounded(run_dir: str) -> Iterator[Callable[[], None]]:
         run_dir: where deaths are kept.
 
     Yields:
-        A function to be called now and then: RunEnded after MOST_DEATHS deaths.
+        A function to be called at any time, which asks Ray every EVERY_SECONDS: RunEnded after MOST_DEATHS
+        deaths.
     """
     watch = DeathWatch(POOLS, partial(note, run_dir))
     watch.look()  # those before are not of this step
     died: list[Death] = []
+    asked = time.monotonic()
 
     def look() -> None:
+        nonlocal asked
+        if time.monotonic() - asked < EVERY_SECONDS:
+            return
+        asked = time.monotonic()
         died.extend(watch.look())
         if len(died) >= MOST_DEATHS:
             raise RunEnded(verdict(died))

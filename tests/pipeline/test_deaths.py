@@ -102,11 +102,19 @@ def test_only_the_pools_that_are_watched_are_noted(monkeypatch):
     assert died.pool == "training" and watch.waiting == {"training": 1}, "it died before it was an actor"
 
 
-def test_a_step_that_only_loses_processes_ends(dying):
+def test_a_step_that_only_loses_processes_ends(dying, monkeypatch):
+    monkeypatch.setattr(deaths, "EVERY_SECONDS", 0.0)
     with deaths_bounded("run") as look:
         for _ in range(MOST_DEATHS - 1):
             look()
         with pytest.raises(RunEnded, match=f"processes died {MOST_DEATHS} times .* 1.4 of 1.46 GB"):
+            look()
+
+
+def test_a_step_that_looks_often_asks_ray_seldom(dying, monkeypatch):
+    monkeypatch.setattr(deaths, "EVERY_SECONDS", 60.0)
+    with deaths_bounded("run") as look:
+        for _ in range(2 * MOST_DEATHS):
             look()
 
 
