@@ -29,7 +29,7 @@ def decoded(data: bytes) -> str:
     return data.decode(encoding)
 
 
-def plain_json(text: str | bytes | bytearray) -> Any:
+def strict_json(text: str | bytes | bytearray) -> Any:
     """Read a JSON text.
 
     Args:

@@ -32,7 +32,7 @@ from ft2ray.critic.omni.clip_file import header_fault
 from ft2ray.errors import DataError
 from ft2ray.records import content_id
 from ft2ray.storage import exists, join, local_copy, local_path
-from ft2ray.texts import decoded, plain_json
+from ft2ray.texts import decoded, strict_json
 
 SHOWN = 20  # bad rows in one message
 YES, NO = ("yes", "1", "true", "1.0"), ("no", "0", "false", "0.0")
@@ -266,7 +266,7 @@ def _read_jsonl(file: Path, table: Table) -> None:
         if not line.strip():
             continue
         try:
-            row = plain_json(line)
+            row = strict_json(line)
         except ValueError as error:
             table.problems.append((number, "", f"is not valid JSON: {error}"))
             continue

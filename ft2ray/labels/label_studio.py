@@ -17,7 +17,7 @@ from ft2ray.labels.answers import NO, QUESTION, YES, Answer, Task, annotator_nam
 from ft2ray.labels.clips import PLAYABLE, Source
 from ft2ray.records import content_id
 from ft2ray.storage import base_name, exists, join, read_bytes
-from ft2ray.texts import decoded, plain_json
+from ft2ray.texts import decoded, strict_json
 
 SHOWN = 10  # faults in one message
 
@@ -34,7 +34,7 @@ def read_label_studio(path: str, source: Source) -> list[Answer]:
     if not exists(path):
         raise DataError(f"labels: there is no file {path}")
     try:
-        tasks = plain_json(decoded(read_bytes(path)))
+        tasks = strict_json(decoded(read_bytes(path)))
     except ValueError as error:
         raise DataError(f"labels: {path} is not valid JSON: {error}") from error
     if not isinstance(tasks, list):

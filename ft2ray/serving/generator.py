@@ -40,7 +40,7 @@ from ft2ray.serving.readers import prompt_reader
 from ft2ray.serving.refusal import Refusal, refusal_of
 from ft2ray.serving.settings import GeneratorServeConfig, check_exposure
 from ft2ray.serving.uploads import Media, named_by_field, place, read_request
-from ft2ray.texts import plain_json
+from ft2ray.texts import strict_json
 
 ROUTE = "/v1/generate"
 NDJSON = "application/x-ndjson"
@@ -50,7 +50,7 @@ Generate = Callable[[ClipRequest], AsyncGenerator[Event, None]]
 
 def _from_json(value: Any) -> Any:
     try:
-        return plain_json(value) if isinstance(value, str) else value
+        return strict_json(value) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from error
 

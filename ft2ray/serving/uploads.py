@@ -19,7 +19,7 @@ from ft2ray.errors import MediaError
 from ft2ray.serving import references
 from ft2ray.serving.refusal import Refusal
 from ft2ray.serving.settings import FrontSettings
-from ft2ray.texts import plain_json
+from ft2ray.texts import strict_json
 
 MAX_JSON_BYTES = 64_000  # references and a few settings
 M = TypeVar("M", bound=BaseModel)
@@ -61,7 +61,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
                 413, "too_large", f"a JSON body may have {MAX_JSON_BYTES} bytes; send files as a form."
             )
     try:
-        fields = plain_json(body)
+        fields = strict_json(body)
     except ValueError as error:
         raise Refusal(422, "bad_json", f"the body is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
