@@ -8,7 +8,7 @@ import json
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from ft2ray.run import read_groups
 from tests.cluster.conftest import ROOT
 from tests.cluster.test_containers import IMAGE, needs_image
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.containers
 
@@ -115,13 +116,6 @@ def containers(tmp_path_factory) -> Iterator[Containers]:
     with Containers(disk) as here:
         wait_until(lambda: here.nodes() == 3, 300, "three nodes")
         yield here
-
-
-def wait_until(reached: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.5)
 
 
 def finish(process: subprocess.Popen) -> None:

@@ -2,9 +2,7 @@
 
 import pytest
 
-from ft2ray.checks import check_weights
 from ft2ray.config import load_config
-from ft2ray.errors import WeightsError
 from ft2ray.pipeline.memory import EMBEDDED, PROCESS, with_memory
 
 
@@ -45,14 +43,3 @@ def test_memory_changes_nothing_that_is_learnt():
 
     plain = load_config(None, [])
     assert training_key(plain, "g", "c", []) == training_key(with_memory(plain), "g", "c", [])
-
-
-@pytest.mark.parametrize("setting", ["generator.weights", "critic.weights"])
-def test_missing_weights_are_named_without_a_node(setting, tmp_path):
-    with pytest.raises(WeightsError, match=rf"{setting}: {tmp_path}/nope holds no .safetensors"):
-        check_weights(load_config(None, [f"{setting}={tmp_path}/nope"]))
-
-
-def test_weights_that_are_there_and_names_are_left_alone(weights):
-    check_weights(load_config(None, [f"generator.weights={weights}", "critic.weights=Qwen/Qwen2.5-Omni-7B"]))
-    check_weights(load_config(None, ["critic.weights=tests.parts:Critic"]))

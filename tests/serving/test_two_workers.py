@@ -5,7 +5,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import yaml
 from tests.ray_head import RAY, RayHead
 from tests.s3_server import HOST, free_ports
 from tests.serving.conftest import ROOT
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster]
 
@@ -34,13 +35,6 @@ def laptop_service(port: int, weights: str = "embedded") -> dict:
         "http_options": {"host": HOST, "port": port},
         "applications": [critic],
     }
-
-
-def wait_until(reached: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.5)
 
 
 @dataclass
