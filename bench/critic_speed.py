@@ -1,7 +1,4 @@
-"""The critic: questions on a shared prefix, and what Ray Serve adds.
-
-python bench/critic_speed.py
-"""
+"""The critic: questions on a shared prefix, and what Ray Serve adds. Run `python bench/critic_speed.py`."""
 
 from __future__ import annotations
 

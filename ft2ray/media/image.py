@@ -80,19 +80,23 @@ def read_image(path: str | Path) -> np.ndarray:
     require_content(path)
     with decoding(path.name, "a picture"):
         try:
-            return _read(path, path)
-        except MediaError:
+            return _read_with_or_without_notes(path)
+        except UnidentifiedImageError as error:
+            raise _unknown(path) from error
+
+
+def _read_with_or_without_notes(path: Path) -> np.ndarray:
+    try:
+        return _read(path, path)
+    except MediaError:
+        raise
+    except Exception:  # Pillow raises all kinds
+        bare = bare_picture(path.read_bytes()) if path.stat().st_size <= LARGEST else None
+        if bare is None:
             raise
-        except Exception as error:
-            bare = bare_picture(path.read_bytes()) if path.stat().st_size <= LARGEST else None
-            try:
-                if bare is None:
-                    raise error
-                image_HW3 = _read(io.BytesIO(bare), path)
-            except UnidentifiedImageError as unknown:
-                raise _unknown(path) from unknown
-            log.warning("%s: notes in it are damaged or very large, and left out", path.name)
-            return image_HW3
+    image_HW3 = _read(io.BytesIO(bare), path)
+    log.warning("%s: notes in it are damaged or very large, and left out", path.name)
+    return image_HW3
 
 
 def _read(file: Path | io.BytesIO, path: Path) -> np.ndarray:

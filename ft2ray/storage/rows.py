@@ -61,7 +61,7 @@ class RowStore:
     ):
         self.root, self.schema, self.key, self.what, self.lossy = str(root), schema, key, what, lossy
         self.index = None if index is None else tuple(index)
-        self._index_root = join(self.root, ".narrow")  # of before it was .index, where rows could be twice
+        self._index_root = join(self.root, ".narrow")  # older ones, .index, could hold rows twice
         self._unindexed: dict[str, pa.Table] = {}
         self._foreign: set[str] = set()
 

@@ -44,15 +44,14 @@ def play_tab(page: gr.Blocks, run: Run, scratch: Path) -> None:
             type="filepath", sources=["upload", "webcam"], label="Portrait", height=280, elem_id="portrait"
         )
         speech = gr.Audio(type="filepath", sources=["upload", "microphone"], label="Speech", elem_id="speech")
+    speaks = flite.available()
     with gr.Row():
         text = gr.Textbox(
             label="Or type what is said (English)", lines=2, max_length=flite.MAX_CHARACTERS, scale=4,
-            placeholder="" if flite.available() else "needs the program flite (apt-get install flite)",
-            interactive=flite.available(), elem_id="text",
+            placeholder="" if speaks else "needs the program flite (apt-get install flite)",
+            interactive=speaks, elem_id="text",
         )  # fmt: skip
-        voice = gr.Dropdown(
-            list(flite.VOICES), value=flite.VOICES[0], label="Voice", interactive=flite.available()
-        )
+        voice = gr.Dropdown(list(flite.VOICES), value=flite.VOICES[0], label="Voice", interactive=speaks)
     gr.HTML(
         Markup('<p class="ft-error ft-too-large" role="alert" data-limit="{}"></p>').format(
             MAX_UPLOAD_MB * 2**20
