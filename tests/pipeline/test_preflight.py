@@ -31,8 +31,8 @@ def test_together_the_pools_add_up_and_in_turns_they_do_not():
 def test_memory_is_added_up_and_refused_with_its_numbers():
     curating, training, evaluating = stages(AlignConfig())
     (sentence,) = refusals(curating, [Node({"CPU": 8.0, "memory": 3.0})])
-    assert "generators 2 x 1.1 GB of memory = 2.2" in sentence
-    assert "3.45 GB of memory in all, the cluster offers 3" in sentence
+    assert "generators 2 x 1.15 GB of memory = 2.3" in sentence
+    assert "3.55 GB of memory in all, the cluster offers 3" in sentence
     assert refusals(training, [Node({"CPU": 8.0, "memory": 3.0})]) == []
     assert len(refusals(evaluating, [Node({"CPU": 8.0, "memory": 2.0})])) == 1
 
@@ -41,7 +41,7 @@ def test_the_memory_of_a_head_that_takes_no_work_does_not_count():
     curating, *_ = stages(AlignConfig())
     head, worker = Node({"memory": 8.0}), Node({"CPU": 8.0, "memory": 3.0})
     (sentence,) = refusals(curating, [head, worker])
-    assert "3.45 GB of memory in all, the cluster offers 3" in sentence
+    assert "3.55 GB of memory in all, the cluster offers 3" in sentence
     free = load_config(None, ["resources.pools.critic.cpus=0"])
     assert refusals(stages(free)[0], [head, worker]) == [], "a critic that needs no CPU has room there"
 
